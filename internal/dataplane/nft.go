@@ -1,0 +1,197 @@
+package dataplane
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/flatnet/flatnet/internal/model"
+)
+
+// Family is an nft table's family.
+type Family string
+
+// The families we have a table in.
+const (
+	Inet         Family = "inet"
+	BridgeNF     Family = "bridge"
+	TableName           = "flatnet" // both tables' name
+	conntrackNAT        = "dnat"
+)
+
+// Table is one of our nft tables; its name is always TableName.
+type Table struct {
+	Family Family // identity
+}
+
+// Key is the family.
+func (t Table) Key() Key { return t }
+
+func (t Table) kind() kind { return kindTable }
+
+func (t Table) String() string { return fmt.Sprintf("table %s %s", t.Family, TableName) }
+
+// Hook is where in the packet's path a base chain stands, in nft's words.
+type Hook string
+
+// The hooks we use.
+const (
+	Prerouting  Hook = "prerouting"
+	Input       Hook = "input"
+	Forward     Hook = "forward"
+	Output      Hook = "output"
+	Postrouting Hook = "postrouting"
+)
+
+// Chain is a chain of rules. With a Hook it is a base chain whose policy is always accept: we never drop what is not ours.
+type Chain struct {
+	Family   Family // identity
+	Name     string // identity
+	Hook     Hook   // empty: a chain to jump to
+	Type     string // filter or nat
+	Priority int
+}
+
+// Key is family and name.
+func (c Chain) Key() Key { return Chain{Family: c.Family, Name: c.Name} }
+
+func (c Chain) kind() kind { return kindChain }
+
+func (c Chain) String() string {
+	s := fmt.Sprintf("chain %s %s %s", c.Family, TableName, c.Name)
+	if c.Hook != "" {
+		s += fmt.Sprintf(" { type %s hook %s priority %d; policy accept; }", c.Type, c.Hook, c.Priority)
+	}
+	return s
+}
+
+// Type is the type of one part of a set's key or value, by nft's name.
+type Type uint8
+
+// The types of set keys and values.
+const (
+	NoType      Type = iota
+	IfName           // 16 bytes, zero-padded
+	IPv4Addr         // 4 bytes
+	IPv6Addr         // 16 bytes
+	EtherAddr        // 6 bytes, padded to 8 in concatenations
+	InetProto        // 1 byte, padded to 4 in concatenations
+	InetService      // 2 bytes big endian, padded to 4 in concatenations
+)
+
+var typeNames = [...]string{"", "ifname", "ipv4_addr", "ipv6_addr", "ether_addr", "inet_proto", "inet_service"}
+
+func (t Type) String() string { return typeNames[t] }
+
+// Types is a concatenation of up to four types; unused places are NoType.
+type Types [4]Type
+
+func (t Types) String() string {
+	var parts []string
+	for _, one := range t {
+		if one != NoType {
+			parts = append(parts, one.String())
+		}
+	}
+	return strings.Join(parts, " . ")
+}
+
+// Set is an nft set, or a map when it has a Value type.
+type Set struct {
+	Family   Family // identity
+	Name     string // identity
+	Type     Types
+	Value    Types // none: a set
+	Interval bool  // elements are ranges; then Type has at least two parts, so that the kernel uses a concatenated range set
+}
+
+// Key is family and name.
+func (s Set) Key() Key { return Set{Family: s.Family, Name: s.Name} }
+
+func (s Set) kind() kind { return kindSet }
+
+func (s Set) String() string {
+	if s.Value == (Types{}) {
+		return fmt.Sprintf("set %s %s %s { type %s;%s }", s.Family, TableName, s.Name, s.Type, s.flags())
+	}
+	return fmt.Sprintf("map %s %s %s { type %s : %s;%s }", s.Family, TableName, s.Name, s.Type, s.Value, s.flags())
+}
+
+func (s Set) flags() string {
+	if s.Interval {
+		return " flags interval;"
+	}
+	return ""
+}
+
+// Tuple is the key or the value of an element: the parts that the set's Types name are set, the others zero. The first
+// ifname part is Link, a second one Link2.
+type Tuple struct {
+	Link, Link2 string
+	MAC         model.MAC
+	Addr        netip.Addr
+	AddrLast    netip.Addr // in interval sets the last address of the range (equal to Addr for a single one); else zero
+	Proto       model.Proto
+	Port        uint16
+	PortLast    uint16 // in interval sets the last port of the range (equal to Port for a single one); else zero
+}
+
+// Text is the tuple in nft's words, its parts in the order of types.
+func (t Tuple) Text(types Types) string {
+	var parts []string
+	links := 0
+	for _, one := range types {
+		switch one {
+		case IfName:
+			name := t.Link
+			if links++; links == 2 {
+				name = t.Link2
+			}
+			parts = append(parts, fmt.Sprintf("%q", name))
+		case IPv4Addr, IPv6Addr:
+			parts = append(parts, addrRange(t.Addr, t.AddrLast))
+		case EtherAddr:
+			parts = append(parts, t.MAC.String())
+		case InetProto:
+			parts = append(parts, t.Proto.String())
+		case InetService:
+			s := fmt.Sprint(t.Port)
+			if t.PortLast > t.Port {
+				s += fmt.Sprintf("-%d", t.PortLast)
+			}
+			parts = append(parts, s)
+		}
+	}
+	return strings.Join(parts, " . ")
+}
+
+func addrRange(first, last netip.Addr) string {
+	if !last.IsValid() || first == last {
+		return first.String()
+	}
+	return fmt.Sprintf("%s-%s", first, last)
+}
+
+// Element is one element of a set or map.
+type Element struct {
+	Set   Set   // identity: the whole definition of the set, so that an element can be read and sent by itself
+	Is    Tuple // identity: the key
+	Value Tuple // of a map
+}
+
+// Key is the set and the element's key.
+func (e Element) Key() Key { return Element{Set: e.Set, Is: e.Is} }
+
+func (e Element) kind() kind { return kindElement }
+
+func (e Element) String() string {
+	return fmt.Sprintf("element %s %s %s { %s }", e.Set.Family, TableName, e.Set.Name, e.text())
+}
+
+func (e Element) text() string {
+	s := e.Is.Text(e.Set.Type)
+	if e.Set.Value != (Types{}) {
+		s += " : " + e.Value.Text(e.Set.Value)
+	}
+	return s
+}

@@ -1,0 +1,110 @@
+package dataplane
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+)
+
+// Op is what a Step does with its object.
+type Op string
+
+// The operations. Replace changes an object that is there under the same key.
+const (
+	Add     Op = "add"
+	Replace Op = "replace"
+	Del     Op = "del"
+)
+
+// Step is one change of the kernel.
+type Step struct {
+	Op     Op
+	Object Object // Del: as it was seen
+}
+
+// String is the step in words of ip and nft: `add route 10.0.1.0/24 via 192.168.0.2 dev eth0`.
+func (s Step) String() string { return string(s.Op) + " " + s.Object.String() }
+
+// Plan is an ordered list of steps for one namespace.
+type Plan []Step
+
+// String is one step a line.
+func (p Plan) String() string {
+	var b strings.Builder
+	for _, s := range p {
+		b.WriteString(s.String() + "\n")
+	}
+	return b.String()
+}
+
+// Diff returns the steps that lead from have to want: additions and replacements in the order of dependence (sysctls of the
+// host, tables, sets, chains, rules, elements, bridges, links, their sysctls, addresses, routes), then deletions in the reverse
+// order. A key moved from one link to another is a replacement.
+func Diff(want, have State) Plan {
+	var forward, back Plan
+	for k, w := range want {
+		switch h, ok := have[k]; {
+		case !ok:
+			forward = append(forward, Step{Add, w})
+		case h != w:
+			forward = append(forward, Step{Replace, w})
+		}
+	}
+	for k, h := range have {
+		if _, ok := want[k]; !ok {
+			back = append(back, Step{Del, h})
+		}
+	}
+	slices.SortFunc(forward, func(a, b Step) int { return compareObjects(a.Object, b.Object) })
+	slices.SortFunc(back, func(a, b Step) int { return compareObjects(b.Object, a.Object) })
+	return append(forward, back...)
+}
+
+func compareObjects(a, b Object) int {
+	if c := cmp.Compare(a.kind(), b.kind()); c != 0 {
+		return c
+	}
+	switch a := a.(type) {
+	case Sysctl:
+		return compareSysctls(a, b.(Sysctl))
+	case Rule:
+		b := b.(Rule)
+		return cmp.Or(cmp.Compare(a.Family, b.Family), cmp.Compare(a.Chain, b.Chain), cmp.Compare(a.Pos, b.Pos))
+	}
+	return cmp.Compare(a.String(), b.String())
+}
+
+// compareSysctls puts accept_ra before everything else: with forwarding on, the kernel drops the default route that it had
+// from a router advertisement unless accept_ra is 2 by then (net/ipv6/ndisc.c, rt6_purge_dflt_routers).
+func compareSysctls(a, b Sysctl) int {
+	first := func(s Sysctl) int {
+		if strings.HasSuffix(s.Name, "/accept_ra") {
+			return 0
+		}
+		return 1
+	}
+	return cmp.Or(cmp.Compare(first(a), first(b)), cmp.Compare(a.Name, b.Name))
+}
+
+// Clone returns a copy of the state; the objects are values.
+func (s State) Clone() State {
+	c := make(State, len(s))
+	for k, o := range s {
+		c[k] = o
+	}
+	return c
+}
+
+// Apply returns the state that a Plan, carried out in full, makes of s; s is not changed. It is what the kernel should do,
+// and the law that Diff is tested against: Diff(a, b).Apply(b) == a.
+func (p Plan) Apply(s State) State {
+	out := s.Clone()
+	for _, step := range p {
+		if step.Op == Del {
+			delete(out, step.Object.Key())
+		} else {
+			out[step.Object.Key()] = step.Object
+		}
+	}
+	return out
+}

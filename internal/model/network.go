@@ -1,0 +1,84 @@
+package model
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Mode says who reaches whom on a network; docs/reference/reachability.md is its specification.
+type Mode string
+
+// The modes of a node's own networks.
+const (
+	NAT      Mode = "nat"       // workloads leave with the host's address; the LAN comes in by forwards only
+	HostOnly Mode = "host-only" // workloads and the host, nobody else
+	Isolated Mode = "isolated"  // a switch without the host
+	Cable    Mode = "cable"     // two workloads joined by one veth, no bridge
+)
+
+// Network is one flat layer 2 that workloads attach to.
+type Network struct {
+	Name          string
+	Mode          Mode
+	Bridge        string       // link name on the host; empty: derived from Name, see BridgeName
+	Subnets       []Subnet     // any number of either family; none only for isolated and cable
+	NoHostAdapter bool         // the host itself is not on the network (VMware's "connect a host virtual adapter" unticked)
+	Uplink        string       // leave by this link only; empty: by whatever route the host has
+	SNAT          []netip.Addr // source addresses of nat, at most one of each family; none: the uplink's own
+	MTU           int          // bytes; 0 follows the uplink
+	DNS           []netip.Addr // resolvers written into the workloads' resolv.conf; none: the host's
+	Labels        map[string]string
+	NoGuard       bool // endpoints may use any source address (anti-spoofing off)
+	IsolatePorts  bool // endpoints reach the gateway but not each other
+	Active        bool // started; a defined network that is not active has no kernel objects
+	Autostart     bool // becomes active when the daemon starts after a reboot
+	Created       time.Time
+}
+
+// Subnet is one range of addresses of a network.
+type Subnet struct {
+	Prefix   netip.Prefix // masked
+	Gateway  netip.Addr   // the host's address in it; may be anywhere but the first (network) and last (broadcast) address
+	Range    netip.Prefix // automatic addresses come from here; zero: the whole Prefix
+	Reserved []netip.Addr // never given automatically
+}
+
+// BridgeName is the link name of the network's bridge on the host.
+func (n Network) BridgeName() string {
+	if n.Bridge != "" {
+		return n.Bridge
+	}
+	return linkName("fn", n.Name)
+}
+
+// HasBridge reports whether the network is a bridge on the host at all.
+func (n Network) HasBridge() bool { return n.Mode != Cable }
+
+// HostPresent reports whether the host has a usable address on the network.
+func (n Network) HostPresent() bool {
+	return !n.NoHostAdapter && (n.Mode == NAT || n.Mode == HostOnly)
+}
+
+// GuardsAddresses reports whether endpoints are held to their own IP addresses, not only to their MAC: on isolated
+// networks and cables guests may number themselves.
+func (n Network) GuardsAddresses() bool { return n.Mode == NAT || n.Mode == HostOnly }
+
+// Subnet returns the subnet that holds a.
+func (n Network) Subnet(a netip.Addr) (Subnet, bool) {
+	for _, s := range n.Subnets {
+		if s.Prefix.Contains(a) {
+			return s, true
+		}
+	}
+	return Subnet{}, false
+}
+
+// SNATFor returns the source address set for the family of a, or the zero Addr.
+func (n Network) SNATFor(v6 bool) netip.Addr {
+	for _, a := range n.SNAT {
+		if a.Is6() == v6 {
+			return a
+		}
+	}
+	return netip.Addr{}
+}

@@ -1,0 +1,105 @@
+package model
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// View is one immutable snapshot of what is asked of a node, and of the facts of the node it is asked of. Whoever changes
+// a View makes a new one; the maps of a published View are never written again.
+type View struct {
+	Node      Node
+	Networks  map[string]Network  // by name
+	Workloads map[string]Workload // by name; this node's own
+	Forwards  map[string]Forward  // by Forward.Name(); standing ones, beside those in Workloads
+}
+
+// AllForwards returns the standing forwards and those published with workloads, ordered by name.
+func (v View) AllForwards() []Forward {
+	var all []Forward
+	for _, f := range v.Forwards {
+		all = append(all, f)
+	}
+	for _, w := range v.Workloads {
+		all = append(all, w.Forwards...)
+	}
+	slices.SortFunc(all, func(a, b Forward) int { return strings.Compare(a.Name(), b.Name()) })
+	return all
+}
+
+// Node is what is true of the machine apart from anything flatnet made: its links, addresses and routes.
+type Node struct {
+	Name   string
+	Links  []HostLink
+	Routes []HostRoute
+}
+
+// HostLink is a link of the host that is not ours.
+type HostLink struct {
+	Name     string
+	MTU      int // bytes
+	Up       bool
+	Loopback bool
+	AcceptRA int // net.ipv6.conf.NAME.accept_ra; -1 when there is no IPv6
+	Addrs    []netip.Prefix
+}
+
+// HostRoute is a route of the host that is not ours, of any table but local.
+type HostRoute struct {
+	Dest   netip.Prefix // 0.0.0.0/0 or ::/0 for a default route
+	Via    netip.Addr   // zero when on-link
+	Link   string
+	Proto  string // iproute2's word: kernel, boot, static, ra, dhcp, bird, … or a number
+	Metric int
+}
+
+// Uplinks returns the links by which the node has a default route of either family, best metric first.
+func (n Node) Uplinks() []HostLink {
+	routes := slices.Clone(n.Routes)
+	slices.SortStableFunc(routes, func(a, b HostRoute) int { return a.Metric - b.Metric })
+	var up []HostLink
+	for _, r := range routes {
+		if r.Dest.Bits() != 0 {
+			continue
+		}
+		l, ok := n.Link(r.Link)
+		if ok && !slices.ContainsFunc(up, func(h HostLink) bool { return h.Name == l.Name }) {
+			up = append(up, l)
+		}
+	}
+	return up
+}
+
+// Link returns the host's link of that name.
+func (n Node) Link(name string) (HostLink, bool) {
+	for _, l := range n.Links {
+		if l.Name == name {
+			return l, true
+		}
+	}
+	return HostLink{}, false
+}
+
+// DefaultMTU is what a network uses when nothing says otherwise (RFC 894).
+const DefaultMTU = 1500
+
+// MTU is the one that a network uses: its own, else its uplink's, else the smallest of the default routes' links.
+func (v View) MTU(n Network) int {
+	if n.MTU != 0 {
+		return n.MTU
+	}
+	if l, ok := v.Node.Link(n.Uplink); ok {
+		return l.MTU
+	}
+	mtu := 0
+	for _, l := range v.Node.Uplinks() {
+		if mtu == 0 || l.MTU < mtu {
+			mtu = l.MTU
+		}
+	}
+	if mtu == 0 {
+		return DefaultMTU
+	}
+	return mtu
+}

@@ -1,0 +1,94 @@
+package model
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Sharing says whose network namespace a workload uses.
+type Sharing string
+
+// The attachments that are no network are values of Sharing other than Own.
+const (
+	Own    Sharing = ""          // a namespace of its own; with no Endpoints this is docker's "none"
+	Host   Sharing = "host"      // the host's own
+	Joined Sharing = "container" // that of Workload.Join
+)
+
+// Workload is one network namespace with its endpoints: the unit of attach, check and repair.
+type Workload struct {
+	Name      string
+	Sharing   Sharing
+	Join      string // the other workload's name when Sharing is Joined
+	Netns     string // path of the namespace file; empty when Sharing is not Own
+	Managed   bool   // flatnetd made the namespace and removes it
+	Endpoints []Endpoint
+	Forwards  []Forward // published with `run -p`: they live and die with the workload
+	Process   Process
+	Labels    map[string]string
+	Created   time.Time
+}
+
+// Process is the command that runs in a workload; the zero Process is none.
+type Process struct {
+	PID     int
+	Start   uint64 // field 22 of /proc/PID/stat, clock ticks since boot: a PID alone may be reused
+	Command string // joined by spaces, for people
+	Exited  bool
+	Code    int // exit status, 128+signal when killed by one
+}
+
+// Endpoint is one attachment of a workload to a network. Its key is (workload, IfName).
+type Endpoint struct {
+	Network  string
+	IfName   string // inside the namespace, for example eth0
+	MAC      MAC
+	Addrs    []netip.Addr // at most one in each subnet of the network
+	Priority int          // the endpoint with the highest carries the default route; ties go to the first
+	NoGuard  bool         // may use any source address
+	Isolated bool         // reaches the gateway but no other isolated endpoint of the network
+}
+
+// HostLink is the link name of the endpoint's host side.
+func HostLinkName(workload, ifname string) string {
+	if ifname == "eth0" {
+		return linkName("fv", workload)
+	}
+	return hashedLinkName("fv", workload+"/"+ifname)
+}
+
+// Endpoint returns the workload's endpoint on the named network.
+func (w Workload) Endpoint(network string) (Endpoint, bool) {
+	for _, e := range w.Endpoints {
+		if e.Network == network {
+			return e, true
+		}
+	}
+	return Endpoint{}, false
+}
+
+// Gateway returns the endpoint that carries the default route of a family: the one of highest Priority whose network
+// has a way out and which has an address of that family.
+func (v View) Gateway(w Workload, v6 bool) (Endpoint, bool) {
+	var best Endpoint
+	found := false
+	for _, e := range w.Endpoints {
+		n, ok := v.Networks[e.Network]
+		if !ok || n.Mode != NAT || !e.hasFamily(v6) {
+			continue
+		}
+		if !found || e.Priority > best.Priority {
+			best, found = e, true
+		}
+	}
+	return best, found
+}
+
+func (e Endpoint) hasFamily(v6 bool) bool {
+	for _, a := range e.Addrs {
+		if a.Is6() == v6 {
+			return true
+		}
+	}
+	return false
+}
