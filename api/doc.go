@@ -1,0 +1,33 @@
+// Package api is what flatnetd says on its unix socket: HTTP with JSON under /v1, and a typed client of it. It is the only
+// public package. Values travel as people write them (strings in CIDR, dotted or colon form); the daemon validates
+// every field and answers an Error that lists the problems, each with a stable code.
+//
+// The calls, all relative to /v1; those that change something take ?dryRun=true and then only tell what they would do:
+//
+//	GET    /version                       Version
+//	GET    /status                        Status
+//	GET    /networks                      []Network
+//	POST   /networks                      Manifest of kind Network → Changed[Network]
+//	GET    /networks/NAME                 Network
+//	DELETE /networks/NAME                 Changed[Network]      ?force=true also detaches its endpoints
+//	POST   /networks/NAME/start|stop      Changed[Network]
+//	POST   /networks/NAME/autostart       Autostart → Changed[Network]
+//	GET    /workloads                     []Workload
+//	POST   /workloads                     WorkloadSpec → Changed[Workload]
+//	GET    /workloads/NAME                Workload
+//	DELETE /workloads/NAME                Changed[Workload]
+//	POST   /workloads/NAME/process        Process → Workload    the command started in it, or ended
+//	GET    /forwards                      []Forward
+//	POST   /forwards                      []ForwardSpec → Changed[[]Forward]   all or none
+//	DELETE /forwards                      []string (names) → Changed[[]Forward]
+//	POST   /apply                         []Manifest → Changed[[]Manifest]
+//	GET    /manifests                     []Manifest            what is stored, as apply takes it
+//	GET    /plan                          []Step                what the kernel lacks or has too much; empty when all is well
+//	POST   /repair                        []Step                carries that out now
+//	GET    /doctor                        []Finding
+//	POST   /doctor/fix                    Fix → []Step
+//	POST   /uninstall                     []Step                removes all that flatnet made from this host
+//	GET    /events                        stream of Event, one JSON value a line
+//
+// Beside them, without the prefix: GET /metrics (Prometheus text) and GET /readyz.
+package api

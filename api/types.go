@@ -1,0 +1,262 @@
+package api
+
+import "time"
+
+// APIVersion is what a Manifest must carry.
+const APIVersion = "flatnet/v1"
+
+// The kinds of Manifest.
+const (
+	KindNetwork = "Network"
+	KindForward = "Forward"
+)
+
+// Manifest is one object as files carry it. Exactly the Spec that Kind names is set; on the wire it is the field "spec".
+type Manifest struct {
+	APIVersion string       `json:"apiVersion"`
+	Kind       string       `json:"kind"`
+	Metadata   Metadata     `json:"metadata"`
+	Network    *NetworkSpec `json:"-"`
+	Forward    *ForwardSpec `json:"-"`
+}
+
+// Metadata names an object.
+type Metadata struct {
+	Name   string            `json:"name,omitempty"`
+	Labels map[string]string `json:"labels,omitempty"`
+}
+
+// NetworkSpec is what is asked of a network. A nil pointer means the default, which is true for HostAdapter, Guard and
+// Autostart.
+type NetworkSpec struct {
+	Mode         string       `json:"mode,omitempty"` // nat (default), host-only, isolated, cable
+	Bridge       string       `json:"bridge,omitempty"`
+	Subnets      []SubnetSpec `json:"subnets,omitempty"` // empty: one IPv4 and one IPv6 subnet from the pools; "auto" likewise, singly
+	HostAdapter  *bool        `json:"hostAdapter,omitempty"`
+	Uplink       string       `json:"uplink,omitempty"`
+	SNATIPs      []string     `json:"snatIPs,omitempty"`
+	MTU          int          `json:"mtu,omitempty"` // bytes; 0 follows the uplink
+	DNS          []string     `json:"dns,omitempty"`
+	IPv6         *bool        `json:"ipv6,omitempty"` // false: no automatic IPv6 subnet; default true
+	Guard        *bool        `json:"guard,omitempty"`
+	IsolatePorts bool         `json:"isolatePorts,omitempty"`
+	Autostart    *bool        `json:"autostart,omitempty"`
+	Inactive     bool         `json:"inactive,omitempty"` // define only: not started
+}
+
+// SubnetSpec is one subnet of a network.
+type SubnetSpec struct {
+	Subnet   string   `json:"subnet"`            // 10.0.0.0/24, "auto", "auto4" or "auto6"
+	Gateway  string   `json:"gateway,omitempty"` // empty: the first address
+	IPRange  string   `json:"ipRange,omitempty"`
+	Reserved []string `json:"reserved,omitempty"`
+}
+
+// Network is a network as it is.
+type Network struct {
+	Name   string            `json:"name"`
+	ID     string            `json:"id"` // 64 hexadecimal digits, as docker's; derived from the name and the time of creation
+	Labels map[string]string `json:"labels,omitempty"`
+	Spec   NetworkSpec       `json:"spec"`
+	Status NetworkStatus     `json:"status"`
+}
+
+// NetworkStatus is what the daemon made of a NetworkSpec.
+type NetworkStatus struct {
+	State     string         `json:"state"` // active, inactive, conflict, degraded
+	Reason    string         `json:"reason,omitempty"`
+	Scope     string         `json:"scope"` // node
+	Created   time.Time      `json:"created"`
+	Bridge    string         `json:"bridge,omitempty"`
+	Subnets   []SubnetStatus `json:"subnets,omitempty"`
+	MTU       int            `json:"mtu"` // bytes, in effect
+	Uplinks   []string       `json:"uplinks,omitempty"`
+	NAT       []string       `json:"nat,omitempty"` // in words: "10.66.0.0/24 leaves as the address of eth0"
+	Endpoints []Endpoint     `json:"endpoints,omitempty"`
+	Forwards  []Forward      `json:"forwards,omitempty"`
+}
+
+// SubnetStatus is one subnet with how full it is.
+type SubnetStatus struct {
+	Subnet    string   `json:"subnet"`
+	Gateway   string   `json:"gateway,omitempty"`
+	IPRange   string   `json:"ipRange,omitempty"`
+	Reserved  []string `json:"reserved,omitempty"`
+	InUse     int      `json:"inUse"`
+	Available float64  `json:"available"` // addresses left for automatic use; a float as IPv6 has many
+}
+
+// WorkloadSpec asks for a workload.
+type WorkloadSpec struct {
+	Name      string            `json:"name,omitempty"`    // empty: made up, as docker does
+	Netns     string            `json:"netns,omitempty"`   // path of a namespace that exists; empty: the daemon makes one
+	Sharing   string            `json:"sharing,omitempty"` // "", "none", "host", "container:NAME"
+	Endpoints []EndpointSpec    `json:"endpoints,omitempty"`
+	Publish   []string          `json:"publish,omitempty"` // [ip:]port[-range]:port[-range][/proto]
+	Labels    map[string]string `json:"labels,omitempty"`
+}
+
+// EndpointSpec asks for one attachment.
+type EndpointSpec struct {
+	Network  string   `json:"network"` // "default" when empty
+	IfName   string   `json:"ifName,omitempty"`
+	MAC      string   `json:"mac,omitempty"`
+	IPs      []string `json:"ips,omitempty"` // static addresses; a subnet without one gets one by itself
+	Priority int      `json:"priority,omitempty"`
+	Guard    *bool    `json:"guard,omitempty"` // nil: as the network says
+	Isolated *bool    `json:"isolated,omitempty"`
+}
+
+// Workload is a workload as it is.
+type Workload struct {
+	Name      string            `json:"name"`
+	Labels    map[string]string `json:"labels,omitempty"`
+	Sharing   string            `json:"sharing,omitempty"`
+	Netns     string            `json:"netns"` // path to enter; /proc/1/ns/net for the host's
+	State     string            `json:"state"` // created, running, exited
+	Process   Process           `json:"process"`
+	Created   time.Time         `json:"created"`
+	Endpoints []Endpoint        `json:"endpoints,omitempty"`
+	Forwards  []Forward         `json:"forwards,omitempty"`
+	Files     Files             `json:"files"`
+}
+
+// Files are what the workload sees in place of the host's.
+type Files struct {
+	ResolvConf string `json:"resolvConf,omitempty"` // path on the host
+	Hosts      string `json:"hosts,omitempty"`
+	Log        string `json:"log,omitempty"` // where a detached command's output goes
+}
+
+// Process is the command of a workload.
+type Process struct {
+	PID     int    `json:"pid,omitempty"`
+	Command string `json:"command,omitempty"`
+	Exited  bool   `json:"exited,omitempty"`
+	Code    int    `json:"code,omitempty"`
+}
+
+// Endpoint is one attachment as it is.
+type Endpoint struct {
+	Workload string   `json:"workload"`
+	Network  string   `json:"network"`
+	IfName   string   `json:"ifName"`
+	HostLink string   `json:"hostLink"`
+	MAC      string   `json:"mac"`
+	IPs      []string `json:"ips"` // with prefix length
+	Gateways []string `json:"gateways,omitempty"`
+	Netns    string   `json:"netns"`
+	PID      int      `json:"pid,omitempty"`
+	Guard    bool     `json:"guard"`
+	Isolated bool     `json:"isolated,omitempty"`
+}
+
+// ForwardSpec asks for a published port.
+type ForwardSpec struct {
+	Publish  string `json:"publish"` // [ip:]port[-range]:port[-range][/proto]
+	Workload string `json:"workload"`
+	Network  string `json:"network,omitempty"` // empty: the workload's nat network
+}
+
+// Forward is a published port as it is.
+type Forward struct {
+	Name      string `json:"name"` // tcp/8080
+	Workload  string `json:"workload"`
+	Network   string `json:"network"`
+	Proto     string `json:"proto"`
+	HostIP    string `json:"hostIP,omitempty"`
+	HostPorts string `json:"hostPorts"`
+	Ports     string `json:"ports"`
+	Standing  bool   `json:"standing"` // outlives its workload
+	Active    bool   `json:"active"`   // the workload is there
+}
+
+// Changed is the answer of a call that changes something: the object as it is now, and what was done for it.
+type Changed[T any] struct {
+	Object T      `json:"object"`
+	Steps  []Step `json:"steps"`
+	DryRun bool   `json:"dryRun,omitempty"`
+}
+
+// Step is one change of the kernel.
+type Step struct {
+	Netns   string `json:"netns,omitempty"` // empty: the host's
+	Text    string `json:"text"`            // add link fn-lab …
+	Command string `json:"command"`         // what one would type to do it by hand: ip link add …; nft add rule …
+}
+
+// Autostart switches whether a network starts with the daemon.
+type Autostart struct {
+	On bool `json:"on"`
+}
+
+// Finding is something that doctor noticed.
+type Finding struct {
+	Code    string `json:"code"`
+	Level   string `json:"level"` // ok, note, warning, error
+	What    string `json:"what"`
+	Owner   string `json:"owner,omitempty"`
+	Fix     string `json:"fix,omitempty"`
+	Fixable bool   `json:"fixable,omitempty"` // `flatnet doctor --fix CODE` does it
+}
+
+// Fix asks to carry out the fixes of one code.
+type Fix struct {
+	Code string `json:"code"`
+}
+
+// Event is something that happened.
+type Event struct {
+	Time   time.Time `json:"time"`
+	Type   string    `json:"type"` // created, deleted, started, stopped, attached, detached, repaired, drift, conflict, resolved, exited, error
+	Object string    `json:"object"`
+	Text   string    `json:"text,omitempty"`
+	Steps  []Step    `json:"steps,omitempty"`
+}
+
+// Version tells which program answers.
+type Version struct {
+	Version string   `json:"version"`
+	API     []string `json:"api"`
+	PID     int      `json:"pid"`
+}
+
+// Status is the daemon's health at a glance.
+type Status struct {
+	Version   string            `json:"version"`
+	Since     time.Time         `json:"since"`
+	Networks  int               `json:"networks"`
+	Workloads int               `json:"workloads"`
+	Forwards  int               `json:"forwards"`
+	Repairs   uint64            `json:"repairs"`  // steps of repair since the daemon started
+	Findings  []Finding         `json:"findings"` // of level warning and above
+	Features  map[string]string `json:"features"` // what the kernel was found to have: "ipv6-loopback-forwards": "no: …"
+}
+
+// Problem is one thing wrong with a request.
+type Problem struct {
+	Code    string `json:"code"`           // FN2107
+	Path    string `json:"path,omitempty"` // spec.subnets[0].gateway
+	Reason  string `json:"reason"`
+	Owner   string `json:"owner,omitempty"`
+	Fix     string `json:"fix,omitempty"`
+	Example string `json:"example,omitempty"`
+}
+
+// Error is the answer when a request is not carried out; with it the status is 4xx or 5xx.
+type Error struct {
+	Problems []Problem `json:"problems"`
+	Exit     int       `json:"exit"` // the exit status that the command line tool shall end with; see Exit…
+}
+
+// The exit statuses of flatnet.
+const (
+	ExitOK           = 0
+	ExitNegative     = 1 // drift, diff not empty, dropped
+	ExitUsage        = 2
+	ExitUnreachable  = 3 // the daemon
+	ExitNotPermitted = 4
+	ExitInconclusive = 5
+	ExitTimeout      = 6
+	ExitConflict     = 7
+)
