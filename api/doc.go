@@ -17,6 +17,7 @@
 //	GET    /workloads/NAME                Workload
 //	DELETE /workloads/NAME                Changed[Workload]
 //	POST   /workloads/NAME/process        Process → Workload    the command started in it, or ended
+//	POST   /workloads/NAME/stop           Stop → Workload       TERM, then KILL after the time-out
 //	GET    /forwards                      []Forward
 //	POST   /forwards                      []ForwardSpec → Changed[[]Forward]   all or none
 //	DELETE /forwards                      []string (names) → Changed[[]Forward]

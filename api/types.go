@@ -260,3 +260,8 @@ const (
 	ExitTimeout      = 6
 	ExitConflict     = 7
 )
+
+// Stop asks to end the processes of a workload.
+type Stop struct {
+	TimeoutSeconds int `json:"timeoutSeconds"` // between TERM and KILL; 0 means 10
+}
