@@ -1,0 +1,169 @@
+package kerneltest
+
+import (
+	"fmt"
+
+	"github.com/flatnet/flatnet/internal/dataplane"
+)
+
+// Event is a notification of the fake kernel: something of that namespace was made, changed or removed. Like the real
+// one's it is only a hint.
+type Event struct {
+	Netns  string
+	Object dataplane.Object // as it is now, or was before it went
+}
+
+type watcher struct{ events chan Event }
+
+// watcherBacklog is how many events a slow watcher may be behind before some are lost, as with a real socket's buffer.
+const watcherBacklog = 4096
+
+// Watch returns what changes from now on, by us and by others, until stop is called. Events are lost when 4096 wait.
+func (f *Fake) Watch() (events <-chan Event, stop func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	w := &watcher{events: make(chan Event, watcherBacklog)}
+	f.watchers = append(f.watchers, w)
+	return w.events, func() { f.unwatch(w) }
+}
+
+func (f *Fake) unwatch(w *watcher) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i, other := range f.watchers {
+		if other == w {
+			f.watchers = append(f.watchers[:i:i], f.watchers[i+1:]...)
+			close(w.events)
+			return
+		}
+	}
+}
+
+// tell notifies all watchers; f.mu is held.
+func (f *Fake) tell(netns string, o dataplane.Object) {
+	for _, w := range f.watchers {
+		select {
+		case w.events <- Event{netns, o}:
+		default:
+		}
+	}
+}
+
+// AddNetns makes a namespace that is not ours: the netns of a container engine.
+func (f *Fake) AddNetns(path string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, taken := f.spaces[path]; !taken {
+		f.spaces[path] = newSpace(path, false)
+	}
+}
+
+// RemoveNetns removes a namespace, whosever, as its last user does by ending.
+func (f *Fake) RemoveNetns(path string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	_ = f.removeNetns(path, false)
+}
+
+// AddForeign puts links, addresses and routes there that are not ours; a link's Owner is dropped.
+func (f *Fake) AddForeign(netns string, objects ...dataplane.Object) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s, ok := f.spaces[netns]
+	if !ok {
+		return noNetns(netns)
+	}
+	for _, o := range objects {
+		if l, ok := o.(dataplane.Link); ok {
+			l.Owner = ""
+			s.links[l.Name] = &link{Link: l, in: s}
+			o = l
+		} else {
+			s.foreign[o.Key()] = o
+		}
+		f.tell(netns, o)
+	}
+	return nil
+}
+
+// Delete removes the object of that key as somebody else's `ip … del` or `nft delete` does, with all that goes with it:
+// also foreign ones and the far end of a veth.
+func (f *Fake) Delete(netns string, key dataplane.Key) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s, ok := f.spaces[netns]
+	if !ok {
+		return noNetns(netns)
+	}
+	switch o := key.(type) {
+	case dataplane.Link:
+		l, ok := s.links[o.Name]
+		if !ok {
+			return fmt.Errorf("delete link %s: no such link", o.Name)
+		}
+		f.removeLink(l)
+		return nil
+	case dataplane.Netns:
+		return f.removeNetns(o.Path, false)
+	}
+	if o, ok := s.foreign[key]; ok {
+		delete(s.foreign, key)
+		f.tell(netns, o)
+		return nil
+	}
+	if _, ok := s.objects[key]; !ok {
+		return fmt.Errorf("delete %s: not there", key)
+	}
+	return f.remove(s, key)
+}
+
+// Change overwrites one of our objects as somebody else would: a link set down or renumbered, a sysctl written.
+func (f *Fake) Change(netns string, o dataplane.Object) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s, ok := f.spaces[netns]
+	if !ok {
+		return noNetns(netns)
+	}
+	switch o := o.(type) {
+	case dataplane.Link:
+		l, ok := s.links[o.Name]
+		if !ok {
+			return fmt.Errorf("change link %s: no such link", o.Name)
+		}
+		return f.configure(l, o)
+	case dataplane.Sysctl:
+		s.sysctls[o.Name] = o.Value
+		f.tell(netns, o)
+		return nil
+	}
+	s.objects[o.Key()] = o
+	f.tell(netns, o)
+	return nil
+}
+
+// Sysctl is the value in effect, "0" when nobody wrote one.
+func (f *Fake) Sysctl(netns, name string) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if s, ok := f.spaces[netns]; ok {
+		return s.sysctl(name)
+	}
+	return ""
+}
+
+// FlushNFT is `nft flush ruleset`.
+func (f *Fake) FlushNFT(netns string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s, ok := f.spaces[netns]
+	if !ok {
+		return
+	}
+	for k, o := range s.objects {
+		if familyOf(o) != "" {
+			delete(s.objects, k)
+			f.tell(netns, o)
+		}
+	}
+}

@@ -1,0 +1,256 @@
+package kerneltest
+
+import (
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"syscall"
+
+	"github.com/flatnet/flatnet/internal/dataplane"
+)
+
+// space is one network namespace.
+type space struct {
+	path    string
+	managed bool // made by a Netns object of ours
+	links   map[string]*link
+	objects dataplane.State   // ours: all but links
+	foreign dataplane.State   // addresses and routes that others made
+	sysctls map[string]string // the values in effect, whoever wrote them; absent ones read "0"
+}
+
+// link is a link in its namespace. It is ours when it has an Owner, as the alias tells in the kernel.
+type link struct {
+	dataplane.Link
+	in   *space
+	peer *link // a veth's other end
+}
+
+func newSpace(path string, managed bool) *space {
+	s := &space{path: path, managed: managed, links: map[string]*link{}, objects: dataplane.State{},
+		foreign: dataplane.State{}, sysctls: map[string]string{}}
+	s.links["lo"] = &link{Link: dataplane.Link{Name: "lo", Kind: dataplane.Loopback, Up: path == dataplane.HostNetns}, in: s}
+	return s
+}
+
+// ours is what Observe tells: links with our alias, lo of a workload when it is up, and the objects of ours.
+func (s *space) ours() dataplane.State {
+	out := s.objects.Clone()
+	for _, l := range s.links {
+		if l.Owner != "" || l.Kind == dataplane.Loopback && l.Up && s.path != dataplane.HostNetns {
+			out[l.Key()] = l.Link
+		}
+	}
+	for k, o := range out {
+		if v, ok := o.(dataplane.Sysctl); ok {
+			v.Value = s.sysctl(v.Name)
+			out[k] = v
+		}
+	}
+	return out
+}
+
+func (s *space) sysctl(name string) string {
+	if v, ok := s.sysctls[name]; ok {
+		return v
+	}
+	return "0"
+}
+
+func (f *Fake) makeNetns(n dataplane.Netns) error {
+	if s, taken := f.spaces[n.Path]; taken {
+		if !s.managed {
+			return syscall.EEXIST
+		}
+		return nil
+	}
+	f.spaces[n.Path] = newSpace(n.Path, true)
+	f.spaces[dataplane.HostNetns].objects[n.Key()] = n
+	f.tell(dataplane.HostNetns, n)
+	return nil
+}
+
+// putLink adds a link or changes the one that is there; what cannot change in place is made anew.
+func (f *Fake) putLink(s *space, want dataplane.Link, op dataplane.Op) error {
+	old, exists := s.links[want.Name]
+	if far := want.Kind == dataplane.Veth && want.Peer == ""; far || want.Kind == dataplane.Loopback {
+		if !exists {
+			return syscall.ENODEV
+		}
+		return f.configure(old, want)
+	}
+	if exists && old.Owner == "" {
+		return syscall.EEXIST
+	}
+	if exists && !sameMake(old.Link, want) {
+		if op == dataplane.Add {
+			return syscall.EEXIST
+		}
+		f.removeLink(old)
+		exists = false
+	}
+	if want.Master != "" && s.links[want.Master] == nil {
+		return syscall.ENODEV
+	}
+	if !exists {
+		made, err := f.makeLink(s, want)
+		if err != nil {
+			return err
+		}
+		old = made
+	}
+	return f.configure(old, want)
+}
+
+// sameMake reports whether one link can become the other in place.
+func sameMake(a, b dataplane.Link) bool {
+	return a.Kind == b.Kind && a.Peer == b.Peer && a.PeerNetns == b.PeerNetns
+}
+
+func (f *Fake) makeLink(s *space, want dataplane.Link) (*link, error) {
+	made := &link{Link: dataplane.Link{Name: want.Name, Kind: want.Kind, Peer: want.Peer, PeerNetns: want.PeerNetns}, in: s}
+	if want.Kind == dataplane.Veth {
+		if err := f.makePeer(made); err != nil {
+			return nil, err
+		}
+	}
+	s.links[want.Name] = made
+	return made, nil
+}
+
+func (f *Fake) makePeer(l *link) error {
+	in := l.in
+	if l.PeerNetns != "" {
+		other, ok := f.spaces[l.PeerNetns]
+		if !ok {
+			return fmt.Errorf("peer: %w", noNetns(l.PeerNetns))
+		}
+		in = other
+	}
+	if _, taken := in.links[l.Peer]; taken || in == l.in && l.Peer == l.Name {
+		return fmt.Errorf("peer %s: %w", l.Peer, syscall.EEXIST)
+	}
+	l.peer = &link{Link: dataplane.Link{Name: l.Peer, Kind: dataplane.Veth}, in: in, peer: l}
+	in.links[l.Peer] = l.peer
+	f.tell(in.path, l.peer.Link)
+	return nil
+}
+
+// configure sets what can change while a link stands.
+func (f *Fake) configure(l *link, want dataplane.Link) error {
+	if want.Master != "" && l.in.links[want.Master] == nil {
+		return syscall.ENODEV
+	}
+	if l.Kind == dataplane.Loopback {
+		want = dataplane.Link{Name: "lo", Kind: dataplane.Loopback, Up: want.Up}
+	}
+	if want.Master == "" {
+		want.Isolated, want.Hairpin = false, false // they are the port's, not the link's
+	}
+	wentDown := l.Up && !want.Up
+	changed := l.Link != want
+	l.Link = want
+	if wentDown {
+		l.in.goDown(want.Name)
+	}
+	if changed {
+		f.tell(l.in.path, l.Link)
+	}
+	return nil
+}
+
+// goDown is what a link loses by going down: its routes, and IPv6 addresses (net.ipv6.conf.*.keep_addr_on_down is 0).
+func (s *space) goDown(name string) {
+	for _, state := range []dataplane.State{s.objects, s.foreign} {
+		for k, o := range state {
+			switch o := o.(type) {
+			case dataplane.Route:
+				if o.Link == name {
+					delete(state, k)
+				}
+			case dataplane.Address:
+				if o.Link == name && o.Prefix.Addr().Is6() {
+					delete(state, k)
+				}
+			}
+		}
+	}
+}
+
+func (f *Fake) putAddress(s *space, a dataplane.Address) error {
+	if s.links[a.Link] == nil {
+		return syscall.ENODEV
+	}
+	delete(s.foreign, a.Key()) // the kernel replaces the address's protocol number
+	s.objects[a.Key()] = a
+	f.tell(s.path, a)
+	return nil
+}
+
+func (f *Fake) putRoute(s *space, r dataplane.Route) error {
+	if _, taken := s.foreign[r.Key()]; taken {
+		return syscall.EEXIST
+	}
+	if r.Link != "" {
+		l := s.links[r.Link]
+		if l == nil {
+			return syscall.ENODEV
+		}
+		if !l.Up {
+			return syscall.ENETDOWN
+		}
+	}
+	if r.Via.IsValid() && !s.onLink(r.Via, r.Link) {
+		return fmt.Errorf("nexthop has invalid gateway: %w", syscall.ENETUNREACH)
+	}
+	if r.Source.IsValid() && !s.hasAddress(r.Source) {
+		return fmt.Errorf("invalid prefsrc address: %w", syscall.EINVAL)
+	}
+	s.objects[r.Key()] = r
+	f.tell(s.path, r)
+	return nil
+}
+
+// onLink reports whether a gateway can be spoken to without another gateway.
+func (s *space) onLink(via netip.Addr, dev string) bool {
+	if via.IsLinkLocalUnicast() && via.Is6() {
+		return dev != ""
+	}
+	on := func(link string) bool { return dev == "" || dev == link }
+	return s.any(func(o dataplane.Object) bool {
+		switch o := o.(type) {
+		case dataplane.Address:
+			return on(o.Link) && o.Prefix.Masked().Contains(via)
+		case dataplane.Route:
+			return on(o.Link) && !o.Via.IsValid() && o.Dest.Contains(via)
+		}
+		return false
+	})
+}
+
+func (s *space) hasAddress(a netip.Addr) bool {
+	return s.any(func(o dataplane.Object) bool {
+		addr, ok := o.(dataplane.Address)
+		return ok && addr.Prefix.Addr() == a
+	})
+}
+
+func (s *space) any(is func(dataplane.Object) bool) bool {
+	for _, state := range []dataplane.State{s.objects, s.foreign} {
+		for _, o := range state {
+			if is(o) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (f *Fake) putSysctl(s *space, v dataplane.Sysctl) error {
+	if v.Link != "" && s.links[v.Link] == nil {
+		return fs.ErrNotExist
+	}
+	s.sysctls[v.Name] = v.Value
+	s.objects[v.Key()] = v
+	return nil
+}
