@@ -75,10 +75,14 @@ func (f Forward) Name() string {
 // Shifted reports whether the workload's ports differ from the host's.
 func (f Forward) Shifted() bool { return f.HostPorts != f.Ports }
 
-// Clashes reports whether two forwards listen on a common port: a forward on every address clashes with one on any.
+// Clashes reports whether two forwards listen on a common port: a forward on every address clashes with one on any, one
+// on 0.0.0.0 or :: with any of its family.
 func (f Forward) Clashes(g Forward) bool {
 	if f.Proto != g.Proto || !f.HostPorts.Overlaps(g.HostPorts) {
 		return false
 	}
-	return !f.HostIP.IsValid() || !g.HostIP.IsValid() || f.HostIP == g.HostIP
+	if !f.HostIP.IsValid() || !g.HostIP.IsValid() || f.HostIP == g.HostIP {
+		return true
+	}
+	return f.HostIP.Is6() == g.HostIP.Is6() && (f.HostIP.IsUnspecified() || g.HostIP.IsUnspecified())
 }

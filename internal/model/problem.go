@@ -1,0 +1,252 @@
+package model
+
+import (
+	"slices"
+	"strings"
+)
+
+// Problem is one thing that stands between a request and its fulfilment, in words that a person can act on. It is a
+// comparable value; an empty field is left out of the text.
+type Problem struct {
+	Code    string // one of Codes; stable for ever
+	Path    string // the field, as manifests name it: spec.subnets[0].gateway
+	Reason  string // the cause, in one line
+	Owner   string // what stands in the way and whose it is
+	Fix     string // what would be accepted instead
+	Example string // a value, or a whole command when it begins with "flatnet "
+}
+
+// Error is the problem in one line, for logs and for wrapping.
+func (p Problem) Error() string {
+	var b strings.Builder
+	b.WriteString(p.Code + ": ")
+	if p.Path != "" {
+		b.WriteString(p.Path + ": ")
+	}
+	b.WriteString(p.Reason)
+	if p.Owner != "" {
+		b.WriteString(" (" + p.Owner + ")")
+	}
+	if p.Fix != "" {
+		b.WriteString("; " + p.Fix)
+	}
+	return b.String()
+}
+
+// Text is the problem as a terminal shows it: several lines without a final newline.
+func (p Problem) Text() string {
+	lines := []string{"error " + p.Code + ": " + p.Reason}
+	add := func(label, s string) {
+		if s != "" {
+			lines = append(lines, "  "+label+s)
+		}
+	}
+	add("", p.Owner)
+	add("field: ", p.Path)
+	add("", p.Fix)
+	if strings.HasPrefix(p.Example, "flatnet ") {
+		add("retry: ", p.Example)
+	} else {
+		add("example: ", p.Example)
+	}
+	add("more: flatnet help ", p.Code)
+	return strings.Join(lines, "\n")
+}
+
+// Conflict reports whether the request is well-formed but collides with what exists already: the tool's exit code 7.
+func (p Problem) Conflict() bool { return strings.HasPrefix(p.Code, "FN2") }
+
+// Problems is all that is wrong with a request, in the order of its fields. None is nil.
+type Problems []Problem
+
+// Err is nil when there are no problems.
+func (ps Problems) Err() error {
+	if len(ps) == 0 {
+		return nil
+	}
+	return ps
+}
+
+// Error has one line for each problem.
+func (ps Problems) Error() string { return ps.join(Problem.Error, "\n") }
+
+// Text is for a terminal: the problems in full, one after the other.
+func (ps Problems) Text() string { return ps.join(Problem.Text, "\n\n") }
+
+// Unwrap lets errors.As find a Problem.
+func (ps Problems) Unwrap() []error {
+	errs := make([]error, len(ps))
+	for i, p := range ps {
+		errs[i] = p
+	}
+	return errs
+}
+
+// Under puts a prefix before every path: the problems of a part become those of the whole.
+func (ps Problems) Under(prefix string) Problems {
+	out := slices.Clone(ps)
+	for i := range out {
+		switch {
+		case out[i].Path == "":
+			out[i].Path = prefix
+		case strings.HasPrefix(out[i].Path, "["):
+			out[i].Path = prefix + out[i].Path
+		default:
+			out[i].Path = prefix + "." + out[i].Path
+		}
+	}
+	return out
+}
+
+func (ps Problems) join(text func(Problem) string, sep string) string {
+	out := make([]string, len(ps))
+	for i, p := range ps {
+		out[i] = text(p)
+	}
+	return strings.Join(out, sep)
+}
+
+// The codes. The thousands say the kind: 1 the input, 2 a conflict with something that exists, 3 the daemon, 4 permission,
+// 5 a finding of doctor. A number is never used again for something else.
+const (
+	CodeMalformed    = "FN1001"
+	CodeUnknownField = "FN1002"
+	CodeUnknownKind  = "FN1003"
+	CodeNotFound     = "FN1004"
+	CodeTooLarge     = "FN1005"
+
+	CodeName       = "FN1101"
+	CodeLinkName   = "FN1102"
+	CodeMode       = "FN1103"
+	CodeModeComing = "FN1104"
+	CodeLabel      = "FN1105"
+
+	CodeSubnet        = "FN1201"
+	CodeSubnetSpecial = "FN1202"
+	CodeGateway       = "FN1203"
+	CodeRange         = "FN1204"
+	CodeReserved      = "FN1205"
+	CodeNoSubnet      = "FN1206"
+
+	CodeMTU         = "FN1301"
+	CodeSNAT        = "FN1302"
+	CodeUplink      = "FN1303"
+	CodeDNS         = "FN1304"
+	CodeHostAdapter = "FN1305"
+
+	CodeMAC     = "FN1401"
+	CodeAddress = "FN1402"
+	CodeIfName  = "FN1403"
+	CodeSharing = "FN1404"
+	CodeNetns   = "FN1405"
+
+	CodeForward       = "FN1501"
+	CodeForwardLength = "FN1502"
+	CodeForwardMode   = "FN1503"
+	CodeForwardTarget = "FN1504"
+	CodeForwardHostIP = "FN1505"
+
+	CodeNetworkExists  = "FN2101"
+	CodeWorkloadExists = "FN2102"
+	CodeBridgeTaken    = "FN2103"
+	CodeLinkTaken      = "FN2104"
+	CodeSubnetTwice    = "FN2105"
+	CodeOverlapNetwork = "FN2106"
+	CodeOverlapHost    = "FN2107"
+	CodePoolsExhausted = "FN2108"
+	CodeExhausted      = "FN2109"
+	CodeAddressTaken   = "FN2110"
+	CodeMACTaken       = "FN2111"
+	CodeCableFull      = "FN2112"
+	CodeAttachedTwice  = "FN2113"
+	CodeForwardClash   = "FN2114"
+	CodePortTaken      = "FN2115"
+	CodeInUse          = "FN2116"
+	CodeInactive       = "FN2117"
+	CodeVersion        = "FN2118"
+
+	CodeUnreachable   = "FN3001"
+	CodeAPIVersion    = "FN3002"
+	CodeStoreLocked   = "FN3003"
+	CodeStoreDamaged  = "FN3004"
+	CodeKernelRefused = "FN3005"
+	CodeKernelLacks   = "FN3006"
+	CodeStopping      = "FN3007"
+	CodeInternal      = "FN3008"
+
+	CodeNotPermitted = "FN4001"
+	CodeCapability   = "FN4002"
+)
+
+// Titles says what each code means, in one line.
+func Titles() map[string]string {
+	return map[string]string{
+		CodeMalformed:    "the request cannot be read",
+		CodeUnknownField: "the request has a field that nobody knows",
+		CodeUnknownKind:  "the manifest is of a kind that nobody knows",
+		CodeNotFound:     "there is no such object",
+		CodeTooLarge:     "the request is too large",
+
+		CodeName:       "the name cannot be used",
+		CodeLinkName:   "the link name cannot be used",
+		CodeMode:       "there is no such mode",
+		CodeModeComing: "the mode is not built yet",
+		CodeLabel:      "the label cannot be used",
+
+		CodeSubnet:        "the subnet is not a usable prefix",
+		CodeSubnetSpecial: "the subnet lies in a range with another meaning",
+		CodeGateway:       "the gateway does not fit its subnet",
+		CodeRange:         "the range does not fit its subnet",
+		CodeReserved:      "the reserved address does not fit its subnet",
+		CodeNoSubnet:      "the network needs a subnet",
+
+		CodeMTU:         "the MTU is out of bounds",
+		CodeSNAT:        "the NAT source address cannot be used",
+		CodeUplink:      "the uplink cannot be used",
+		CodeDNS:         "the resolver's address cannot be used",
+		CodeHostAdapter: "the mode has no host adapter",
+
+		CodeMAC:     "the MAC cannot be used",
+		CodeAddress: "the address cannot be given to an endpoint",
+		CodeIfName:  "the link name inside the workload cannot be used",
+		CodeSharing: "the workload's attachments contradict each other",
+		CodeNetns:   "the namespace path cannot be used",
+
+		CodeForward:       "the forward cannot be read",
+		CodeForwardLength: "the forward's two ranges differ in length",
+		CodeForwardMode:   "ports can be published on nat networks only",
+		CodeForwardTarget: "the forward has no endpoint to go to",
+		CodeForwardHostIP: "the forward's host address is not one of this host",
+
+		CodeNetworkExists:  "a network of that name exists",
+		CodeWorkloadExists: "a workload of that name exists",
+		CodeBridgeTaken:    "another network has that bridge",
+		CodeLinkTaken:      "the host has a link of that name",
+		CodeSubnetTwice:    "two subnets of the network overlap",
+		CodeOverlapNetwork: "the subnet overlaps another network",
+		CodeOverlapHost:    "the subnet overlaps a route or address of this host",
+		CodePoolsExhausted: "no subnet is free in the pools",
+		CodeExhausted:      "no address is free in the subnet",
+		CodeAddressTaken:   "another endpoint has that address",
+		CodeMACTaken:       "another endpoint has that MAC",
+		CodeCableFull:      "the cable has two ends already",
+		CodeAttachedTwice:  "the workload is on that network already",
+		CodeForwardClash:   "another forward listens there",
+		CodePortTaken:      "a process of the host listens there",
+		CodeInUse:          "the object is in use",
+		CodeInactive:       "the network is not started",
+		CodeVersion:        "the object was changed meanwhile",
+
+		CodeUnreachable:   "the daemon does not answer",
+		CodeAPIVersion:    "the daemon speaks another version",
+		CodeStoreLocked:   "another flatnetd uses the store",
+		CodeStoreDamaged:  "the store's file is damaged",
+		CodeKernelRefused: "the kernel refused a change",
+		CodeKernelLacks:   "the kernel lacks a feature",
+		CodeStopping:      "the daemon is stopping",
+		CodeInternal:      "the daemon has a bug",
+
+		CodeNotPermitted: "the caller may not do this",
+		CodeCapability:   "the daemon lacks a capability",
+	}
+}
