@@ -25,6 +25,8 @@ const (
 	kindChain
 	kindRule
 	kindElement
+	kindLoopbackForward // before the programs that read them
+	kindProgram
 	kindBridge
 	kindLink
 	kindLinkSysctl

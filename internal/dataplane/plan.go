@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strings"
 )
@@ -38,8 +39,8 @@ func (p Plan) String() string {
 }
 
 // Diff returns the steps that lead from have to want: additions and replacements in the order of dependence (sysctls of the
-// host, tables, sets, chains, rules, elements, bridges, links, their sysctls, addresses, routes), then deletions in the reverse
-// order. A key moved from one link to another is a replacement.
+// host, tables, sets, chains, rules, elements, programs, bridges, links, their sysctls, addresses, routes), then deletions in
+// the reverse order. A key moved from one link to another is a replacement.
 func Diff(want, have State) Plan {
 	var forward, back Plan
 	for k, w := range want {
@@ -55,35 +56,46 @@ func Diff(want, have State) Plan {
 			back = append(back, Step{Del, h})
 		}
 	}
-	slices.SortFunc(forward, func(a, b Step) int { return compareObjects(a.Object, b.Object) })
-	slices.SortFunc(back, func(a, b Step) int { return compareObjects(b.Object, a.Object) })
+	inOrder(forward)
+	inOrder(back)
+	slices.Reverse(back)
 	return append(forward, back...)
 }
 
-func compareObjects(a, b Object) int {
-	if c := cmp.Compare(a.kind(), b.kind()); c != 0 {
-		return c
+// inOrder sorts steps by dependence: by kind, then by what is first within a kind, then by text.
+func inOrder(p Plan) {
+	type placed struct {
+		Step
+		text string
 	}
-	switch a := a.(type) {
-	case Sysctl:
-		return compareSysctls(a, b.(Sysctl))
-	case Rule:
-		b := b.(Rule)
-		return cmp.Or(cmp.Compare(a.Family, b.Family), cmp.Compare(a.Chain, b.Chain), cmp.Compare(a.Pos, b.Pos))
+	steps := make([]placed, len(p))
+	for i, s := range p {
+		steps[i] = placed{s, place(s.Object)}
 	}
-	return cmp.Compare(a.String(), b.String())
+	slices.SortFunc(steps, func(a, b placed) int {
+		return cmp.Or(
+			cmp.Compare(a.Object.kind(), b.Object.kind()),
+			cmp.Compare(a.text, b.text))
+	})
+	for i, s := range steps {
+		p[i] = s.Step
+	}
 }
 
-// compareSysctls puts accept_ra before everything else: with forwarding on, the kernel drops the default route that it had
-// from a router advertisement unless accept_ra is 2 by then (net/ipv6/ndisc.c, rt6_purge_dflt_routers).
-func compareSysctls(a, b Sysctl) int {
-	first := func(s Sysctl) int {
-		if strings.HasSuffix(s.Name, "/accept_ra") {
-			return 0
+// place is what objects of one kind are sorted by: their text, but the rules of a chain in their order, and accept_ra before
+// all other sysctls: with forwarding on, the kernel drops the default route that it had from a router advertisement
+// unless accept_ra is 2 by then (net/ipv6/ndisc.c, rt6_purge_dflt_routers).
+func place(o Object) string {
+	switch o := o.(type) {
+	case Rule:
+		return fmt.Sprintf("%s %s %04d", o.Family, o.Chain, o.Pos)
+	case Sysctl:
+		if strings.HasSuffix(o.Name, "/accept_ra") {
+			return "0 " + o.Name
 		}
-		return 1
+		return "1 " + o.Name
 	}
-	return cmp.Or(cmp.Compare(first(a), first(b)), cmp.Compare(a.Name, b.Name))
+	return o.String()
 }
 
 // Clone returns a copy of the state; the objects are values.

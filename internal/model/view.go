@@ -41,7 +41,8 @@ type HostLink struct {
 	MTU      int // bytes
 	Up       bool
 	Loopback bool
-	AcceptRA int // net.ipv6.conf.NAME.accept_ra; -1 when there is no IPv6
+	Master   string // the bridge it is a port of
+	AcceptRA int    // net.ipv6.conf.NAME.accept_ra; -1 when there is no IPv6
 	Addrs    []netip.Prefix
 }
 

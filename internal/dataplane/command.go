@@ -1,0 +1,174 @@
+package dataplane
+
+import (
+	"fmt"
+	"path"
+	"strings"
+)
+
+// Command is what one would type in a shell to do the step by hand in the namespace at path netns ("" is the host's): ip,
+// sysctl and nft in the versions of Debian 12 and later. Several commands are joined by &&.
+func (s Step) Command(netns string) string {
+	var commands []string
+	for _, c := range s.commands() {
+		commands = append(commands, enter(netns, c))
+	}
+	return strings.Join(commands, " && ")
+}
+
+// enter prefixes a command so that it runs in the namespace.
+func enter(netns, command string) string {
+	if netns == HostNetns {
+		return command
+	}
+	if dir, name := path.Split(netns); dir == "/run/netns/" || dir == "/var/run/netns/" {
+		if rest, ok := strings.CutPrefix(command, "ip "); ok {
+			return "ip -n " + name + " " + rest
+		}
+		return "ip netns exec " + name + " " + command
+	}
+	return "nsenter --net=" + netns + " " + command
+}
+
+func (s Step) commands() []string {
+	switch o := s.Object.(type) {
+	case Link:
+		return o.commands(s.Op)
+	case Address:
+		return []string{o.command(s.Op)}
+	case Route:
+		return []string{o.command(s.Op)}
+	case Netns:
+		verb := "add"
+		if s.Op == Del {
+			verb = "del"
+		}
+		return []string{fmt.Sprintf("ip netns %s %s", verb, path.Base(o.Path))}
+	case Sysctl:
+		if s.Op == Del {
+			return []string{fmt.Sprintf("true # %s gets back the value that it had before flatnet", o.Name)}
+		}
+		return []string{fmt.Sprintf("sysctl -qw %s=%s", o.Name, o.Value)}
+	}
+	return s.nftCommands()
+}
+
+func (l Link) commands(op Op) []string {
+	if op == Del {
+		return []string{"ip link del dev " + l.Name}
+	}
+	set := fmt.Sprintf("ip link set dev %s %s", l.Name, strings.Join(l.params(), " "))
+	if l.Owner != "" {
+		set += fmt.Sprintf(" alias %q", l.Alias())
+	}
+	commands := []string{set}
+	if op == Add && l.Kind == Bridge {
+		commands = []string{fmt.Sprintf("ip link add name %s type bridge", l.Name), set}
+	}
+	if op == Add && l.Peer != "" {
+		peer := "ip link add name " + l.Name + " type veth peer name " + l.Peer
+		if l.PeerNetns != "" {
+			peer += " netns " + netnsArg(l.PeerNetns)
+		}
+		commands = []string{peer, set}
+	}
+	if l.Isolated || l.Hairpin || op == Replace && l.Master != "" {
+		commands = append(commands, fmt.Sprintf("ip link set dev %s type bridge_slave isolated %s hairpin %s", l.Name, onOff(l.Isolated), onOff(l.Hairpin)))
+	}
+	return commands
+}
+
+func netnsArg(p string) string {
+	if dir, name := path.Split(p); dir == "/run/netns/" || dir == "/var/run/netns/" {
+		return name
+	}
+	return p
+}
+
+func onOff(b bool) string {
+	if b {
+		return "on"
+	}
+	return "off"
+}
+
+func (a Address) command(op Op) string {
+	if op == Del {
+		return fmt.Sprintf("ip address del %s dev %s", a.Prefix, a.Link)
+	}
+	c := fmt.Sprintf("ip address replace %s dev %s proto %d", a.Prefix, a.Link, RouteProtocol)
+	if a.Prefix.Addr().Is6() {
+		c += " nodad"
+	}
+	return c
+}
+
+func (r Route) command(op Op) string {
+	v6 := ""
+	if r.Dest.Addr().Is6() {
+		v6 = "-6 "
+	}
+	verb := "replace"
+	if op == Del {
+		verb = "del"
+	}
+	dest := r.Dest.String()
+	if r.Dest.Bits() == 0 {
+		dest = "default"
+	}
+	return fmt.Sprintf("ip %sroute %s %s%s proto %d", v6, verb, dest, r.path(), RouteProtocol)
+}
+
+// nftCommands are for objects of our tables. A rule has no name of its own: changing one means to write its chain again.
+func (s Step) nftCommands() []string {
+	verb := "add"
+	if s.Op == Del {
+		verb = "delete"
+	}
+	switch o := s.Object.(type) {
+	case Table:
+		return []string{fmt.Sprintf("nft %s table %s %s", verb, o.Family, TableName)}
+	case Chain:
+		if s.Op == Del {
+			return []string{fmt.Sprintf("nft delete chain %s %s %s", o.Family, TableName, o.Name)}
+		}
+		return []string{"nft add " + quoteBody(o.String())}
+	case Set:
+		if s.Op == Del {
+			return []string{fmt.Sprintf("nft delete set %s %s %s", o.Family, TableName, o.Name)}
+		}
+		return []string{"nft add " + quoteBody(o.String())}
+	case Element:
+		del, add := "nft delete "+quoteBody(o.keyText()), "nft add "+quoteBody(o.String())
+		switch s.Op {
+		case Add:
+			return []string{add}
+		case Del:
+			return []string{del}
+		}
+		return []string{del, add}
+	case Rule:
+		if s.Op == Add {
+			return []string{"nft add " + o.shell()}
+		}
+		return []string{fmt.Sprintf("true # chain %s is flushed and written again: %s", o.Chain, s)}
+	}
+	return []string{"true # " + s.String()}
+}
+
+func (e Element) keyText() string {
+	return fmt.Sprintf("element %s %s %s { %s }", e.Set.Family, TableName, e.Set.Name, e.Is.Text(e.Set.Type))
+}
+
+// shell is the rule with what a shell would take apart in quotes.
+func (r Rule) shell() string {
+	return fmt.Sprintf("rule %s %s %s '%s'", r.Family, TableName, r.Chain, r.text())
+}
+
+// quoteBody puts a definition's braces in quotes.
+func quoteBody(s string) string {
+	if i := strings.IndexByte(s, '{'); i >= 0 {
+		return s[:i] + "'" + s[i:] + "'"
+	}
+	return s
+}

@@ -1,0 +1,152 @@
+package dataplane_test
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+
+	"github.com/flatnet/flatnet/internal/dataplane"
+)
+
+// Diff's laws, over random states: its plan leads from one to the other, a second one is empty, and the order in which
+// objects came does not matter.
+func TestDiffLaws(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 2000 {
+		want, have := randomState(r), randomState(r)
+		plan := dataplane.Diff(want, have)
+		if got := plan.Apply(have); !maps.Equal(got, want) {
+			t.Fatalf("want\n%v\nhave\n%v\nplan\n%smade\n%v", want, have, plan, got)
+		}
+		if again := dataplane.Diff(want, plan.Apply(have)); len(again) != 0 {
+			t.Fatalf("a second plan is not empty:\n%s", again)
+		}
+		if other := dataplane.Diff(maps.Clone(want), maps.Clone(have)); other.String() != plan.String() {
+			t.Fatalf("the order differs from run to run:\n%s\n%s", plan, other)
+		}
+	}
+}
+
+// What depends on another object comes after it when added and before it when deleted.
+func TestPlanOrder(t *testing.T) {
+	all := dataplane.State{}
+	set := dataplane.Set{Family: dataplane.Inet, Name: "nets", Type: dataplane.Types{dataplane.IfName}}
+	if err := all.Put(
+		dataplane.Route{Dest: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("10.0.0.1"), Link: "br0"},
+		dataplane.Address{Link: "br0", Prefix: netip.MustParsePrefix("10.0.0.1/24")},
+		dataplane.Sysctl{Name: "net/ipv4/conf/br0/arp_ignore", Link: "br0", Value: "1"},
+		dataplane.Link{Name: "a", Kind: dataplane.Veth, Master: "br0"},
+		dataplane.Link{Name: "br0", Kind: dataplane.Bridge},
+		dataplane.Element{Set: set, Is: dataplane.Tuple{Link: "br0"}},
+		dataplane.Rule{Family: dataplane.Inet, Chain: "input", Verdict: dataplane.Verdict{Do: dataplane.Accept}},
+		dataplane.Chain{Family: dataplane.Inet, Name: "input"},
+		set,
+		dataplane.Table{Family: dataplane.Inet},
+		dataplane.Netns{Path: "/run/netns/a"},
+		dataplane.Sysctl{Name: "net/ipv6/conf/all/forwarding", Value: "1"},
+		dataplane.Sysctl{Name: "net/ipv6/conf/eth0/accept_ra", Value: "2"},
+	); err != nil {
+		t.Fatal(err)
+	}
+	up := dataplane.Diff(all, nil)
+	const want = `add sysctl net/ipv6/conf/eth0/accept_ra=2
+add sysctl net/ipv6/conf/all/forwarding=1
+add netns /run/netns/a
+add table inet flatnet
+add set inet flatnet nets { type ifname; }
+add chain inet flatnet input
+add rule inet flatnet input accept
+add element inet flatnet nets { "br0" }
+add link br0 type bridge
+add link a master br0 type veth
+add sysctl net/ipv4/conf/br0/arp_ignore=1
+add address 10.0.0.1/24 dev br0
+add route default via 10.0.0.1 dev br0
+`
+	if up.String() != want {
+		t.Errorf("up:\n%s\nwant:\n%s", up, want)
+	}
+	down := dataplane.Diff(nil, all)
+	for i, s := range down {
+		if mirror := up[len(up)-1-i]; s.Object != mirror.Object {
+			t.Errorf("down step %d is %q, want the mirror of %q", i, s, mirror)
+		}
+	}
+}
+
+func TestPutRefusesTwoClaims(t *testing.T) {
+	s := dataplane.State{}
+	if err := s.Put(dataplane.Link{Name: "br0", MTU: 1500}, dataplane.Link{Name: "br0", MTU: 1500}); err != nil {
+		t.Errorf("the same object twice: %v", err)
+	}
+	if err := s.Put(dataplane.Link{Name: "br0", MTU: 1400}); err == nil {
+		t.Error("two MTUs for one link were taken")
+	}
+}
+
+func TestAliasRoundTrip(t *testing.T) {
+	for _, l := range []dataplane.Link{
+		{Owner: "net/lab"},
+		{Owner: "ep/web/eth0", Peer: "eth0", PeerNetns: "/run/netns/web"},
+	} {
+		owner, peer, netns, ok := dataplane.ParseAlias(l.Alias())
+		if !ok || owner != l.Owner || peer != l.Peer || netns != l.PeerNetns {
+			t.Errorf("alias %q read back as %q %q %q %v", l.Alias(), owner, peer, netns, ok)
+		}
+	}
+	for _, foreign := range []string{"", "uplink", "flatnet", "flatnetwork x"} {
+		if _, _, _, ok := dataplane.ParseAlias(foreign); ok {
+			t.Errorf("alias %q was taken for ours", foreign)
+		}
+	}
+}
+
+// A pass in which nothing changed is what a node does all day.
+func BenchmarkDiffNothing(b *testing.B) {
+	s := dataplane.State{}
+	for i := range 3000 {
+		_ = s.Put(dataplane.Link{Name: fmt.Sprintf("fv-w%d", i), Kind: dataplane.Veth, MTU: 1500, Up: true})
+	}
+	have := maps.Clone(s)
+	b.ReportAllocs()
+	for b.Loop() {
+		if len(dataplane.Diff(s, have)) != 0 {
+			b.Fatal("differs")
+		}
+	}
+}
+
+func randomState(r *rand.Rand) dataplane.State {
+	s := dataplane.State{}
+	for range r.IntN(12) {
+		_ = s.Put(randomObject(r))
+	}
+	return s
+}
+
+func randomObject(r *rand.Rand) dataplane.Object {
+	name := string(rune('a' + r.IntN(3)))
+	addr := netip.AddrFrom4([4]byte{10, 0, byte(r.IntN(2)), byte(r.IntN(3))})
+	set := dataplane.Set{Family: dataplane.Inet, Name: name, Type: dataplane.Types{dataplane.IPv4Addr}, Value: dataplane.Types{dataplane.InetService}}
+	switch r.IntN(9) {
+	case 0:
+		return dataplane.Link{Name: name, Kind: dataplane.Bridge, MTU: 1400 + r.IntN(3), Up: r.IntN(2) == 0}
+	case 1:
+		return dataplane.Link{Name: name, Kind: dataplane.Veth, Master: "b", Isolated: r.IntN(2) == 0}
+	case 2:
+		return dataplane.Address{Link: name, Prefix: netip.PrefixFrom(addr, 24)}
+	case 3:
+		return dataplane.Route{Dest: netip.PrefixFrom(addr, 32), Link: name}
+	case 4:
+		return dataplane.Sysctl{Name: "net/ipv4/conf/" + name + "/arp_ignore", Value: fmt.Sprint(r.IntN(2))}
+	case 5:
+		return dataplane.Chain{Family: dataplane.Inet, Name: name, Priority: r.IntN(2)}
+	case 6:
+		return dataplane.Rule{Family: dataplane.Inet, Chain: name, Pos: r.IntN(3), Comment: fmt.Sprint(r.IntN(2))}
+	case 7:
+		return set
+	}
+	return dataplane.Element{Set: set, Is: dataplane.Tuple{Addr: addr}, Value: dataplane.Tuple{Port: uint16(r.IntN(2))}}
+}

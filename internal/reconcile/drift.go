@@ -1,0 +1,228 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/flatnet/flatnet/internal/dataplane"
+)
+
+const (
+	maxPasses = 3                      // for a pass whose repairs need repairs: a recreated link takes what was on it along
+	settle    = 5 * time.Millisecond   // notifications come in bursts
+	resync    = 5 * time.Minute        // events are hints; this is the truth
+	retry     = 500 * time.Millisecond // after a pass that failed
+)
+
+// Hint is a notification from the kernel about something of ours.
+type Hint struct {
+	Object dataplane.Object // as it is now, or was when Gone; nil with Resync
+	Gone   bool
+	Resync bool // something was missed, or can't be told singly
+}
+
+// Hint hears of a change in the host's namespace. One that we made ourselves is known and costs nothing more.
+func (r *Reconciler) Hint(h Hint) {
+	if h.Resync || r.surprising(h) {
+		r.Kick()
+	}
+}
+
+// Kick asks for a pass soon.
+func (r *Reconciler) Kick() {
+	select {
+	case r.kick <- struct{}{}:
+	default:
+	}
+}
+
+func (r *Reconciler) surprising(h Hint) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	have, known := r.have[dataplane.HostNetns][h.Object.Key()]
+	if h.Gone {
+		return known
+	}
+	return have != h.Object
+}
+
+// Run repairs drift of the host's namespace until ctx ends: soon after a hint, and now and then without one.
+func (r *Reconciler) Run(ctx context.Context) error {
+	timer := time.NewTimer(resync)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-r.kick:
+			sleep(ctx, settle)
+			r.drainKick()
+		case <-timer.C:
+		}
+		next := resync
+		if _, err := r.Repair(ctx); err != nil && ctx.Err() == nil {
+			r.deps.Log.Warn("repair", "err", err)
+			next = retry
+		}
+		timer.Reset(next)
+	}
+}
+
+func (r *Reconciler) drainKick() {
+	select {
+	case <-r.kick:
+	default:
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// start is the first Set.
+func (r *Reconciler) start(ctx context.Context, parts map[string]dataplane.Host) ([]Change, error) {
+	have, err := r.kernel.Observe(ctx, dataplane.HostNetns)
+	if err != nil {
+		return nil, fmt.Errorf("observe: %w", err)
+	}
+	r.have[dataplane.HostNetns] = have
+	t, err := r.touched(parts)
+	if err != nil {
+		return nil, err
+	}
+	plan := dataplane.Diff(hostWant(parts), have)
+	if err := r.before(ctx, []Change{{dataplane.HostNetns, plan}}); err != nil {
+		return nil, err
+	}
+	r.commit(parts, t)
+	r.started = true
+	return r.converge(ctx, &r.stats.Applied, r.foreignNetns())
+}
+
+func hostWant(parts map[string]dataplane.Host) dataplane.State {
+	want := dataplane.State{}
+	for _, part := range parts {
+		maps.Copy(want, part.Netns[dataplane.HostNetns])
+	}
+	return want
+}
+
+// Repair observes the host's namespace and undoes what drifted there. Inside workloads' namespaces it only sets links
+// up again that had to be made anew.
+func (r *Reconciler) Repair(ctx context.Context) ([]Change, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.started {
+		return nil, nil
+	}
+	changes, err := r.converge(ctx, &r.stats.Repairs, nil)
+	if len(changes) > 0 && r.deps.Repaired != nil {
+		r.deps.Repaired(changes)
+	}
+	return changes, err
+}
+
+// converge observes and applies until nothing differs. The namespaces named, and those whose links are made anew on the
+// way, are completed too.
+func (r *Reconciler) converge(ctx context.Context, count *uint64, netns []string) ([]Change, error) {
+	var done []Change
+	incomplete := map[string]bool{}
+	for _, n := range netns {
+		incomplete[n] = true
+	}
+	var failed error
+	for pass := 0; ; pass++ {
+		have, err := r.kernel.Observe(ctx, dataplane.HostNetns)
+		if err != nil {
+			r.stats.Errors++
+			return done, fmt.Errorf("observe: %w", err)
+		}
+		r.stats.Passes++
+		r.have[dataplane.HostNetns] = have
+		plan := dataplane.Diff(r.want[dataplane.HostNetns], have)
+		if len(plan) == 0 {
+			break
+		}
+		if pass == maxPasses {
+			return done, errors.Join(failed, fmt.Errorf("not converged after %d passes, still to do:\n%s", maxPasses, plan))
+		}
+		change := Change{dataplane.HostNetns, plan}
+		failed = r.apply(ctx, []Change{change}, count)
+		done = append(done, change)
+		for _, s := range plan {
+			if l, ok := s.Object.(dataplane.Link); ok && l.PeerNetns != "" && s.Op != dataplane.Del {
+				incomplete[l.PeerNetns] = true
+			}
+		}
+	}
+	var errs []error
+	for _, n := range slices.Sorted(maps.Keys(incomplete)) {
+		change, err := r.complete(ctx, n, count)
+		if len(change.Plan) > 0 {
+			done = append(done, change)
+		}
+		errs = append(errs, err)
+	}
+	return done, errors.Join(errs...)
+}
+
+// complete sets up a workload's namespace when a link of ours in it lacks our mark: then it was made, but what belongs to
+// it was not. With every link marked, what differs is the workload's own doing and stays.
+func (r *Reconciler) complete(ctx context.Context, netns string, count *uint64) (Change, error) {
+	if r.want[netns] == nil {
+		return Change{}, nil
+	}
+	have, err := r.kernel.Observe(ctx, netns)
+	if err != nil {
+		return Change{}, inNetns(netns, fmt.Errorf("observe: %w", err))
+	}
+	r.have[netns] = have
+	plan := dataplane.Diff(r.want[netns], have)
+	if !slices.ContainsFunc(plan, unmarkedLink) {
+		return Change{}, nil
+	}
+	change := Change{netns, plan}
+	return change, r.apply(ctx, []Change{change}, count)
+}
+
+func unmarkedLink(s dataplane.Step) bool {
+	l, ok := s.Object.(dataplane.Link)
+	return ok && s.Op == dataplane.Add && l.Kind != dataplane.Loopback
+}
+
+func (r *Reconciler) foreignNetns() []string {
+	var names []string
+	for n := range r.want {
+		if n != dataplane.HostNetns {
+			names = append(names, n)
+		}
+	}
+	return names
+}
+
+// Drift observes the host's and every workload's namespace and returns what differs, repairing nothing. A namespace that
+// can't be observed is an error beside the changes.
+func (r *Reconciler) Drift(ctx context.Context) ([]Change, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var changes []Change
+	var errs []error
+	for _, netns := range append([]string{dataplane.HostNetns}, slices.Sorted(slices.Values(r.foreignNetns()))...) {
+		have, err := r.kernel.Observe(ctx, netns)
+		if err != nil {
+			errs = append(errs, inNetns(netns, fmt.Errorf("observe: %w", err)))
+			continue
+		}
+		if p := dataplane.Diff(r.want[netns], have); len(p) > 0 {
+			changes = append(changes, Change{netns, p})
+		}
+	}
+	return changes, errors.Join(errs...)
+}

@@ -1,0 +1,81 @@
+package render
+
+import (
+	"net/netip"
+
+	"github.com/flatnet/flatnet/internal/dataplane"
+	"github.com/flatnet/flatnet/internal/model"
+)
+
+// Forward is the part of one standing forward; it is empty while its workload is not there.
+func Forward(v model.View, f model.Forward) (dataplane.Host, error) {
+	var host dataplane.Host
+	w, ok := v.Workloads[f.Workload]
+	if !ok || w.Process.Exited {
+		return host, nil
+	}
+	objects := forwardElements(v, w, f)
+	if len(objects) == 0 {
+		return host, nil
+	}
+	return host, host.State(dataplane.HostNetns).Put(objects...)
+}
+
+// forwardElements are the map elements that send a forward's ports to the workload's first address of each family.
+func forwardElements(v model.View, w model.Workload, f model.Forward) []dataplane.Object {
+	n, ok := v.Networks[f.Network]
+	e, attached := w.Endpoint(f.Network)
+	if !ok || !attached || !n.Active || n.Mode != model.NAT {
+		return nil
+	}
+	var objects []dataplane.Object
+	var done family[bool]
+	for _, to := range e.Addrs {
+		i := familyOf(to)
+		if done[i] || f.HostIP.IsValid() && familyOf(f.HostIP) != i {
+			continue
+		}
+		done[i] = true
+		objects = append(objects, forwardTo(f, to)...)
+	}
+	return objects
+}
+
+func forwardTo(f model.Forward, to netip.Addr) []dataplane.Object {
+	if f.HostPorts.Len() > 1 && !f.Shifted() {
+		return []dataplane.Object{rangeElement(f, to)}
+	}
+	var objects []dataplane.Object
+	for i := range f.HostPorts.Len() {
+		objects = append(objects, portElement(f, to, f.HostPorts.First+uint16(i), f.Ports.First+uint16(i)))
+	}
+	return objects
+}
+
+// rangeElement is a whole range whose numbers stay: one interval.
+func rangeElement(f model.Forward, to netip.Addr) dataplane.Object {
+	first, last := f.HostIP, f.HostIP
+	if everyAddress(f) {
+		all := netip.PrefixFrom(to, 0).Masked()
+		first, last = all.Addr(), lastAddr(all)
+	}
+	return dataplane.Element{
+		Set:   mapForwardRange[familyOf(to)],
+		Is:    dataplane.Tuple{Addr: first, AddrLast: last, Proto: f.Proto, Port: f.HostPorts.First, PortLast: f.HostPorts.Last},
+		Value: dataplane.Tuple{Addr: to},
+	}
+}
+
+func portElement(f model.Forward, to netip.Addr, from, port uint16) dataplane.Object {
+	e := dataplane.Element{
+		Set:   mapForward[familyOf(to)],
+		Is:    dataplane.Tuple{Addr: f.HostIP, Proto: f.Proto, Port: from},
+		Value: dataplane.Tuple{Addr: to, Port: port},
+	}
+	if everyAddress(f) {
+		e.Set, e.Is.Addr = mapForwardAny[familyOf(to)], netip.Addr{}
+	}
+	return e
+}
+
+func everyAddress(f model.Forward) bool { return !f.HostIP.IsValid() || f.HostIP.IsUnspecified() }

@@ -1,0 +1,143 @@
+package render
+
+import (
+	"fmt"
+
+	"github.com/flatnet/flatnet/internal/dataplane"
+	"github.com/flatnet/flatnet/internal/model"
+)
+
+// NodePart is the name of the part that holds the node's own objects.
+const NodePart = "node"
+
+// NetworkPart, WorkloadPart and ForwardPart name the parts of a host.
+func NetworkPart(name string) string  { return "net/" + name }
+func WorkloadPart(name string) string { return "workload/" + name }
+func ForwardPart(name string) string  { return "forward/" + name }
+
+// Host is everything the View's node must run.
+func Host(v model.View) (dataplane.Host, error) {
+	var host dataplane.Host
+	parts, err := Parts(v)
+	if err != nil {
+		return host, err
+	}
+	for name, part := range parts {
+		if err := host.Merge(part); err != nil {
+			return host, fmt.Errorf("part %q: %w", name, err)
+		}
+	}
+	return host, nil
+}
+
+// Parts is Host before the union, by part name.
+func Parts(v model.View) (map[string]dataplane.Host, error) {
+	parts := map[string]dataplane.Host{}
+	add := func(name string, part dataplane.Host, err error) error {
+		if err != nil {
+			return fmt.Errorf("part %q: %w", name, err)
+		}
+		parts[name] = part
+		return nil
+	}
+	node, err := Node(v)
+	if err := add(NodePart, node, err); err != nil {
+		return nil, err
+	}
+	for name, n := range v.Networks {
+		part, err := Network(v, n)
+		if err := add(NetworkPart(name), part, err); err != nil {
+			return nil, err
+		}
+	}
+	for name, w := range v.Workloads {
+		part, err := Workload(v, w)
+		if err := add(WorkloadPart(name), part, err); err != nil {
+			return nil, err
+		}
+	}
+	for name, f := range v.Forwards {
+		part, err := Forward(v, f)
+		if err := add(ForwardPart(name), part, err); err != nil {
+			return nil, err
+		}
+	}
+	return parts, nil
+}
+
+// Touched is what of Parts(v) changes when the named workload comes, changes or goes: its own part (empty when it is
+// not in v), the cables it is on, and the standing forwards to it.
+func Touched(v model.View, workload string, cables []string) (map[string]dataplane.Host, error) {
+	parts := map[string]dataplane.Host{WorkloadPart(workload): {}}
+	if w, ok := v.Workloads[workload]; ok {
+		part, err := Workload(v, w)
+		if err != nil {
+			return nil, fmt.Errorf("workload %q: %w", workload, err)
+		}
+		parts[WorkloadPart(workload)] = part
+	}
+	for _, name := range cables {
+		part, err := Network(v, v.Networks[name])
+		if err != nil {
+			return nil, fmt.Errorf("network %q: %w", name, err)
+		}
+		parts[NetworkPart(name)] = part
+	}
+	for name, f := range v.Forwards {
+		if f.Workload != workload {
+			continue
+		}
+		part, err := Forward(v, f)
+		if err != nil {
+			return nil, fmt.Errorf("forward %q: %w", name, err)
+		}
+		parts[ForwardPart(name)] = part
+	}
+	return parts, nil
+}
+
+// Node is the part that all networks share: the rules, the sets they look into, and the sysctls of the host. Without an
+// active network it is empty, and flatnet leaves no trace on the host.
+func Node(v model.View) (dataplane.Host, error) {
+	var host dataplane.Host
+	any, routes4, routes6 := false, false, false
+	for _, n := range v.Networks {
+		if !n.Active || !n.HasBridge() {
+			continue
+		}
+		any = true
+		for _, s := range n.Subnets {
+			routes4 = routes4 || n.Mode == model.NAT && s.Prefix.Addr().Is4()
+			routes6 = routes6 || n.Mode == model.NAT && s.Prefix.Addr().Is6()
+		}
+	}
+	if !any {
+		return host, nil
+	}
+	state := host.State(dataplane.HostNetns)
+	if err := state.Put(rules()...); err != nil {
+		return host, err
+	}
+	if routes4 {
+		if err := state.Put(dataplane.Sysctl{Name: "net/ipv4/ip_forward", Value: "1"}); err != nil {
+			return host, err
+		}
+	}
+	if routes6 {
+		return host, state.Put(forwarding6(v.Node)...)
+	}
+	return host, nil
+}
+
+// forwarding6 turns IPv6 forwarding on and keeps the default routes that the host has from router advertisements: with
+// forwarding on the kernel heeds them only where accept_ra is 2. A link that already has 2 is wanted so too, or the
+// change itself would make us take it back.
+func forwarding6(node model.Node) []dataplane.Object {
+	objects := []dataplane.Object{dataplane.Sysctl{Name: "net/ipv6/conf/all/forwarding", Value: "1"}}
+	for _, l := range node.Links {
+		if l.AcceptRA >= 1 && !l.Loopback && l.Master == "" {
+			objects = append(objects, dataplane.Sysctl{Name: "net/ipv6/conf/" + l.Name + "/accept_ra", Value: "2"})
+		}
+	}
+	return objects
+}

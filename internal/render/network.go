@@ -1,0 +1,180 @@
+package render
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/flatnet/flatnet/internal/dataplane"
+	"github.com/flatnet/flatnet/internal/model"
+)
+
+// Network is the part of one network: its bridge with addresses and sysctls, and its elements. A network that is not
+// active has none.
+func Network(v model.View, n model.Network) (dataplane.Host, error) {
+	var host dataplane.Host
+	if !n.Active {
+		return host, nil
+	}
+	if n.Mode == model.Cable {
+		return cable(v, n)
+	}
+	state := host.State(dataplane.HostNetns)
+	for _, objects := range [][]dataplane.Object{bridge(v, n), bridgeSysctls(n), networkElements(n)} {
+		if err := state.Put(objects...); err != nil {
+			return host, fmt.Errorf("network %q: %w", n.Name, err)
+		}
+	}
+	return host, nil
+}
+
+// silent reports whether the host does not exist on the network at all.
+func silent(n model.Network) bool {
+	return n.Mode == model.Isolated || n.Mode == model.HostOnly && n.NoHostAdapter
+}
+
+// hidden reports whether the host routes for the network without being reachable at its gateway address.
+func hidden(n model.Network) bool { return n.Mode == model.NAT && n.NoHostAdapter }
+
+func bridge(v model.View, n model.Network) []dataplane.Object {
+	link := dataplane.Link{
+		Name: n.BridgeName(), Kind: dataplane.Bridge, Owner: "net/" + n.Name,
+		MAC: model.BridgeMAC(n.Name), MTU: v.MTU(n), Up: true, NoARP: silent(n),
+	}
+	objects := []dataplane.Object{link}
+	if silent(n) {
+		return objects
+	}
+	for _, s := range n.Subnets {
+		objects = append(objects, dataplane.Address{Link: link.Name, Prefix: netip.PrefixFrom(s.Gateway, s.Prefix.Bits())})
+	}
+	return objects
+}
+
+// bridgeSysctls settle what the host answers on the bridge. A bridge without an address would still answer ARP for every
+// other address of the host (arp_ignore, Documentation/networking/ip-sysctl.rst).
+func bridgeSysctls(n model.Network) []dataplane.Object {
+	link := n.BridgeName()
+	set := func(path, value string) dataplane.Object {
+		return dataplane.Sysctl{Name: fmt.Sprintf(path, link), Link: link, Value: value}
+	}
+	if silent(n) {
+		return []dataplane.Object{set("net/ipv4/conf/%s/arp_ignore", "8"), set("net/ipv6/conf/%s/disable_ipv6", "1")}
+	}
+	objects := []dataplane.Object{
+		set("net/ipv4/conf/%s/arp_ignore", "1"),
+		set("net/ipv4/conf/%s/send_redirects", "0"),
+		set("net/ipv6/conf/%s/accept_ra", "0"),
+	}
+	if n.Mode == model.NAT {
+		objects = append(objects, set("net/ipv4/conf/%s/route_localnet", "1"))
+	}
+	return objects
+}
+
+func networkElements(n model.Network) []dataplane.Object {
+	link := dataplane.Tuple{Link: n.BridgeName()}
+	var objects []dataplane.Object
+	member := func(is bool, sets ...dataplane.Set) {
+		for _, s := range sets {
+			if is {
+				objects = append(objects, dataplane.Element{Set: s, Is: link})
+			}
+		}
+	}
+	member(true, setNets)
+	member(n.Mode == model.NAT, setNAT)
+	member(n.Mode != model.NAT, setClosed)
+	member(n.Mode == model.HostOnly && !silent(n), setHostOnly)
+	member(silent(n), setSilent)
+	member(hidden(n), setHidden)
+	member(n.Uplink != "", setPinned)
+	pair := func(set dataplane.Set, out string) {
+		objects = append(objects, dataplane.Element{Set: set, Is: dataplane.Tuple{Link: link.Link, Link2: out}})
+	}
+	pair(setSame, link.Link)
+	if n.Uplink != "" {
+		pair(setUplinks, n.Uplink)
+	}
+	for _, a := range n.SNAT {
+		objects = append(objects, dataplane.Element{Set: mapSNAT[familyOf(a)], Is: link, Value: dataplane.Tuple{Addr: a}})
+	}
+	for _, s := range n.Subnets {
+		objects = append(objects, subnetElements(n, s)...)
+	}
+	if n.Mode == model.HostOnly && !silent(n) {
+		objects = append(objects, gatewayElement(n, model.BridgeMAC(n.Name).LinkLocal()))
+	}
+	return objects
+}
+
+func subnetElements(n model.Network, s model.Subnet) []dataplane.Object {
+	f := familyOf(s.Prefix.Addr())
+	var objects []dataplane.Object
+	if n.Mode == model.NAT {
+		objects = append(objects, dataplane.Element{Set: setSubnets[f],
+			Is: dataplane.Tuple{Link: n.BridgeName(), Addr: s.Prefix.Masked().Addr(), AddrLast: lastAddr(s.Prefix)}})
+	}
+	if hidden(n) {
+		objects = append(objects, dataplane.Element{Set: setHiddenIP[f], Is: dataplane.Tuple{Addr: s.Gateway}})
+	}
+	if n.Mode == model.HostOnly && !silent(n) {
+		objects = append(objects, gatewayElement(n, s.Gateway))
+	}
+	return objects
+}
+
+func gatewayElement(n model.Network, a netip.Addr) dataplane.Object {
+	return dataplane.Element{Set: setGateways[familyOf(a)], Is: dataplane.Tuple{Link: n.BridgeName(), Addr: a}}
+}
+
+// cable is one veth between the namespaces of the network's two endpoints; with fewer there is nothing yet. The end in
+// the namespace whose path sorts first makes the pair, as namespaces are brought up in that order.
+func cable(v model.View, n model.Network) (dataplane.Host, error) {
+	var host dataplane.Host
+	type end struct {
+		model.Workload
+		model.Endpoint
+	}
+	var ends []end
+	for _, w := range v.Workloads {
+		if e, ok := w.Endpoint(n.Name); ok {
+			ends = append(ends, end{w, e})
+		}
+	}
+	if len(ends) != 2 {
+		return host, nil
+	}
+	slices.SortFunc(ends, func(a, b end) int { return compare(a.Netns, b.Netns) })
+	for i, e := range ends {
+		link := innerLink(v, n, e.Workload, e.Endpoint)
+		if i == 0 {
+			link.Peer, link.PeerNetns = ends[1].IfName, ends[1].Netns
+		}
+		state := host.State(e.Netns)
+		if err := state.Put(link); err != nil {
+			return host, err
+		}
+		if err := state.Put(innerAddresses(n, e.Endpoint)...); err != nil {
+			return host, err
+		}
+	}
+	return host, nil
+}
+
+func familyOf(a netip.Addr) int {
+	if a.Is6() {
+		return 1
+	}
+	return 0
+}
+
+// lastAddr is the highest address of a prefix.
+func lastAddr(p netip.Prefix) netip.Addr {
+	b := p.Masked().Addr().AsSlice()
+	for i := p.Bits(); i < len(b)*8; i++ {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return a
+}

@@ -1,0 +1,311 @@
+package render
+
+import (
+	"net/netip"
+
+	"github.com/flatnet/flatnet/internal/dataplane"
+)
+
+// The fields that the rules look up.
+var (
+	iif         = dataplane.Fields{dataplane.IIF}
+	oif         = dataplane.Fields{dataplane.OIF}
+	iifOif      = dataplane.Fields{dataplane.IIF, dataplane.OIF}
+	iifDaddr    = family[dataplane.Fields]{{dataplane.IIF, dataplane.IPDaddr}, {dataplane.IIF, dataplane.IP6Daddr}}
+	iifSaddr    = family[dataplane.Fields]{{dataplane.IIF, dataplane.IPSaddr}, {dataplane.IIF, dataplane.IP6Saddr}}
+	oifSaddr    = family[dataplane.Fields]{{dataplane.OIF, dataplane.IPSaddr}, {dataplane.OIF, dataplane.IP6Saddr}}
+	oifDaddr    = family[dataplane.Fields]{{dataplane.OIF, dataplane.IPDaddr}, {dataplane.OIF, dataplane.IP6Daddr}}
+	daddr       = family[dataplane.Fields]{{dataplane.IPDaddr}, {dataplane.IP6Daddr}}
+	listensOn   = family[dataplane.Fields]{{dataplane.IPDaddr, dataplane.L4Proto, dataplane.DPort}, {dataplane.IP6Daddr, dataplane.L4Proto, dataplane.DPort}}
+	listensPort = dataplane.Fields{dataplane.L4Proto, dataplane.DPort}
+)
+
+// family is a pair of the same thing for IPv4 and IPv6, in this order, so that one path serves both.
+type family[T any] [2]T
+
+var (
+	l3       = family[dataplane.L3]{dataplane.IPv4, dataplane.IPv6}
+	addrType = family[dataplane.Type]{dataplane.IPv4Addr, dataplane.IPv6Addr}
+	suffix   = family[string]{"4", "6"}
+)
+
+var (
+	loopback4 = netip.MustParsePrefix("127.0.0.0/8")
+	loopback6 = netip.MustParsePrefix("::1/128")
+)
+
+func inetSet(name string, fields dataplane.Fields) dataplane.Set {
+	return dataplane.Set{Family: dataplane.Inet, Name: name, Type: fields.Types()}
+}
+
+func bridgeSet(name string, fields dataplane.Fields) dataplane.Set {
+	return dataplane.Set{Family: dataplane.BridgeNF, Name: name, Type: fields.Types()}
+}
+
+// Sets of the inet table. Where a comment says link, it is a bridge of ours.
+var (
+	setNets     = inetSet("nets", iif)       // every link
+	setNAT      = inetSet("nat", iif)        // links of nat networks
+	setClosed   = inetSet("closed", iif)     // links of host-only and isolated networks: nothing is forwarded
+	setHostOnly = inetSet("host_only", iif)  // links whose workloads reach the host only at the gateway addresses
+	setSilent   = inetSet("silent", iif)     // links on which the host itself does not exist
+	setHidden   = inetSet("hidden", iif)     // links of nat networks without host adapter: the host routes but is not reachable
+	setSame     = inetSet("same", iifOif)    // each link with itself
+	setPinned   = inetSet("pinned", iif)     // links of nat networks that may leave by one uplink only …
+	setUplinks  = inetSet("uplinks", iifOif) // … namely this
+
+	setGateways = family[dataplane.Set]{inetSet("gateways4", iifDaddr[0]), inetSet("gateways6", iifDaddr[1])} // host-only links and the host's addresses on them
+	setHiddenIP = family[dataplane.Set]{inetSet("hidden4", daddr[0]), inetSet("hidden6", daddr[1])}           // gateway addresses of hidden links
+	setPortIso  = family[dataplane.Set]{inetSet("isolated4", iifSaddr[0]), inetSet("isolated6", iifSaddr[1])} // links and addresses of isolated endpoints
+	setSubnets  = family[dataplane.Set]{interval(inetSet("subnets4", oifSaddr[0])), interval(inetSet("subnets6", oifSaddr[1]))}
+)
+
+// Maps of the inet table.
+var (
+	mapSNAT = family[dataplane.Set]{
+		{Family: dataplane.Inet, Name: "snat4", Type: iif.Types(), Value: dataplane.Types{dataplane.IPv4Addr}},
+		{Family: dataplane.Inet, Name: "snat6", Type: iif.Types(), Value: dataplane.Types{dataplane.IPv6Addr}},
+	}
+	mapForward      = forwardMaps("forward", listensOn, true)                                              // one address, one port
+	mapForwardAny   = forwardMaps("forward_any", family[dataplane.Fields]{listensPort, listensPort}, true) // every address, one port
+	mapForwardRange = family[dataplane.Set]{interval(forwardMaps("forward_range", listensOn, false)[0]), interval(forwardMaps("forward_range", listensOn, false)[1])}
+)
+
+func forwardMaps(name string, key family[dataplane.Fields], port bool) family[dataplane.Set] {
+	var maps family[dataplane.Set]
+	for i := range maps {
+		maps[i] = inetSet(name+suffix[i], key[i])
+		maps[i].Value = dataplane.Types{addrType[i]}
+		if port {
+			maps[i].Value[1] = dataplane.InetService
+		}
+	}
+	return maps
+}
+
+func interval(s dataplane.Set) dataplane.Set {
+	s.Interval = true
+	return s
+}
+
+// Sets of the bridge table: what each port (the host end of a veth) may send.
+var (
+	portMAC = dataplane.Fields{dataplane.IIF, dataplane.EtherSaddr}
+
+	setGuarded = bridgeSet("guarded", iif) // ports held to their MAC …
+	setLocked  = bridgeSet("locked", iif)  // … and to their addresses
+	setMACs    = bridgeSet("macs", portMAC)
+	setAddrs   = family[dataplane.Set]{
+		bridgeSet("addresses4", dataplane.Fields{dataplane.IIF, dataplane.IPSaddr}),
+		bridgeSet("addresses6", dataplane.Fields{dataplane.IIF, dataplane.IP6Saddr}),
+	}
+)
+
+// rules are both tables with their sets, chains and rules: the constant part of every host.
+func rules() []dataplane.Object {
+	objects := []dataplane.Object{dataplane.Table{Family: dataplane.Inet}, dataplane.Table{Family: dataplane.BridgeNF}}
+	for _, s := range []dataplane.Set{setNets, setNAT, setClosed, setHostOnly, setSilent, setHidden, setSame, setPinned, setUplinks,
+		setGuarded, setLocked, setMACs} {
+		objects = append(objects, s)
+	}
+	for _, pair := range []family[dataplane.Set]{setGateways, setHiddenIP, setPortIso, setSubnets, setAddrs,
+		mapSNAT, mapForward, mapForwardAny, mapForwardRange} {
+		objects = append(objects, pair[0], pair[1])
+	}
+	for _, c := range []chain{raw(), dnatIn(), dnatOut(), published(), input(), forward(), output(), snat(), guard()} {
+		objects = append(objects, c.objects()...)
+	}
+	return objects
+}
+
+// chain is a chain with its rules in order.
+type chain struct {
+	dataplane.Chain
+	rules []dataplane.Rule
+}
+
+func (c chain) objects() []dataplane.Object {
+	objects := []dataplane.Object{c.Chain}
+	for i, r := range c.rules {
+		r.Family, r.Chain, r.Pos = c.Family, c.Name, i
+		objects = append(objects, r)
+	}
+	return objects
+}
+
+func base(name, typ string, hook dataplane.Hook, priority int, rules ...dataplane.Rule) chain {
+	return chain{dataplane.Chain{Family: dataplane.Inet, Name: name, Hook: hook, Type: typ, Priority: priority}, rules}
+}
+
+func rule(m dataplane.Match, do dataplane.VerdictKind, comment string) dataplane.Rule {
+	return dataplane.Rule{Match: m, Verdict: dataplane.Verdict{Do: do}, Comment: comment}
+}
+
+func in(fields dataplane.Fields, set dataplane.Set) dataplane.Lookup {
+	return dataplane.Lookup{Fields: fields, Set: set.Name}
+}
+
+func notIn(fields dataplane.Fields, set dataplane.Set) dataplane.Lookup {
+	return dataplane.Lookup{Fields: fields, Set: set.Name, Not: true}
+}
+
+// both makes one rule for each family.
+func both(one func(f int) dataplane.Rule) []dataplane.Rule {
+	return []dataplane.Rule{one(0), one(1)}
+}
+
+func concat(groups ...[]dataplane.Rule) []dataplane.Rule {
+	var all []dataplane.Rule
+	for _, g := range groups {
+		all = append(all, g...)
+	}
+	return all
+}
+
+func only(rules ...dataplane.Rule) []dataplane.Rule { return rules }
+
+// raw keeps workloads off the host's loopback addresses: route_localnet, which forwards of 127.0.0.1 need, would
+// let them through. It stands before conntrack, as answers to such forwards are turned back to 127.0.0.1 only there.
+func raw() chain {
+	return base("raw", "filter", dataplane.Prerouting, -300,
+		rule(dataplane.Match{Dest: loopback4, Lookup: in(iif, setNets)}, dataplane.Drop, "loopback is the host's own"),
+		rule(dataplane.Match{Source: loopback4, Lookup: in(iif, setNets)}, dataplane.Drop, "loopback is the host's own"),
+	)
+}
+
+// dnatIn and dnatOut send what is addressed to the host itself to the forwards, from outside and from the host.
+func dnatIn() chain {
+	return base("dnat_in", "nat", dataplane.Prerouting, -100, concat(
+		only(rule(dataplane.Match{Lookup: in(iif, setClosed)}, dataplane.Accept, "forwards are not for closed networks")),
+		both(func(f int) dataplane.Rule {
+			return rule(dataplane.Match{L3: l3[f], Lookup: in(daddr[f], setHiddenIP[f])}, dataplane.Accept, "no host adapter: the host is not here")
+		}),
+		only(toPublished()),
+	)...)
+}
+
+func dnatOut() chain {
+	return base("dnat_out", "nat", dataplane.Output, -100,
+		rule(dataplane.Match{L3: dataplane.IPv6, Dest: loopback6}, dataplane.Accept, "NAT can't take ::1 off the host"),
+		toPublished(),
+	)
+}
+
+func toPublished() dataplane.Rule {
+	return dataplane.Rule{Match: dataplane.Match{Local: true}, Verdict: dataplane.Verdict{Do: dataplane.Jump, Target: "published"}}
+}
+
+// published looks a port up in the forwards: of one address, of every address, then in ranges.
+func published() chain {
+	lookup := func(f int, m dataplane.Set, key dataplane.Fields, port bool) dataplane.Rule {
+		return dataplane.Rule{Match: dataplane.Match{L3: l3[f]},
+			Verdict: dataplane.Verdict{Do: dataplane.DNAT, Map: m.Name, Fields: key, Port: port, V6: f == 1}}
+	}
+	return chain{dataplane.Chain{Family: dataplane.Inet, Name: "published"}, concat(
+		both(func(f int) dataplane.Rule { return lookup(f, mapForward[f], listensOn[f], true) }),
+		both(func(f int) dataplane.Rule { return lookup(f, mapForwardAny[f], listensPort, true) }),
+		both(func(f int) dataplane.Rule { return lookup(f, mapForwardRange[f], listensOn[f], false) }),
+	)}
+}
+
+// input decides what of the host workloads reach.
+func input() chain {
+	answers := dataplane.Established | dataplane.Related
+	return base("input", "filter", dataplane.Input, 0, concat(
+		only(
+			rule(dataplane.Match{Lookup: notIn(iif, setNets)}, dataplane.Accept, "not ours"),
+			rule(dataplane.Match{Lookup: in(iif, setSilent)}, dataplane.Drop, "the host is not on this network"),
+			rule(dataplane.Match{ICMPv6: dataplane.NeighbourDiscovery}, dataplane.Accept, "neighbours find the gateway"),
+		),
+		both(func(f int) dataplane.Rule {
+			return rule(dataplane.Match{L3: l3[f], Lookup: in(daddr[f], setHiddenIP[f])}, dataplane.Drop, "no host adapter: the host is not here")
+		}),
+		only(rule(dataplane.Match{Lookup: notIn(iif, setHostOnly)}, dataplane.Accept, "nat: the host is reachable")),
+		both(func(f int) dataplane.Rule {
+			return rule(dataplane.Match{L3: l3[f], Lookup: in(iifDaddr[f], setGateways[f])}, dataplane.Accept, "host-only: the own gateway")
+		}),
+		only(
+			rule(dataplane.Match{CTState: answers}, dataplane.Accept, "answers to the host"),
+			rule(dataplane.Match{}, dataplane.Drop, "host-only: no other address of the host"),
+		),
+	)...)
+}
+
+// forward decides what passes the host between links.
+func forward() chain {
+	return base("forward", "filter", dataplane.Forward, 0, concat(
+		only(rule(dataplane.Match{Lookup: notIn(iif, setNets), Lookup2: notIn(oif, setNets)}, dataplane.Accept, "not ours")),
+		both(func(f int) dataplane.Rule {
+			return rule(dataplane.Match{L3: l3[f], Lookup: in(iifSaddr[f], setPortIso[f]), Lookup2: in(oifDaddr[f], setPortIso[f])}, dataplane.Drop, "isolated ports, by way of the gateway")
+		}),
+		only(
+			rule(dataplane.Match{Lookup: in(iifOif, setSame)}, dataplane.Accept, "one network"),
+			rule(dataplane.Match{Lookup: in(iif, setClosed)}, dataplane.Drop, "closed network: nothing leaves"),
+			rule(dataplane.Match{Lookup: in(oif, setClosed)}, dataplane.Drop, "closed network: nothing comes in"),
+			rule(dataplane.Match{CTState: dataplane.Established | dataplane.Related}, dataplane.Accept, "answers"),
+			rule(dataplane.Match{CTState: dataplane.Invalid}, dataplane.Drop, "NAT can't translate it"),
+			rule(dataplane.Match{DNATed: true, Lookup: in(oif, setNAT)}, dataplane.Accept, "published port"),
+			rule(dataplane.Match{Lookup: in(oif, setNets)}, dataplane.Drop, "nat: no way in but published ports"),
+			rule(dataplane.Match{Lookup: in(iifOif, setUplinks)}, dataplane.Accept, "the network's uplink"),
+			rule(dataplane.Match{Lookup: in(iif, setPinned)}, dataplane.Drop, "not the network's uplink"),
+		),
+	)...)
+}
+
+// output keeps the host from networks where it has no adapter.
+func output() chain {
+	return base("output", "filter", dataplane.Output, 0,
+		rule(dataplane.Match{Lookup: notIn(oif, setHidden)}, dataplane.Accept, "not hidden"),
+		rule(dataplane.Match{CTState: dataplane.Established | dataplane.Related}, dataplane.Accept, "answers"),
+		rule(dataplane.Match{DNATed: true}, dataplane.Accept, "published port"),
+		rule(dataplane.Match{ICMPv6: dataplane.NeighbourDiscovery}, dataplane.Accept, "neighbours find the gateway"),
+		rule(dataplane.Match{}, dataplane.Drop, "no host adapter: the host is not here"),
+	)
+}
+
+// snat gives what leaves a nat network the host's address. Hairpin (a forward used from its own network) is told by the
+// source address, not by the incoming link: with br_netfilter such packets are bridged and have none.
+func snat() chain {
+	leaving := dataplane.Match{Lookup: in(iif, setNAT), Lookup2: notIn(oif, setNets)}
+	return base("snat", "nat", dataplane.Postrouting, 100, concat(
+		both(func(f int) dataplane.Rule {
+			return rule(dataplane.Match{L3: l3[f], DNATed: true, Lookup: in(oifSaddr[f], setSubnets[f])}, dataplane.Masquerade, "hairpin appears as the gateway")
+		}),
+		only(rule(dataplane.Match{Source: loopback4, Lookup: in(oif, setNAT)}, dataplane.Masquerade, "loopback appears as the gateway")),
+		both(func(f int) dataplane.Rule {
+			m := leaving
+			m.L3 = l3[f]
+			return dataplane.Rule{Match: m, Verdict: dataplane.Verdict{Do: dataplane.SNAT, Map: mapSNAT[f].Name, Fields: iif, V6: f == 1}}
+		}),
+		only(rule(leaving, dataplane.Masquerade, "leaves as the host")),
+	)...)
+}
+
+// guard holds each port to its own MAC and addresses, in ARP and neighbour discovery too. It is in the bridge family,
+// as inet never sees ARP or frames between ports of one bridge.
+func guard() chain {
+	own := func(f dataplane.Field, set dataplane.Set) dataplane.Lookup {
+		return notIn(dataplane.Fields{dataplane.IIF, f}, set)
+	}
+	arp := dataplane.Match{L3: dataplane.ARP}
+	arpMAC, arpIP := arp, arp
+	arpMAC.Lookup = own(dataplane.ARPSaddrEther, setMACs)
+	arpIP.Lookup = own(dataplane.ARPSaddrIP, setAddrs[0])
+	return chain{
+		dataplane.Chain{Family: dataplane.BridgeNF, Name: "guard", Hook: dataplane.Prerouting, Type: "filter", Priority: -200},
+		only(
+			rule(dataplane.Match{Lookup: notIn(iif, setGuarded)}, dataplane.Accept, "not guarded"),
+			rule(dataplane.Match{Lookup: own(dataplane.EtherSaddr, setMACs)}, dataplane.Drop, "not its MAC"),
+			rule(dataplane.Match{Lookup: notIn(iif, setLocked)}, dataplane.Accept, "numbers itself"),
+			rule(arpMAC, dataplane.Drop, "ARP for another MAC"),
+			rule(arpIP, dataplane.Drop, "ARP for another address"),
+			rule(arp, dataplane.Accept, ""),
+			rule(dataplane.Match{L3: dataplane.IPv4, Lookup: own(dataplane.IPSaddr, setAddrs[0])}, dataplane.Drop, "not its address"),
+			rule(dataplane.Match{L3: dataplane.IPv4}, dataplane.Accept, ""),
+			rule(dataplane.Match{L3: dataplane.IPv6, NotL3: true}, dataplane.Drop, "neither IP nor ARP"),
+			rule(dataplane.Match{L3: dataplane.IPv6, Lookup: own(dataplane.IP6Saddr, setAddrs[1])}, dataplane.Drop, "not its address"),
+			rule(dataplane.Match{L3: dataplane.IPv6, ICMPv6: dataplane.RouterClaims}, dataplane.Drop, "it is not a router"),
+			rule(dataplane.Match{L3: dataplane.IPv6, ICMPv6: dataplane.NeighbourAdvert, Lookup: own(dataplane.NDTarget, setAddrs[1])}, dataplane.Drop, "claims another address"),
+		),
+	}
+}

@@ -1,0 +1,150 @@
+package render
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/flatnet/flatnet/internal/dataplane"
+	"github.com/flatnet/flatnet/internal/model"
+)
+
+// Workload is the part of one workload: its namespace, its endpoints on both sides, and the forwards that live with it.
+// The workload need not be in the View.
+func Workload(v model.View, w model.Workload) (dataplane.Host, error) {
+	var host dataplane.Host
+	if w.Sharing != model.Own || w.Netns == "" || w.Process.Exited {
+		return host, nil
+	}
+	if w.Managed {
+		if err := host.State(dataplane.HostNetns).Put(dataplane.Netns{Path: w.Netns}); err != nil {
+			return host, err
+		}
+	}
+	inner := host.State(w.Netns)
+	if err := inner.Put(dataplane.Link{Name: "lo", Kind: dataplane.Loopback, Up: true}); err != nil {
+		return host, err
+	}
+	for _, e := range w.Endpoints {
+		if err := endpoint(&host, v, w, e); err != nil {
+			return host, fmt.Errorf("endpoint %q: %w", e.IfName, err)
+		}
+	}
+	if err := inner.Put(defaultRoutes(v, w)...); err != nil {
+		return host, err
+	}
+	for _, f := range w.Forwards {
+		if err := host.State(dataplane.HostNetns).Put(forwardElements(v, w, f)...); err != nil {
+			return host, fmt.Errorf("forward %q: %w", f.Name(), err)
+		}
+	}
+	return host, nil
+}
+
+func endpoint(host *dataplane.Host, v model.View, w model.Workload, e model.Endpoint) error {
+	n, ok := v.Networks[e.Network]
+	if !ok {
+		return fmt.Errorf("network %q is not there", e.Network)
+	}
+	if !n.Active || !n.HasBridge() {
+		return nil
+	}
+	outer := host.State(dataplane.HostNetns)
+	port := hostLink(v, n, w, e)
+	if err := outer.Put(port); err != nil {
+		return err
+	}
+	if err := outer.Put(guardElements(n, e, port.Name)...); err != nil {
+		return err
+	}
+	if err := outer.Put(isolationElements(n, e)...); err != nil {
+		return err
+	}
+	inner := host.State(w.Netns)
+	if err := inner.Put(innerLink(v, n, w, e)); err != nil {
+		return err
+	}
+	return inner.Put(innerAddresses(n, e)...)
+}
+
+func owner(w model.Workload, e model.Endpoint) string { return "ep/" + w.Name + "/" + e.IfName }
+
+// hostLink is the endpoint's port of the bridge. Hairpin lets a workload reach itself by its published port where
+// br_netfilter turns the packet back on the bridge.
+func hostLink(v model.View, n model.Network, w model.Workload, e model.Endpoint) dataplane.Link {
+	return dataplane.Link{
+		Name: model.HostLinkName(w.Name, e.IfName), Kind: dataplane.Veth, Owner: owner(w, e),
+		MAC: model.HostSideMAC(e.MAC), MTU: v.MTU(n), Up: true, Master: n.BridgeName(),
+		Peer: e.IfName, PeerNetns: w.Netns,
+		Isolated: e.Isolated, Hairpin: n.Mode == model.NAT,
+	}
+}
+
+func innerLink(v model.View, n model.Network, w model.Workload, e model.Endpoint) dataplane.Link {
+	return dataplane.Link{Name: e.IfName, Kind: dataplane.Veth, Owner: owner(w, e), MAC: e.MAC, MTU: v.MTU(n), Up: true}
+}
+
+func innerAddresses(n model.Network, e model.Endpoint) []dataplane.Object {
+	var objects []dataplane.Object
+	for _, a := range e.Addrs {
+		bits := a.BitLen()
+		if s, ok := n.Subnet(a); ok {
+			bits = s.Prefix.Bits()
+		}
+		objects = append(objects, dataplane.Address{Link: e.IfName, Prefix: netip.PrefixFrom(a, bits)})
+	}
+	return objects
+}
+
+// defaultRoutes are those of the workload's gateway endpoint, one a family.
+func defaultRoutes(v model.View, w model.Workload) []dataplane.Object {
+	var objects []dataplane.Object
+	for _, any := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+		e, ok := v.Gateway(w, any.Is6())
+		if !ok {
+			continue
+		}
+		n := v.Networks[e.Network]
+		for _, a := range e.Addrs {
+			s, ok := n.Subnet(a)
+			if ok && n.Active && a.Is6() == any.Is6() {
+				objects = append(objects, dataplane.Route{Dest: netip.PrefixFrom(any, 0), Via: s.Gateway, Link: e.IfName})
+				break
+			}
+		}
+	}
+	return objects
+}
+
+// guardElements hold a port to its own MAC and, where the network numbers its endpoints, to its addresses. The unspecified
+// addresses are everyone's: duplicate address detection sends from them (RFC 5227, RFC 4862).
+func guardElements(n model.Network, e model.Endpoint, port string) []dataplane.Object {
+	if e.NoGuard || n.NoGuard {
+		return nil
+	}
+	objects := []dataplane.Object{
+		dataplane.Element{Set: setGuarded, Is: dataplane.Tuple{Link: port}},
+		dataplane.Element{Set: setMACs, Is: dataplane.Tuple{Link: port, MAC: e.MAC}},
+	}
+	if !n.GuardsAddresses() {
+		return objects
+	}
+	objects = append(objects, dataplane.Element{Set: setLocked, Is: dataplane.Tuple{Link: port}})
+	own := append([]netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified(), e.MAC.LinkLocal()}, e.Addrs...)
+	for _, a := range own {
+		objects = append(objects, dataplane.Element{Set: setAddrs[familyOf(a)], Is: dataplane.Tuple{Link: port, Addr: a}})
+	}
+	return objects
+}
+
+func isolationElements(n model.Network, e model.Endpoint) []dataplane.Object {
+	var objects []dataplane.Object
+	for _, a := range e.Addrs {
+		if e.Isolated {
+			objects = append(objects, dataplane.Element{Set: setPortIso[familyOf(a)], Is: dataplane.Tuple{Link: n.BridgeName(), Addr: a}})
+		}
+	}
+	return objects
+}
+
+func compare(a, b string) int { return strings.Compare(a, b) }
