@@ -1,0 +1,177 @@
+package nft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/flatnet/flatnet/internal/dataplane"
+)
+
+// attempts bounds how often a transaction is tried while others change the ruleset.
+const attempts = 20
+
+// Apply carries out the nft steps of a plan, all in one transaction: after an error nothing has changed. Steps of other kinds
+// are passed over. What is already so is success: deleting what is gone, adding what is there with the same value. A chain
+// any of whose rules change is written anew as a whole.
+func (c *Conn) Apply(ctx context.Context, plan dataplane.Plan) error {
+	plan = nftSteps(plan)
+	if len(plan) == 0 {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	err := c.apply(ctx, plan)
+	for n := 0; n < attempts && isStale(err); n++ {
+		var settled bool
+		settled, err = c.reapply(ctx, plan)
+		if settled {
+			break
+		}
+	}
+	return err
+}
+
+// nftSteps are the steps that are ours to do.
+func nftSteps(plan dataplane.Plan) dataplane.Plan {
+	var ours dataplane.Plan
+	for _, s := range plan {
+		switch s.Object.(type) {
+		case dataplane.Table, dataplane.Set, dataplane.Chain, dataplane.Rule, dataplane.Element:
+			ours = append(ours, s)
+		}
+	}
+	return ours
+}
+
+// isStale reports whether the kernel's state may be another than the plan was made for.
+func isStale(err error) bool {
+	for _, errno := range []unix.Errno{unix.ERESTART, unix.ENOENT, unix.EEXIST, unix.EBUSY, unix.ENOTEMPTY} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
+}
+
+// apply trusts that the plan fits what is there. Only chains are read first, when rules change.
+func (c *Conn) apply(ctx context.Context, plan dataplane.Plan) error {
+	if isStructural(plan) {
+		_, err := c.reapply(ctx, plan)
+		return err
+	}
+	seen := &snapshot{}
+	if changesRules(plan) {
+		var err error
+		if seen, err = c.readRules(ctx); err != nil {
+			return err
+		}
+	}
+	return c.send(ctx, compile(plan, seen))
+}
+
+// reapply reads what is there, and does what then remains to be done of the plan. settled says that trying again is no use.
+func (c *Conn) reapply(ctx context.Context, plan dataplane.Plan) (settled bool, err error) {
+	seen, err := c.read(ctx)
+	if err != nil {
+		return true, err
+	}
+	have := dataplane.State{}
+	if err := have.Put(seen.objects...); err != nil {
+		return true, fmt.Errorf("nft: %w", err)
+	}
+	want := withoutOrphans(plan.Apply(have), plan)
+	rest := dataplane.Diff(want, have)
+	tx := compile(rest, seen)
+	if isStructural(rest) {
+		tx = rebuild(want, seen)
+	}
+	err = c.send(ctx, tx)
+	return !errors.Is(err, unix.ERESTART), err
+}
+
+// withoutOrphans removes what lies in the tables that the plan deletes, and the elements of sets that it deletes.
+func withoutOrphans(want dataplane.State, plan dataplane.Plan) dataplane.State {
+	for _, step := range plan {
+		if step.Op != dataplane.Del {
+			continue
+		}
+		for key, o := range want {
+			if within(o, step.Object) {
+				delete(want, key)
+			}
+		}
+	}
+	return want
+}
+
+// within reports whether o goes when the table, set or chain goes.
+func within(o, container dataplane.Object) bool {
+	switch c := container.(type) {
+	case dataplane.Table:
+		return familyOf(o) == c.Family
+	case dataplane.Set:
+		e, ok := o.(dataplane.Element)
+		return ok && e.Set.Key() == c.Key()
+	case dataplane.Chain:
+		r, ok := o.(dataplane.Rule)
+		return ok && r.Family == c.Family && r.Chain == c.Name
+	}
+	return false
+}
+
+func familyOf(o dataplane.Object) dataplane.Family {
+	switch o := o.(type) {
+	case dataplane.Table:
+		return o.Family
+	case dataplane.Set:
+		return o.Family
+	case dataplane.Chain:
+		return o.Family
+	case dataplane.Rule:
+		return o.Family
+	case dataplane.Element:
+		return o.Set.Family
+	}
+	return ""
+}
+
+// isStructural reports whether a plan changes what nf_tables cannot change in place: then whole tables are written anew.
+func isStructural(plan dataplane.Plan) bool {
+	return slices.ContainsFunc(plan, func(s dataplane.Step) bool {
+		switch s.Object.(type) {
+		case dataplane.Set, dataplane.Chain:
+			return s.Op == dataplane.Replace
+		}
+		return false
+	})
+}
+
+func changesRules(plan dataplane.Plan) bool {
+	return slices.ContainsFunc(plan, func(s dataplane.Step) bool {
+		_, isRule := s.Object.(dataplane.Rule)
+		return isRule
+	})
+}
+
+// send carries out a transaction; with more refusals than a person would read, it tells the first ones.
+func (c *Conn) send(ctx context.Context, tx *transaction) error {
+	if tx.err != nil {
+		return fmt.Errorf("nft: %w", tx.err)
+	}
+	refused, err := c.sock.Send(ctx, &tx.Batch)
+	if err != nil {
+		return fmt.Errorf("nft: transaction of %d messages: %w", tx.Len(), err)
+	}
+	var errs []error
+	for i, about := range tx.about {
+		if refused[i] != nil && len(errs) < 5 {
+			errs = append(errs, fmt.Errorf("nft: %s: %w", strings.TrimSpace(about.String()), refused[i]))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,257 @@
+package nft
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/flatnet/flatnet/internal/dataplane"
+	"github.com/flatnet/flatnet/internal/kernel/nfnl"
+)
+
+// transaction is a batch of messages, and what each is about.
+type transaction struct {
+	nfnl.Batch
+	about []fmt.Stringer // by the message's number
+	err   error          // the first object that could not be written
+	sets  uint32         // ids given
+}
+
+func newTransaction(generation uint32) *transaction {
+	return &transaction{Batch: *nfnl.NewBatch(generation)}
+}
+
+// compile turns a plan into messages. Elements are deleted first, as a range that is added may overlap one that goes; the
+// order is invisible to packets. seen has the rules from which changed chains are written anew, and their generation.
+func compile(plan dataplane.Plan, seen *snapshot) *transaction {
+	tx := newTransaction(seen.generation)
+	d := doomed(plan)
+	tx.elements(unix.NFT_MSG_DELSETELEM, elementsOf(plan, func(s dataplane.Step) bool {
+		return s.Op != dataplane.Add && !d.holds(s.Object)
+	}))
+	for _, s := range plan {
+		if s.Op != dataplane.Del {
+			tx.add(s.Object)
+		}
+	}
+	tx.rewrite(plan, seen.chains, d)
+	tx.elements(unix.NFT_MSG_NEWSETELEM, elementsOf(plan, func(s dataplane.Step) bool { return s.Op != dataplane.Del }))
+	for _, s := range plan {
+		if s.Op == dataplane.Del && (isTable(s.Object) || !d.holds(s.Object)) {
+			tx.del(s.Object)
+		}
+	}
+	return tx
+}
+
+// rebuild writes every table of which there is something to change anew, in one transaction with its deletion.
+func rebuild(want dataplane.State, seen *snapshot) *transaction {
+	tx := newTransaction(seen.generation)
+	for _, family := range families {
+		if seen.has(family) {
+			tx.del(dataplane.Table{Family: family})
+		}
+	}
+	var all dataplane.Plan
+	for _, s := range dataplane.Diff(want, dataplane.State{}) {
+		if isOurs(s.Object) {
+			tx.add(s.Object)
+			all = append(all, s)
+		}
+	}
+	tx.rewrite(all, nil, nil)
+	tx.elements(unix.NFT_MSG_NEWSETELEM, elementsOf(all, func(dataplane.Step) bool { return true }))
+	return tx
+}
+
+// isOurs reports whether an object that was read is of the vocabulary, so that it can be written again.
+func isOurs(o dataplane.Object) bool {
+	switch o := o.(type) {
+	case dataplane.Rule:
+		return o.Do != ""
+	case dataplane.Set:
+		return o.Type != dataplane.Types{}
+	case dataplane.Chain:
+		_, ok := hookNumber(o.Hook)
+		return o.Hook == "" || ok && !strings.HasSuffix(o.Type, policyDrop)
+	}
+	return true
+}
+
+// has reports whether the family's table is there.
+func (s *snapshot) has(family dataplane.Family) bool {
+	return s.asleep[family] || slices.Contains(s.objects, dataplane.Object(dataplane.Table{Family: family}))
+}
+
+// containers are the tables and sets that a plan deletes.
+type containers []dataplane.Object
+
+func doomed(plan dataplane.Plan) containers {
+	var d containers
+	for _, s := range plan {
+		switch s.Object.(type) {
+		case dataplane.Table, dataplane.Set:
+			if s.Op == dataplane.Del {
+				d = append(d, s.Object)
+			}
+		}
+	}
+	return d
+}
+
+// holds reports whether o goes with one of the containers.
+func (d containers) holds(o dataplane.Object) bool {
+	return slices.ContainsFunc(d, func(c dataplane.Object) bool { return within(o, c) })
+}
+
+func isTable(o dataplane.Object) bool {
+	_, ok := o.(dataplane.Table)
+	return ok
+}
+
+// add writes a table, set or chain.
+func (tx *transaction) add(o dataplane.Object) {
+	switch o := o.(type) {
+	case dataplane.Table:
+		tx.message(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, o.Family, o)
+		tx.String(unix.NFTA_TABLE_NAME, dataplane.TableName)
+		tx.Uint32(unix.NFTA_TABLE_FLAGS, 0) // wakes one that was put to sleep
+	case dataplane.Set:
+		tx.message(unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE, o.Family, o)
+		tx.sets++
+		writeSet(&tx.Writer, o, tx.sets)
+	case dataplane.Chain:
+		tx.message(unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, o.Family, o)
+		tx.check(o, writeChain(&tx.Writer, o))
+	}
+}
+
+// del deletes a table, set or chain.
+func (tx *transaction) del(o dataplane.Object) {
+	switch o := o.(type) {
+	case dataplane.Table:
+		tx.message(unix.NFT_MSG_DELTABLE, 0, o.Family, o)
+		tx.String(unix.NFTA_TABLE_NAME, dataplane.TableName)
+	case dataplane.Set:
+		tx.message(unix.NFT_MSG_DELSET, 0, o.Family, o)
+		tx.String(unix.NFTA_SET_TABLE, dataplane.TableName)
+		tx.String(unix.NFTA_SET_NAME, o.Name)
+	case dataplane.Chain:
+		tx.message(unix.NFT_MSG_DELCHAIN, 0, o.Family, o)
+		tx.String(unix.NFTA_CHAIN_TABLE, dataplane.TableName)
+		tx.String(unix.NFTA_CHAIN_NAME, o.Name)
+	}
+}
+
+// rewrite flushes every chain that the plan has rules of and writes its rules in order of their positions.
+func (tx *transaction) rewrite(plan dataplane.Plan, from chainRules, d containers) {
+	changed := chainRules{}
+	for _, s := range plan {
+		r, ok := s.Object.(dataplane.Rule)
+		if !ok || d.holds(r) {
+			continue
+		}
+		key := dataplane.Chain{Family: r.Family, Name: r.Chain}
+		if changed[key] == nil {
+			changed[key] = maps.Clone(from[key])
+		}
+		if s.Op == dataplane.Del {
+			changed.remove(key, r.Pos)
+		} else {
+			changed.put(r.Pos, r)
+		}
+	}
+	chains := slices.SortedFunc(maps.Keys(changed), func(a, b dataplane.Chain) int {
+		return cmp.Or(cmp.Compare(a.Family, b.Family), cmp.Compare(a.Name, b.Name))
+	})
+	for _, chain := range chains {
+		tx.flush(chain)
+	}
+	for _, chain := range chains {
+		for _, pos := range slices.Sorted(maps.Keys(changed[chain])) {
+			tx.rule(pos, changed[chain][pos])
+		}
+	}
+}
+
+// remove forgets a rule but not its chain, which is to be flushed.
+func (cr chainRules) remove(chain dataplane.Chain, pos int) {
+	if cr[chain] == nil {
+		cr[chain] = map[int]dataplane.Rule{}
+	}
+	delete(cr[chain], pos)
+}
+
+func (tx *transaction) flush(chain dataplane.Chain) {
+	tx.message(unix.NFT_MSG_DELRULE, 0, chain.Family, chain)
+	tx.String(unix.NFTA_RULE_TABLE, dataplane.TableName)
+	tx.String(unix.NFTA_RULE_CHAIN, chain.Name)
+}
+
+func (tx *transaction) rule(pos int, r dataplane.Rule) {
+	r.Pos = pos
+	tx.message(unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, r.Family, r)
+	tx.String(unix.NFTA_RULE_TABLE, dataplane.TableName)
+	tx.String(unix.NFTA_RULE_CHAIN, r.Chain)
+	tx.Nest(unix.NFTA_RULE_EXPRESSIONS, func() { tx.check(r, writeRule(&tx.Writer, r)) })
+	data, err := ruleUserData(r)
+	tx.check(r, err)
+	tx.Bytes(unix.NFTA_RULE_USERDATA, data)
+}
+
+// elementsOf are the elements of the steps that are chosen.
+func elementsOf(plan dataplane.Plan, choose func(dataplane.Step) bool) []dataplane.Element {
+	var es []dataplane.Element
+	for _, s := range plan {
+		if e, ok := s.Object.(dataplane.Element); ok && choose(s) {
+			es = append(es, e)
+		}
+	}
+	return es
+}
+
+// elements adds or deletes elements, a message for every run of the same set.
+func (tx *transaction) elements(typ uint16, es []dataplane.Element) {
+	for len(es) > 0 {
+		n := 1
+		for n < min(len(es), elementsInMessage) && es[n].Set == es[0].Set {
+			n++
+		}
+		flags := uint16(0)
+		if typ == unix.NFT_MSG_NEWSETELEM {
+			flags = unix.NLM_F_CREATE
+		}
+		tx.message(typ, flags, es[0].Set.Family, run(es[:n]))
+		tx.check(nil, writeElements(&tx.Writer, es[0].Set, es[:n], typ == unix.NFT_MSG_NEWSETELEM))
+		es = es[n:]
+	}
+}
+
+// run is a message's elements; the kernel doesn't say which of them it refused.
+type run []dataplane.Element
+
+func (r run) String() string {
+	if len(r) == 1 {
+		return r[0].String()
+	}
+	return fmt.Sprintf("%s and %d more", r[0], len(r)-1)
+}
+
+func (tx *transaction) message(typ, flags uint16, family dataplane.Family, about fmt.Stringer) {
+	tx.Message(typ, flags, number(family))
+	tx.about = append(tx.about, about)
+}
+
+func (tx *transaction) check(about fmt.Stringer, err error) {
+	if err == nil || tx.err != nil {
+		return
+	}
+	tx.err = err
+	if about != nil {
+		tx.err = fmt.Errorf("%s: %w", about, err)
+	}
+}
