@@ -1,0 +1,52 @@
+# flatnet: `make` builds into bin/; `sudo make demo` shows what it does; `sudo make test` runs every test.
+# Building needs Go, git and make. The tests need the packages that hack/deps installs.
+
+GO      ?= go
+DESTDIR ?=
+PREFIX  ?= /usr/local
+UNITDIR ?= /usr/lib/systemd
+FUZZTIME ?= 10s
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+# The binaries are static: they run on any Linux, in any mount namespace.
+BUILD = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+
+build: ## static binaries in bin/
+	$(BUILD) -o bin/ ./cmd/...
+
+demo: build root ## the tutorial, in namespaces of its own: this machine's network is not touched
+	@demo/run
+
+test: root ## every test: traffic in network namespaces, so it needs root
+	$(GO) vet ./...
+	$(GO) test -race -shuffle=on ./...
+
+bench: build root ## the costs of docs/explanation/costs.md, measured on this machine
+	$(GO) run ./bench
+
+fuzz: ## every fuzz target for FUZZTIME
+	@hack/fuzz $(FUZZTIME)
+
+generate: ## the Go code of bpf/; needs clang and libbpf-dev
+	$(GO) generate ./...
+
+install: build ## into DESTDIR/PREFIX, with the systemd unit
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin bin/flatnet
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/sbin bin/flatnetd
+	install -d $(DESTDIR)$(UNITDIR)/system $(DESTDIR)$(UNITDIR)/network
+	sed 's|@PREFIX@|$(PREFIX)|' init/flatnetd.service > $(DESTDIR)$(UNITDIR)/system/flatnetd.service
+	install -D -m 0644 init/10-flatnet.network $(DESTDIR)$(UNITDIR)/network/10-flatnet.network
+	install -D -m 0644 init/10-flatnet-networkd.conf $(DESTDIR)$(UNITDIR)/networkd.conf.d/10-flatnet.conf
+	install -D -m 0644 init/10-flatnet-networkmanager.conf $(DESTDIR)/usr/lib/NetworkManager/conf.d/10-flatnet.conf
+
+clean:
+	rm -rf bin
+
+root:
+	@test "$$(id -u)" = 0 || { echo "this makes network namespaces and needs root: sudo make $(MAKECMDGOALS)" >&2; exit 1; }
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+.PHONY: build demo test bench fuzz generate install clean root help
+.DEFAULT_GOAL := build
