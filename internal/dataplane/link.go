@@ -153,9 +153,6 @@ func (r Route) String() string {
 	dest := r.Dest.String()
 	if r.Dest.Bits() == 0 {
 		dest = "default"
-		if r.Dest.Addr().Is6() {
-			dest = "default6"
-		}
 	}
 	b.WriteString("route " + dest)
 	b.WriteString(r.path())

@@ -164,7 +164,7 @@ func (r *Reconciler) converge(ctx context.Context, count *uint64, netns []string
 	}
 	var errs []error
 	for _, n := range slices.Sorted(maps.Keys(incomplete)) {
-		change, err := r.complete(ctx, n, count)
+		change, err := r.complete(ctx, n, unmarkedLink, count)
 		if len(change.Plan) > 0 {
 			done = append(done, change)
 		}
@@ -173,9 +173,22 @@ func (r *Reconciler) converge(ctx context.Context, count *uint64, netns []string
 	return done, errors.Join(errs...)
 }
 
-// complete sets up a workload's namespace when a link of ours in it lacks our mark: then it was made, but what belongs to
-// it was not. With every link marked, what differs is the workload's own doing and stays.
-func (r *Reconciler) complete(ctx context.Context, netns string, count *uint64) (Change, error) {
+// Complete makes namespaces of workloads be as wanted in full: of those whose attachment was cut short, as only the caller
+// knows. What their own processes changed since is undone.
+func (r *Reconciler) Complete(ctx context.Context, netns ...string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var errs []error
+	for _, n := range netns {
+		_, err := r.complete(ctx, n, func(dataplane.Step) bool { return true }, &r.stats.Applied)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// complete sets up a workload's namespace if one of the steps to do so is a reason to. An unmarked link is: it was made,
+// but what belongs to it was not. With every link marked, what differs is the workload's own doing and stays.
+func (r *Reconciler) complete(ctx context.Context, netns string, reason func(dataplane.Step) bool, count *uint64) (Change, error) {
 	if r.want[netns] == nil {
 		return Change{}, nil
 	}
@@ -185,7 +198,7 @@ func (r *Reconciler) complete(ctx context.Context, netns string, count *uint64) 
 	}
 	r.have[netns] = have
 	plan := dataplane.Diff(r.want[netns], have)
-	if !slices.ContainsFunc(plan, unmarkedLink) {
+	if !slices.ContainsFunc(plan, reason) {
 		return Change{}, nil
 	}
 	change := Change{netns, plan}

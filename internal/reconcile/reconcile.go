@@ -98,7 +98,7 @@ func (r *Reconciler) Preview(parts map[string]dataplane.Host, whole bool) ([]Cha
 	if err != nil {
 		return nil, err
 	}
-	return r.changes(t), nil
+	return withoutImplied(r.changes(t)), nil
 }
 
 // Stats returns the counters.
@@ -131,12 +131,19 @@ func (r *Reconciler) put(ctx context.Context, parts map[string]dataplane.Host) (
 	if err != nil {
 		return nil, err
 	}
-	changes := r.changes(t)
+	all := r.changes(t)
+	changes := withoutImplied(all)
 	if err := r.before(ctx, changes); err != nil {
 		return changes, err
 	}
 	r.commit(parts, t)
-	return changes, r.apply(ctx, changes, &r.stats.Applied)
+	if err := r.apply(ctx, changes, &r.stats.Applied); err != nil {
+		return changes, err
+	}
+	for _, c := range all {
+		r.learn(c)
+	}
+	return changes, nil
 }
 
 func (r *Reconciler) before(ctx context.Context, changes []Change) error {
@@ -212,7 +219,7 @@ func (r *Reconciler) changes(t touched) []Change {
 			changes = append(changes, Change{netns, p})
 		}
 	}
-	return withoutImplied(changes)
+	return changes
 }
 
 // commit makes parts wanted.
@@ -331,9 +338,14 @@ func withoutImplied(changes []Change) []Change {
 		if goneNetns[c.Netns] {
 			continue
 		}
-		c.Plan = slices.DeleteFunc(c.Plan, func(s dataplane.Step) bool { return implied(c.Netns, s) })
-		if len(c.Plan) > 0 {
-			rest = append(rest, c)
+		var plan dataplane.Plan
+		for _, s := range c.Plan {
+			if !implied(c.Netns, s) {
+				plan = append(plan, s)
+			}
+		}
+		if len(plan) > 0 {
+			rest = append(rest, Change{c.Netns, plan})
 		}
 	}
 	return rest

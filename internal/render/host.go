@@ -97,47 +97,59 @@ func Touched(v model.View, workload string, cables []string) (map[string]datapla
 }
 
 // Node is the part that all networks share: the rules, the sets they look into, and the sysctls of the host. Without an
-// active network it is empty, and flatnet leaves no trace on the host.
+// active network it is empty but for the sysctls that get back their original values, and flatnet leaves no trace.
 func Node(v model.View) (dataplane.Host, error) {
 	var host dataplane.Host
-	any, routes4, routes6 := false, false, false
-	for _, n := range v.Networks {
-		if !n.Active || !n.HasBridge() {
-			continue
-		}
-		any = true
-		for _, s := range n.Subnets {
-			routes4 = routes4 || n.Mode == model.NAT && s.Prefix.Addr().Is4()
-			routes6 = routes6 || n.Mode == model.NAT && s.Prefix.Addr().Is6()
-		}
-	}
-	if !any {
-		return host, nil
-	}
-	state := host.State(dataplane.HostNetns)
-	if err := state.Put(rules()...); err != nil {
-		return host, err
-	}
-	if routes4 {
-		if err := state.Put(dataplane.Sysctl{Name: "net/ipv4/ip_forward", Value: "1"}); err != nil {
+	sysctls := hostSysctls(v)
+	if len(sysctls) > 0 {
+		if err := host.State(dataplane.HostNetns).Put(sysctls...); err != nil {
 			return host, err
 		}
 	}
-	if routes6 {
-		return host, state.Put(forwarding6(v.Node)...)
+	for _, n := range v.Networks {
+		if n.Active && n.HasBridge() {
+			return host, host.State(dataplane.HostNetns).Put(rules()...)
+		}
 	}
 	return host, nil
+}
+
+// hostSysctls are what forwarding needs, for the families that some nat network has, and the original values of all that
+// we changed and need no more.
+func hostSysctls(v model.View) []dataplane.Object {
+	wanted := map[string]string{}
+	for _, n := range v.Networks {
+		if !n.Active || n.Mode != model.NAT {
+			continue
+		}
+		for _, s := range n.Subnets {
+			if s.Prefix.Addr().Is4() {
+				wanted["net/ipv4/ip_forward"] = "1"
+			} else {
+				forwarding6(v.Node, wanted)
+			}
+		}
+	}
+	for name, value := range v.Originals {
+		if _, ours := wanted[name]; !ours {
+			wanted[name] = value
+		}
+	}
+	var objects []dataplane.Object
+	for name, value := range wanted {
+		objects = append(objects, dataplane.Sysctl{Name: name, Value: value})
+	}
+	return objects
 }
 
 // forwarding6 turns IPv6 forwarding on and keeps the default routes that the host has from router advertisements: with
 // forwarding on the kernel heeds them only where accept_ra is 2. A link that already has 2 is wanted so too, or the
 // change itself would make us take it back.
-func forwarding6(node model.Node) []dataplane.Object {
-	objects := []dataplane.Object{dataplane.Sysctl{Name: "net/ipv6/conf/all/forwarding", Value: "1"}}
+func forwarding6(node model.Node, wanted map[string]string) {
+	wanted["net/ipv6/conf/all/forwarding"] = "1"
 	for _, l := range node.Links {
 		if l.AcceptRA >= 1 && !l.Loopback && l.Master == "" {
-			objects = append(objects, dataplane.Sysctl{Name: "net/ipv6/conf/" + l.Name + "/accept_ra", Value: "2"})
+			wanted["net/ipv6/conf/"+l.Name+"/accept_ra"] = "2"
 		}
 	}
-	return objects
 }
