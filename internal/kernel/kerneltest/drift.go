@@ -9,8 +9,10 @@ import (
 // Event is a notification of the fake kernel: something of that namespace was made, changed or removed. Like the real
 // one's it is only a hint.
 type Event struct {
-	Netns  string
-	Object dataplane.Object // as it is now, or was before it went
+	Netns   string
+	Object  dataplane.Object // as it is now, or was before it went
+	Gone    bool
+	Foreign bool // it is not ours
 }
 
 type watcher struct{ events chan Event }
@@ -39,11 +41,39 @@ func (f *Fake) unwatch(w *watcher) {
 	}
 }
 
-// tell notifies all watchers; f.mu is held.
+// tell notifies all watchers, after the change; f.mu is held.
 func (f *Fake) tell(netns string, o dataplane.Object) {
+	if len(f.watchers) == 0 {
+		return
+	}
+	e := Event{Netns: netns, Object: o, Gone: !f.spaces[netns].has(o)}
+	if l, ok := o.(dataplane.Link); ok {
+		e.Foreign = l.Owner == ""
+	}
+	f.send(e)
+}
+
+func (f *Fake) tellForeign(netns string, o dataplane.Object) {
+	f.send(Event{Netns: netns, Object: o, Gone: !f.spaces[netns].has(o), Foreign: true})
+}
+
+func (s *space) has(o dataplane.Object) bool {
+	if s == nil {
+		return false
+	}
+	if l, ok := o.(dataplane.Link); ok {
+		_, ok := s.links[l.Name]
+		return ok
+	}
+	_, ours := s.objects[o.Key()]
+	_, foreign := s.foreign[o.Key()]
+	return ours || foreign
+}
+
+func (f *Fake) send(e Event) {
 	for _, w := range f.watchers {
 		select {
-		case w.events <- Event{netns, o}:
+		case w.events <- e:
 		default:
 		}
 	}
@@ -81,7 +111,7 @@ func (f *Fake) AddForeign(netns string, objects ...dataplane.Object) error {
 		} else {
 			s.foreign[o.Key()] = o
 		}
-		f.tell(netns, o)
+		f.tellForeign(netns, o)
 	}
 	return nil
 }
@@ -108,7 +138,7 @@ func (f *Fake) Delete(netns string, key dataplane.Key) error {
 	}
 	if o, ok := s.foreign[key]; ok {
 		delete(s.foreign, key)
-		f.tell(netns, o)
+		f.tellForeign(netns, o)
 		return nil
 	}
 	if _, ok := s.objects[key]; !ok {
@@ -134,7 +164,7 @@ func (f *Fake) Change(netns string, o dataplane.Object) error {
 		return f.configure(l, o)
 	case dataplane.Sysctl:
 		s.sysctls[o.Name] = o.Value
-		f.tell(netns, o)
+		f.tell(netns, o) // a real kernel tells of few of them
 		return nil
 	}
 	s.objects[o.Key()] = o

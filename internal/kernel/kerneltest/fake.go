@@ -21,7 +21,7 @@ type Kernel interface {
 // Fake is a kernel in memory. It starts with the host's namespace (path "") alone. All methods may be called by several
 // goroutines at once.
 //
-// What it keeps of the real kernel: a name taken by something foreign is EEXIST; addresses, routes and a link's sysctls
+// What it keeps of the real kernel, and of package kernel: a name taken by something foreign is EEXIST; addresses, routes and a link's sysctls
 // need their link, ports their bridge, veths their peer's namespace, rules their chain and its sets, elements their set; a
 // gateway must be on-link and the link up; with an end of a veth goes the other, with a link its addresses, routes and
 // sysctls, with a bridge the membership of its ports, with a table its content, with a namespace all in it. A deletion of
@@ -62,11 +62,19 @@ func (f *Fake) Observes() int {
 	return f.observes
 }
 
-// Revive ends what ErrCrash began, as the start of a new process does.
+// Revive is the start of a new process: it ends what ErrCrash began. What the kernel package keeps in memory only is
+// forgotten: Observe reports the sysctls of links no more until they are applied again.
 func (f *Fake) Revive() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.dead = false
+	for _, s := range f.spaces {
+		for k, o := range s.objects {
+			if v, ok := o.(dataplane.Sysctl); ok && !s.outlives(v) {
+				delete(s.objects, k)
+			}
+		}
+	}
 }
 
 // Observe returns what is ours in the namespace; fs.ErrNotExist when there is no such namespace.
@@ -111,6 +119,9 @@ func (f *Fake) apply(ctx context.Context, netns string, step dataplane.Step) err
 		return ErrCrash
 	}
 	s, ok := f.spaces[netns]
+	if !ok && step.Op == dataplane.Del {
+		return nil // it went with its namespace
+	}
 	if !ok {
 		return noNetns(netns)
 	}

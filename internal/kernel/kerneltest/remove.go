@@ -17,7 +17,10 @@ func (f *Fake) remove(s *space, o dataplane.Object) error {
 	case dataplane.Address:
 		f.removeAddress(s, o)
 		return nil
-	case dataplane.Route, dataplane.Sysctl: // a sysctl is only forgotten: its value stays, as the kernel knows no original
+	case dataplane.Sysctl:
+		s.resetSysctl(o)
+		return nil
+	case dataplane.Route:
 		if _, ok := s.objects[o.Key()]; ok {
 			delete(s.objects, o.Key())
 			f.tell(s.path, o)

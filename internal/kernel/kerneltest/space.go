@@ -17,18 +17,23 @@ type space struct {
 	objects dataplane.State   // ours: all but links
 	foreign dataplane.State   // addresses and routes that others made
 	sysctls map[string]string // the values in effect, whoever wrote them; absent ones read "0"
+	changed map[string]change // the host's sysctls that outlive links, as the kernel package's file has them
 }
+
+// change is what a sysctl was before us, and what we wrote.
+type change struct{ was, ours string }
 
 // link is a link in its namespace. It is ours when it has an Owner, as the alias tells in the kernel.
 type link struct {
 	dataplane.Link
 	in   *space
 	peer *link // a veth's other end
+	far  bool  // put there as the other end of one of ours
 }
 
 func newSpace(path string, managed bool) *space {
 	s := &space{path: path, managed: managed, links: map[string]*link{}, objects: dataplane.State{},
-		foreign: dataplane.State{}, sysctls: map[string]string{}}
+		foreign: dataplane.State{}, sysctls: map[string]string{}, changed: map[string]change{}}
 	s.links["lo"] = &link{Link: dataplane.Link{Name: "lo", Kind: dataplane.Loopback, Up: path == dataplane.HostNetns}, in: s}
 	return s
 }
@@ -76,6 +81,9 @@ func (f *Fake) putLink(s *space, want dataplane.Link, op dataplane.Op) error {
 	if far := want.Kind == dataplane.Veth && want.Peer == ""; far || want.Kind == dataplane.Loopback {
 		if !exists {
 			return syscall.ENODEV
+		}
+		if far && !old.far && old.Owner == "" {
+			return syscall.EEXIST
 		}
 		return f.configure(old, want)
 	}
@@ -130,7 +138,7 @@ func (f *Fake) makePeer(l *link) error {
 	if _, taken := in.links[l.Peer]; taken || in == l.in && l.Peer == l.Name {
 		return fmt.Errorf("peer %s: %w", l.Peer, syscall.EEXIST)
 	}
-	l.peer = &link{Link: dataplane.Link{Name: l.Peer, Kind: dataplane.Veth}, in: in, peer: l}
+	l.peer = &link{Link: dataplane.Link{Name: l.Peer, Kind: dataplane.Veth}, in: in, peer: l, far: true}
 	in.links[l.Peer] = l.peer
 	f.tell(in.path, l.peer.Link)
 	return nil
@@ -246,11 +254,38 @@ func (s *space) any(is func(dataplane.Object) bool) bool {
 	return false
 }
 
+// putSysctl writes a value; of those of the host that outlive our links it remembers what was before.
 func (f *Fake) putSysctl(s *space, v dataplane.Sysctl) error {
 	if v.Link != "" && s.links[v.Link] == nil {
 		return fs.ErrNotExist
 	}
+	if now := s.sysctl(v.Name); s.outlives(v) && now != v.Value {
+		c, again := s.changed[v.Name]
+		if !again {
+			c.was = now
+		}
+		c.ours = v.Value
+		s.changed[v.Name] = c
+	}
 	s.sysctls[v.Name] = v.Value
 	s.objects[v.Key()] = v
 	return nil
+}
+
+func (s *space) outlives(v dataplane.Sysctl) bool {
+	return v.Link == "" && s.path == dataplane.HostNetns
+}
+
+// resetSysctl puts back what was before us, unless somebody wrote another value since; a link's value becomes the default.
+func (s *space) resetSysctl(v dataplane.Sysctl) {
+	delete(s.objects, v.Key())
+	if !s.outlives(v) {
+		delete(s.sysctls, v.Name)
+		return
+	}
+	c, ours := s.changed[v.Name]
+	if ours && s.sysctl(v.Name) == c.ours {
+		s.sysctls[v.Name] = c.was
+	}
+	delete(s.changed, v.Name)
 }
