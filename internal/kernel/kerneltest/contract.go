@@ -160,7 +160,7 @@ func (s *story) attach() {
 
 func (s *story) observesWhatItApplied() {
 	s.expect(dataplane.HostNetns, dataplane.State{})
-	s.expect(s.A, dataplane.State{})
+	s.expect(s.A, stateOf(dataplane.Link{Name: "lo", Kind: dataplane.Loopback}))
 	s.attach()
 	s.expect(dataplane.HostNetns, s.hostState())
 	s.expect(s.A, innerState())

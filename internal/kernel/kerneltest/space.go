@@ -38,11 +38,11 @@ func newSpace(path string, managed bool) *space {
 	return s
 }
 
-// ours is what Observe tells: links with our alias, lo of a workload when it is up, and the objects of ours.
+// ours is what Observe tells: links with our alias, lo of a workload, and the objects of ours.
 func (s *space) ours() dataplane.State {
 	out := s.objects.Clone()
 	for _, l := range s.links {
-		if l.Owner != "" || l.Kind == dataplane.Loopback && l.Up && s.path != dataplane.HostNetns {
+		if l.Owner != "" || l.Kind == dataplane.Loopback && s.path != dataplane.HostNetns {
 			out[l.Key()] = l.Link
 		}
 	}
