@@ -1,0 +1,159 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/flatnet/flatnet/internal/dataplane"
+	"github.com/flatnet/flatnet/internal/kernel/netlink"
+)
+
+func (j *job) encodeLink(t *task, l dataplane.Link) error {
+	switch {
+	case t.Op == dataplane.Del:
+		j.encodeDelete(t, l)
+		return nil
+	case !isMade(l):
+		return j.encodeFound(t, l)
+	case t.seen == nil:
+		return j.encodeCreate(t, l)
+	case !t.seen.ours(j.space.path):
+		return ErrNotOurs
+	case t.how == retake || mustRemake(*t.seen, l):
+		encodeDelete(&j.batch, t.seen.index)
+		return j.encodeCreate(t, l)
+	}
+	return j.encodeUpdate(t, l)
+}
+
+// mustRemake reports whether a link can't become what l says in place.
+func mustRemake(old link, l dataplane.Link) bool {
+	return old.Kind != l.Kind || old.Peer != l.Peer || old.PeerNetns != l.PeerNetns
+}
+
+// encodeDelete deletes a link if it is still ours. Far ends go with the end that we made, and lo never.
+func (j *job) encodeDelete(t *task, l dataplane.Link) {
+	if t.seen != nil && t.seen.marked && isMade(l) && isMade(t.seen.Link) {
+		encodeDelete(&j.batch, t.seen.index)
+	}
+}
+
+// encodeFound sets up a link that is there without a step of ours having made it in this namespace.
+func (j *job) encodeFound(t *task, l dataplane.Link) error {
+	switch {
+	case t.seen == nil:
+		return fmt.Errorf("its other end was not made yet: %w", unix.ENODEV)
+	case t.seen.Kind != l.Kind:
+		return fmt.Errorf("a link of type %q: %w", t.seen.Kind, ErrNotOurs)
+	case l.Kind == dataplane.Veth && !t.seen.marked && !j.isOurFarEnd(t.seen):
+		return ErrNotOurs
+	}
+	return j.encodeUpdate(t, l)
+}
+
+// isOurFarEnd reports whether a link without a mark is the other end of a veth that we made.
+func (j *job) isOurFarEnd(l *link) bool {
+	near, ok := j.k.memory.nearEnd(j.space.path, l.Name)
+	if !ok || l.alias != "" {
+		return false
+	}
+	if near.netns != dataplane.HostNetns {
+		return true
+	}
+	index, err := linkIndex(j.k.host, near.name)
+	return err == nil && index == l.peer
+}
+
+func (j *job) encodeUpdate(t *task, l dataplane.Link) error {
+	master, err := j.masterOf(l)
+	if err != nil {
+		return err
+	}
+	encodeUpdate(&j.batch, *t.seen, l, master)
+	return nil
+}
+
+func (j *job) encodeCreate(t *task, l dataplane.Link) error {
+	if l.Kind != dataplane.Bridge && l.Kind != dataplane.Veth {
+		return fmt.Errorf("links of type %q can't be made", l.Kind)
+	}
+	if l.Alias() == "" {
+		return errors.New("a link without owner could not be told from others'")
+	}
+	master, err := j.masterOf(l)
+	if err != nil {
+		return err
+	}
+	peer := -1
+	if l.Kind == dataplane.Veth {
+		if peer, err = j.peerNS(l.PeerNetns); err != nil {
+			return err
+		}
+	}
+	t.index = j.freeIndex()
+	j.made[l.Name] = t.index
+	encodeCreate(&j.batch, l, t.index, master, peer)
+	return nil
+}
+
+func (j *job) masterOf(l dataplane.Link) (int, error) {
+	if l.Master == "" {
+		return 0, nil
+	}
+	return j.indexOf(l.Master)
+}
+
+func (j *job) settleLink(t *task, l dataplane.Link) {
+	switch {
+	case t.err == nil && t.Op == dataplane.Del:
+		j.k.memory.with(j.space.path, func(r *remembered) { r.linkGone(l, j.space.path) })
+	case t.err == nil:
+		j.k.memory.with(j.space.path, func(r *remembered) { r.linkIs(l, j.space.path) })
+	case t.index == 0:
+	case errors.Is(t.err, unix.EBUSY): // somebody took the index meanwhile
+		t.fix = func() error { return j.lookAgain(t, l) }
+	case errors.Is(t.err, unix.EEXIST):
+		t.fix = func() error { return j.fixLink(t, l) }
+	default:
+		j.undoLink(t, l)
+	}
+}
+
+// undoLink takes away a link that was made but not marked as ours, when the second message failed.
+func (j *job) undoLink(t *task, l dataplane.Link) {
+	if index, err := linkIndex(j.space.conn, l.Name); err != nil || index != t.index {
+		return
+	}
+	var b netlink.Batch
+	encodeDelete(&b, t.index)
+	j.space.conn.Do(&b, nil)
+}
+
+// fixLink is for a link whose name, or whose peer's name, is taken.
+func (j *job) fixLink(t *task, l dataplane.Link) error {
+	if err := j.lookAgain(t, l); err != nil {
+		return err
+	}
+	switch {
+	case t.seen == nil && l.Peer != "":
+		return fmt.Errorf("its peer %q in netns %q: %w", l.Peer, l.PeerNetns, ErrNotOurs)
+	case t.seen != nil && !t.seen.ours(j.space.path):
+		return ErrNotOurs
+	}
+	return nil
+}
+
+// lookAgain reads the link anew.
+func (j *job) lookAgain(t *task, l dataplane.Link) error {
+	t.seen, t.index = nil, 0
+	var b netlink.Batch
+	encodeGetLink(&b, l.Name)
+	errs := j.space.conn.Do(&b, func(_ int, m netlink.Message) {
+		if seen, ok := parseLink(m.Data); ok {
+			t.seen = &seen
+		}
+	})
+	return ignoring(errors.Join(errs...), unix.ENODEV)
+}

@@ -1,0 +1,116 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/flatnet/flatnet/internal/dataplane"
+	"github.com/flatnet/flatnet/internal/kernel/netlink"
+	"github.com/flatnet/flatnet/internal/kernel/netns"
+)
+
+// Nft is the half of the host's dataplane that package kernel/nft knows: tables, chains, rules, sets and their elements.
+type Nft interface {
+	// Observe returns all that is in our tables.
+	Observe(ctx context.Context) ([]dataplane.Object, error)
+	// Apply carries out all steps in one transaction, or none.
+	Apply(ctx context.Context, p dataplane.Plan) error
+	// Watch calls changed for each transaction of others until ctx ends; dirty says that our tables may be touched.
+	Watch(ctx context.Context, changed func(dirty bool)) error
+	Close() error
+}
+
+// Config says what a Kernel needs.
+type Config struct {
+	RunDir string // a directory of ours for marks that the kernel can't hold; its content is worthless after a reboot
+	Nft    Nft    // nil: the host has no nft objects
+}
+
+// Kernel is this machine's kernel, seen from the network namespace that New was called in: "the host". Its methods may be
+// called concurrently.
+type Kernel struct {
+	nft     Nft
+	host    *netlink.Conn
+	hostNS  *os.File
+	owned   *netns.Owned
+	changed *originals
+	memory  memory
+}
+
+// New opens the host's socket and reads RunDir, which is made when it is not there. Close the Kernel to free them.
+func New(c Config) (*Kernel, error) {
+	runtime.LockOSThread() // both must be of one namespace
+	defer runtime.UnlockOSThread()
+	owned, err := netns.OpenOwned(filepath.Join(c.RunDir, "netns"))
+	if err != nil {
+		return nil, fmt.Errorf("kernel: %w", err)
+	}
+	changed, err := openOriginals(filepath.Join(c.RunDir, "sysctls.json"))
+	if err != nil {
+		return nil, fmt.Errorf("kernel: %w", err)
+	}
+	hostNS, err := netns.Current()
+	if err != nil {
+		return nil, fmt.Errorf("kernel: %w", err)
+	}
+	host, err := netlink.Open(unix.NETLINK_ROUTE)
+	if err != nil {
+		hostNS.Close()
+		return nil, fmt.Errorf("kernel: %w", err)
+	}
+	return &Kernel{nft: c.Nft, host: host, hostNS: hostNS, owned: owned, changed: changed, memory: newMemory()}, nil
+}
+
+// Close frees what New opened, and the Nft of the Config.
+func (k *Kernel) Close() error {
+	errs := []error{k.host.Close(), k.hostNS.Close()}
+	if k.nft != nil {
+		errs = append(errs, k.nft.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// space is a network namespace while we work in it.
+type space struct {
+	path string
+	ns   *os.File
+	conn *netlink.Conn // of NETLINK_ROUTE
+}
+
+// enter opens a namespace: the host's is open all the time, another's only until leave, as a socket keeps it alive. When it
+// is gone the error is fs.ErrNotExist.
+func (k *Kernel) enter(path string) (*space, error) {
+	if path == dataplane.HostNetns {
+		return &space{ns: k.hostNS, conn: k.host}, nil
+	}
+	ns, err := netns.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	s := &space{path: path, ns: ns}
+	err = netns.DoFile(ns, func() (err error) {
+		s.conn, err = netlink.Open(unix.NETLINK_ROUTE)
+		return err
+	})
+	if err != nil {
+		ns.Close()
+		return nil, fmt.Errorf("netns %q: %w", path, err)
+	}
+	return s, nil
+}
+
+func (s *space) leave() {
+	if s.path != dataplane.HostNetns {
+		s.conn.Close()
+		s.ns.Close()
+	}
+}
+
+// do runs fn on a thread inside, for what depends on the thread: /proc/sys/net and new sockets.
+func (s *space) do(fn func() error) error { return netns.DoFile(s.ns, fn) }

@@ -1,0 +1,277 @@
+package kernel
+
+import (
+	"encoding/binary"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/flatnet/flatnet/internal/dataplane"
+	"github.com/flatnet/flatnet/internal/kernel/netlink"
+)
+
+// Of linux/rtnetlink.h and linux/veth.h; golang.org/x/sys lacks them.
+const (
+	extSkipStats = 1 << 3 // RTEXT_FILTER_SKIP_STATS: two thirds of a link message are counters
+	vethInfoPeer = 1      // VETH_INFO_PEER
+)
+
+// link is a link as the kernel tells it, ours or not.
+type link struct {
+	dataplane.Link // Master is not set: the kernel tells an index
+	index          int
+	master         int
+	peer           int // index of a veth's other end, in that one's namespace
+	loopback       bool
+	marked         bool   // has our alias
+	alias          string // any
+	conf           conf
+}
+
+// conf holds the values of a link's sysctls, as they came in its message; valid as long as that.
+type conf struct {
+	v4, v6      netlink.Attr // arrays of 32-bit values: IFLA_INET_CONF, IFLA_INET6_CONF
+	addrGenMode netlink.Attr
+}
+
+// ours reports whether we may change a link and report it: it has our alias, or it is the loopback of a workload.
+func (l *link) ours(netns string) bool {
+	return l.marked || l.loopback && netns != dataplane.HostNetns
+}
+
+// parseLink reads an RTM_NEWLINK or RTM_DELLINK message; ok is false when it is too short.
+func parseLink(p []byte) (l link, ok bool) {
+	if len(p) < unix.SizeofIfInfomsg {
+		return link{}, false
+	}
+	flags := binary.NativeEndian.Uint32(p[8:])
+	l.index = int(binary.NativeEndian.Uint32(p[4:]))
+	l.Up = flags&unix.IFF_UP != 0
+	l.NoARP = flags&unix.IFF_NOARP != 0
+	l.loopback = flags&unix.IFF_LOOPBACK != 0
+	for typ, a := range netlink.Attrs(p[unix.SizeofIfInfomsg:]) {
+		switch typ {
+		case unix.IFLA_IFNAME:
+			l.Name = a.String()
+		case unix.IFLA_ADDRESS:
+			if len(a) == len(l.MAC) {
+				copy(l.MAC[:], a)
+			}
+		case unix.IFLA_MTU:
+			l.MTU = int(a.Uint32())
+		case unix.IFLA_MASTER:
+			l.master = int(a.Uint32())
+		case unix.IFLA_LINK:
+			l.peer = int(a.Uint32())
+		case unix.IFLA_IFALIAS:
+			l.alias = a.String()
+		case unix.IFLA_LINKINFO:
+			l.parseInfo(a)
+		case unix.IFLA_AF_SPEC:
+			l.conf.parse(a)
+		}
+	}
+	l.normalise()
+	return l, true
+}
+
+func (l *link) parseInfo(info netlink.Attr) {
+	for typ, a := range netlink.Attrs(info) {
+		switch typ {
+		case unix.IFLA_INFO_KIND:
+			l.Kind = kindOf(a)
+		case unix.IFLA_INFO_SLAVE_DATA:
+			l.parsePort(a)
+		}
+	}
+}
+
+// kindOf avoids an allocation for each link of the usual kinds.
+func kindOf(a netlink.Attr) dataplane.LinkKind {
+	switch string(a) {
+	case "veth", "veth\x00":
+		return dataplane.Veth
+	case "bridge", "bridge\x00":
+		return dataplane.Bridge
+	}
+	return dataplane.LinkKind(a.String())
+}
+
+// parsePort reads the attributes of a bridge port. Other kinds of masters use other numbers, but then the link is not ours.
+func (l *link) parsePort(data netlink.Attr) {
+	for typ, a := range netlink.Attrs(data) {
+		switch typ {
+		case unix.IFLA_BRPORT_ISOLATED:
+			l.Isolated = a.Uint8() != 0
+		case unix.IFLA_BRPORT_MODE:
+			l.Hairpin = a.Uint8() != 0
+		}
+	}
+}
+
+func (c *conf) parse(spec netlink.Attr) {
+	for family, a := range netlink.Attrs(spec) {
+		for typ, v := range netlink.Attrs(a) {
+			switch {
+			case family == unix.AF_INET && typ == unix.IFLA_INET_CONF:
+				c.v4 = v
+			case family == unix.AF_INET6 && typ == unix.IFLA_INET6_CONF:
+				c.v6 = v
+			case family == unix.AF_INET6 && typ == unix.IFLA_INET6_ADDR_GEN_MODE:
+				c.addrGenMode = v
+			}
+		}
+	}
+}
+
+// normalise leaves in a link of ours only what a dataplane.Link of its kind sets.
+func (l *link) normalise() {
+	if l.loopback {
+		l.Link = dataplane.Link{Name: l.Name, Kind: dataplane.Loopback, Up: l.Up, MTU: l.MTU}
+	}
+	l.Owner, l.Peer, l.PeerNetns, l.marked = dataplane.ParseAlias(l.alias)
+}
+
+// object is the link as a value of the dataplane.
+func (l *link) object(names map[int]string) dataplane.Link {
+	o := l.Link
+	if l.loopback {
+		o.MTU = 0
+	}
+	if l.master != 0 {
+		o.Master = names[l.master]
+	}
+	return o
+}
+
+// infoMsg is struct ifinfomsg.
+func infoMsg(index int, flags, change uint32) []byte {
+	p := make([]byte, unix.SizeofIfInfomsg)
+	binary.NativeEndian.PutUint32(p[4:], uint32(index))
+	binary.NativeEndian.PutUint32(p[8:], flags)
+	binary.NativeEndian.PutUint32(p[12:], change)
+	return p
+}
+
+// encodeCreate appends two messages, which the kernel takes up in one system call so that no crash comes in between: the
+// first makes the link, the second marks it as ours and sets what can't be set at once. The index is ours to choose: if
+// the first message is refused because the name is taken, the second finds no link of that index and changes nothing.
+func encodeCreate(b *netlink.Batch, l dataplane.Link, index, master, peerNS int) {
+	b.Begin(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
+	b.Raw(infoMsg(index, 0, 0))
+	b.String(unix.IFLA_IFNAME, l.Name)
+	encodeMAC(b, l)
+	if mtu := createMTU(l); mtu != 0 {
+		b.Uint32(unix.IFLA_MTU, uint32(mtu))
+	}
+	if master != 0 {
+		b.Uint32(unix.IFLA_MASTER, uint32(master))
+	}
+	info := b.Nest(unix.IFLA_LINKINFO)
+	b.String(unix.IFLA_INFO_KIND, string(l.Kind))
+	data := b.Nest(unix.IFLA_INFO_DATA)
+	if l.Kind == dataplane.Bridge {
+		b.Uint32(unix.IFLA_BR_STP_STATE, 0)
+		b.Uint32(unix.IFLA_BR_FORWARD_DELAY, 0) // without STP a port would still wait this long before it forwards
+	} else {
+		encodePeer(b, l, peerNS)
+	}
+	b.End(data)
+	b.End(info)
+
+	b.Begin(unix.RTM_NEWLINK, 0)
+	b.Raw(infoMsg(index, linkFlags(l), unix.IFF_UP|unix.IFF_NOARP))
+	b.String(unix.IFLA_IFALIAS, l.Alias())
+	if l.Kind == dataplane.Bridge && l.MTU != 0 {
+		b.Uint32(unix.IFLA_MTU, uint32(l.MTU))
+	}
+	if l.Isolated || l.Hairpin {
+		encodePort(b, l)
+	}
+}
+
+// createMTU is the MTU to make a link with. A bridge follows its ports until its MTU was once changed by hand, and setting
+// the same again is no change (net/bridge/br_device.c br_change_mtu): so it is made one off.
+func createMTU(l dataplane.Link) int {
+	const most = 65535 // ETH_MAX_MTU
+	switch {
+	case l.Kind != dataplane.Bridge || l.MTU == 0:
+		return l.MTU
+	case l.MTU >= most:
+		return l.MTU - 1
+	}
+	return l.MTU + 1
+}
+
+func encodePeer(b *netlink.Batch, l dataplane.Link, peerNS int) {
+	peer := b.Nest(vethInfoPeer)
+	b.Raw(infoMsg(0, 0, 0))
+	b.String(unix.IFLA_IFNAME, l.Peer)
+	if peerNS >= 0 {
+		b.Uint32(unix.IFLA_NET_NS_FD, uint32(peerNS))
+	}
+	b.End(peer)
+}
+
+// encodeUpdate appends the messages that make a link what l says, in place. Its port settings come in a message of their
+// own: the kernel looks at the master that the link has when the message begins.
+func encodeUpdate(b *netlink.Batch, old link, l dataplane.Link, master int) {
+	b.Begin(unix.RTM_NEWLINK, 0)
+	if l.Kind == dataplane.Loopback {
+		b.Raw(infoMsg(old.index, linkFlags(l), unix.IFF_UP))
+		return
+	}
+	b.Raw(infoMsg(old.index, linkFlags(l), unix.IFF_UP|unix.IFF_NOARP))
+	b.String(unix.IFLA_IFALIAS, l.Alias())
+	if l.MAC != old.MAC {
+		encodeMAC(b, l)
+	}
+	if l.MTU != 0 && l.MTU != old.MTU {
+		b.Uint32(unix.IFLA_MTU, uint32(l.MTU))
+	}
+	if master != old.master {
+		b.Uint32(unix.IFLA_MASTER, uint32(master))
+	}
+	if master != 0 {
+		b.Begin(unix.RTM_NEWLINK, 0)
+		b.Raw(infoMsg(old.index, 0, 0))
+		encodePort(b, l)
+	}
+}
+
+func encodeMAC(b *netlink.Batch, l dataplane.Link) {
+	if l.MAC != (dataplane.Link{}).MAC {
+		b.Bytes(unix.IFLA_ADDRESS, l.MAC[:])
+	}
+}
+
+func encodePort(b *netlink.Batch, l dataplane.Link) {
+	info := b.Nest(unix.IFLA_LINKINFO)
+	b.String(unix.IFLA_INFO_SLAVE_KIND, string(dataplane.Bridge))
+	data := b.Nest(unix.IFLA_INFO_SLAVE_DATA)
+	b.Uint8(unix.IFLA_BRPORT_ISOLATED, flag(l.Isolated))
+	b.Uint8(unix.IFLA_BRPORT_MODE, flag(l.Hairpin))
+	b.End(data)
+	b.End(info)
+}
+
+func encodeDelete(b *netlink.Batch, index int) {
+	b.Begin(unix.RTM_DELLINK, 0)
+	b.Raw(infoMsg(index, 0, 0))
+}
+
+func linkFlags(l dataplane.Link) (flags uint32) {
+	if l.Up {
+		flags |= unix.IFF_UP
+	}
+	if l.NoARP {
+		flags |= unix.IFF_NOARP
+	}
+	return flags
+}
+
+func flag(on bool) uint8 {
+	if on {
+		return 1
+	}
+	return 0
+}

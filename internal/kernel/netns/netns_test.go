@@ -1,0 +1,213 @@
+package netns_test
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/flatnet/flatnet/internal/kernel/netns"
+)
+
+// dir is a directory for namespaces; Create makes it a mount.
+func dir(t testing.TB) string {
+	d := filepath.Join(t.TempDir(), "netns")
+	t.Cleanup(func() { unix.Unmount(d, unix.MNT_DETACH) })
+	return d
+}
+
+func inode(t testing.TB, path string) uint64 {
+	n, err := netns.Inode(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func TestCreateIsIdempotentAndDeleteToo(t *testing.T) {
+	path := filepath.Join(dir(t), "a")
+	if err := netns.Create(path); err != nil {
+		t.Fatal(err)
+	}
+	first := inode(t, path)
+	if err := netns.Create(path); err != nil {
+		t.Fatal(err)
+	}
+	if !netns.Exists(path) || inode(t, path) != first {
+		t.Error("a second Create changed the namespace")
+	}
+	for range 2 {
+		if err := netns.Delete(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("after Delete: %v, want no file", err)
+	}
+}
+
+func TestCreateKeepsAForeignFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	t.Cleanup(func() { unix.Unmount(filepath.Dir(path), unix.MNT_DETACH) })
+	os.WriteFile(path, []byte("data"), 0o600)
+	if err := netns.Create(path); err == nil {
+		t.Error("Create put a namespace over a file")
+	}
+	if text, _ := os.ReadFile(path); string(text) != "data" {
+		t.Errorf("the file holds %q", text)
+	}
+}
+
+func TestDoIsInsideAndComesBack(t *testing.T) {
+	path := filepath.Join(dir(t), "a")
+	if err := netns.Create(path); err != nil {
+		t.Fatal(err)
+	}
+	defer netns.Delete(path)
+	var inside uint64
+	for range 100 {
+		err := netns.Do(path, func() error { inside = inode(t, "/proc/thread-self/ns/net"); return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if inside != inode(t, path) {
+			t.Fatalf("Do ran in namespace %d, want %d", inside, inode(t, path))
+		}
+	}
+	if n, own := inode(t, "/proc/thread-self/ns/net"), inode(t, "/proc/self/ns/net"); n != own {
+		t.Errorf("afterwards the thread is in %d, want %d", n, own)
+	}
+	want := errors.New("cause")
+	if err := netns.Do(path, func() error { return want }); err != want {
+		t.Errorf("Do returned %v", err)
+	}
+}
+
+func TestWhatIsNoNamespaceDoesNotExist(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "left")
+	os.WriteFile(file, nil, 0o600)
+	for _, path := range []string{file, "/nowhere/at/all"} {
+		if err := netns.Do(path, func() error { return nil }); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("Do(%q): %v, want fs.ErrNotExist", path, err)
+		}
+	}
+}
+
+func TestOwnedSurvivesARestartAndTheUser(t *testing.T) {
+	d, marks := dir(t), t.TempDir()
+	open := func() *netns.Owned {
+		o, err := netns.OpenOwned(marks)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return o
+	}
+	o := open()
+	kept, removed, replaced := filepath.Join(d, "kept"), filepath.Join(d, "removed"), filepath.Join(d, "replaced")
+	for _, path := range []string{kept, removed, replaced} {
+		if err := o.Create(path); err != nil {
+			t.Fatal(err)
+		}
+		defer netns.Delete(path)
+	}
+	foreign := filepath.Join(d, "foreign")
+	if err := netns.Create(foreign); err != nil {
+		t.Fatal(err)
+	}
+	defer netns.Delete(foreign)
+	for _, path := range []string{removed, replaced} { // as `ip netns del` does
+		if err := netns.Delete(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := netns.Create(replaced); err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(o.List()); inode(t, replaced) != inode(t, kept) && got != fmt.Sprint([]string{kept}) {
+		t.Logf("before the restart: %s (an inode may be used again)", got)
+	}
+	if err := o.Create(foreign); err == nil {
+		t.Error("Create took a foreign namespace")
+	}
+	o = open()
+	if got := fmt.Sprint(o.List()); got != fmt.Sprint([]string{kept}) {
+		t.Errorf("after a restart: %s, want only %s", got, kept)
+	}
+	for _, path := range []string{kept, removed, replaced, foreign} {
+		if err := o.Delete(path); err != nil {
+			t.Errorf("delete %s: %v", path, err)
+		}
+	}
+	if netns.Exists(kept) || !netns.Exists(replaced) || !netns.Exists(foreign) {
+		t.Error("Delete removed others' namespaces, or not ours")
+	}
+	if left, _ := os.ReadDir(marks); len(left) != 0 {
+		t.Errorf("markers left: %v", left)
+	}
+}
+
+// TestDeleteSparesAReplacedNamespace has no restart between the user's change and ours: only the cookie tells.
+func TestDeleteSparesAReplacedNamespace(t *testing.T) {
+	o, err := netns.OpenOwned(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir(t), "a")
+	if err := o.Create(path); err != nil {
+		t.Fatal(err)
+	}
+	netns.Delete(path)
+	if err := netns.Create(path); err != nil {
+		t.Fatal(err)
+	}
+	defer netns.Delete(path)
+	if err := o.Delete(path); err != nil {
+		t.Fatal(err)
+	}
+	if !netns.Exists(path) {
+		t.Error("the user's namespace of the same name was removed")
+	}
+}
+
+func TestCrashLeftoversAreClearedUp(t *testing.T) {
+	d, marks := t.TempDir(), t.TempDir()
+	o, err := netns.OpenOwned(marks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(d, unix.MNT_DETACH) })
+	path := filepath.Join(d, "a")
+	if err := o.Create(path); err != nil {
+		t.Fatal(err)
+	}
+	// As killed between umount and unlink, and in the middle of a marker.
+	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
+		t.Fatal(err)
+	}
+	os.WriteFile(filepath.Join(marks, "half"), []byte(`{"Path":"/x`), 0o600)
+	if _, err := netns.OpenOwned(marks); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{d, marks} {
+		if left, _ := os.ReadDir(dir); len(left) != 0 {
+			t.Errorf("left in %s: %v", dir, left)
+		}
+	}
+}
+
+func BenchmarkDo(b *testing.B) {
+	path := filepath.Join(dir(b), "a")
+	if err := netns.Create(path); err != nil {
+		b.Fatal(err)
+	}
+	defer netns.Delete(path)
+	for b.Loop() {
+		if err := netns.Do(path, func() error { return nil }); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

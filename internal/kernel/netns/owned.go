@@ -1,0 +1,159 @@
+package netns
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// Owned is the set of namespaces that we made, kept as one small file each in a directory of ours. The file is written
+// before a namespace can be seen and removed after it is gone, so a crash between any two steps leaves a file that
+// OpenOwned clears up after. One process at a time may use a directory.
+type Owned struct {
+	dir  string
+	boot string
+
+	mu  sync.Mutex
+	ids map[string]ID // by path
+}
+
+// marker is the file's content.
+type marker struct {
+	Path string
+	ID   ID
+	Boot string // the kernel's boot id: cookies and inodes mean nothing after it changed
+}
+
+// OpenOwned reads the directory, made when it is not there yet, and removes what crashes left.
+func OpenOwned(dir string) (*Owned, error) {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return nil, fmt.Errorf("netns: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("netns: %w", err)
+	}
+	o := &Owned{dir: dir, boot: strings.TrimSpace(string(boot)), ids: map[string]ID{}}
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("netns: %w", err)
+	}
+	for _, f := range files {
+		if err := o.load(filepath.Join(dir, f.Name())); err != nil {
+			return nil, fmt.Errorf("netns: %w", err)
+		}
+	}
+	return o, nil
+}
+
+// load takes up one marker, or clears up after it when its namespace is gone.
+func (o *Owned) load(file string) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	var m marker
+	if json.Unmarshal(text, &m) != nil || m.Path == "" { // half written: nothing was made yet
+		return os.Remove(file)
+	}
+	if id, err := Identify(m.Path); err == nil && id == m.ID && m.Boot == o.boot {
+		o.ids[m.Path] = m.ID
+		return nil
+	}
+	if info, err := os.Lstat(m.Path); err == nil && info.Mode().IsRegular() && info.Size() == 0 && !Exists(m.Path) {
+		os.Remove(m.Path)
+	}
+	return os.Remove(file)
+}
+
+// Create makes a namespace of ours at path. One that is there and is not ours is an error.
+func (o *Owned) Create(path string) error {
+	if o.has(path) {
+		return nil
+	}
+	if Exists(path) {
+		return fmt.Errorf("netns %q: exists and is not ours", path)
+	}
+	return create(path, func(id ID) error { return o.put(path, id) })
+}
+
+func (o *Owned) put(path string, id ID) error {
+	text, err := json.Marshal(marker{Path: path, ID: id, Boot: o.boot})
+	if err != nil {
+		return err
+	}
+	file := o.file(path)
+	if err := os.WriteFile(file+".new", text, 0o600); err != nil {
+		return err
+	}
+	if err := os.Rename(file+".new", file); err != nil {
+		return err
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.ids[path] = id
+	return nil
+}
+
+// Delete removes a namespace of ours. One that is gone, or that somebody else has put in its place, is only forgotten.
+func (o *Owned) Delete(path string) error {
+	o.mu.Lock()
+	ours, ok := o.ids[path]
+	o.mu.Unlock()
+	if !ok {
+		return nil
+	}
+	id, err := Identify(path)
+	switch {
+	case err == nil && id == ours:
+		if err := Delete(path); err != nil {
+			return err
+		}
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	if err := os.Remove(o.file(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("netns %q: %w", path, err)
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.ids, path)
+	return nil
+}
+
+// List returns the paths of those that are there now, sorted. A namespace that somebody removed is not listed.
+func (o *Owned) List() []string {
+	o.mu.Lock()
+	ids := maps.Clone(o.ids)
+	o.mu.Unlock()
+	var paths []string
+	for path, id := range ids {
+		if isThere(path, id) {
+			paths = append(paths, path)
+		}
+	}
+	slices.Sort(paths)
+	return paths
+}
+
+func (o *Owned) has(path string) bool {
+	o.mu.Lock()
+	id, ok := o.ids[path]
+	o.mu.Unlock()
+	return ok && isThere(path, id)
+}
+
+func isThere(path string, id ID) bool {
+	inode, err := Inode(path)
+	return err == nil && inode == id.Inode && Exists(path)
+}
+
+func (o *Owned) file(path string) string { return filepath.Join(o.dir, url.PathEscape(path)) }
