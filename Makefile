@@ -15,6 +15,7 @@ build: ## static binaries in bin/
 	$(BUILD) -o bin/ ./cmd/...
 
 demo: build root ## the tutorial, in namespaces of its own: this machine's network is not touched
+	@CGO_ENABLED=0 $(GO) build -o bin/demo/probe ./demo/probe
 	@demo/run
 
 test: root ## every test: traffic in network namespaces, so it needs root
@@ -36,7 +37,6 @@ install: build ## into DESTDIR/PREFIX, with the systemd unit
 	install -d $(DESTDIR)$(UNITDIR)/system $(DESTDIR)$(UNITDIR)/network
 	sed 's|@PREFIX@|$(PREFIX)|' init/flatnetd.service > $(DESTDIR)$(UNITDIR)/system/flatnetd.service
 	install -D -m 0644 init/10-flatnet.network $(DESTDIR)$(UNITDIR)/network/10-flatnet.network
-	install -D -m 0644 init/10-flatnet-networkd.conf $(DESTDIR)$(UNITDIR)/networkd.conf.d/10-flatnet.conf
 	install -D -m 0644 init/10-flatnet-networkmanager.conf $(DESTDIR)/usr/lib/NetworkManager/conf.d/10-flatnet.conf
 
 clean:
