@@ -96,7 +96,7 @@ func (a Address) command(op Op) string {
 	if op == Del {
 		return fmt.Sprintf("ip address del %s dev %s", a.Prefix, a.Link)
 	}
-	c := fmt.Sprintf("ip address replace %s dev %s proto %d", a.Prefix, a.Link, RouteProtocol)
+	c := fmt.Sprintf("ip address replace %s dev %s", a.Prefix, a.Link)
 	if a.Prefix.Addr().Is6() {
 		c += " nodad"
 	}
@@ -151,7 +151,7 @@ func (s Step) nftCommands() []string {
 		if s.Op == Add {
 			return []string{"nft add " + o.shell()}
 		}
-		return []string{fmt.Sprintf("true # chain %s is flushed and written again: %s", o.Chain, s)}
+		return []string{fmt.Sprintf("nft flush chain %s %s %s # and written again without or with the changed rule: %s", o.Family, TableName, o.Chain, s)}
 	}
 	return []string{"true # " + s.String()}
 }
@@ -162,7 +162,7 @@ func (e Element) keyText() string {
 
 // shell is the rule with what a shell would take apart in quotes.
 func (r Rule) shell() string {
-	return fmt.Sprintf("rule %s %s %s '%s'", r.Family, TableName, r.Chain, r.text())
+	return fmt.Sprintf("rule %s %s %s '%s'", r.Family, TableName, r.Chain, strings.ReplaceAll(r.text(), "'", `'\\''`))
 }
 
 // quoteBody puts a definition's braces in quotes.

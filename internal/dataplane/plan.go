@@ -56,10 +56,43 @@ func Diff(want, have State) Plan {
 			back = append(back, Step{Del, h})
 		}
 	}
+	back = withoutContents(back)
 	inOrder(forward)
 	inOrder(back)
 	slices.Reverse(back)
 	return append(forward, back...)
+}
+
+// withoutContents leaves out deletions of what goes with its table.
+func withoutContents(back Plan) Plan {
+	gone := map[Family]bool{}
+	for _, s := range back {
+		if t, ok := s.Object.(Table); ok {
+			gone[t.Family] = true
+		}
+	}
+	if len(gone) == 0 {
+		return back
+	}
+	return slices.DeleteFunc(back, func(s Step) bool {
+		family, ok := tableOf(s.Object)
+		return ok && gone[family]
+	})
+}
+
+// tableOf is the family of the table that an object is in.
+func tableOf(o Object) (Family, bool) {
+	switch o := o.(type) {
+	case Chain:
+		return o.Family, true
+	case Set:
+		return o.Family, true
+	case Rule:
+		return o.Family, true
+	case Element:
+		return o.Set.Family, true
+	}
+	return "", false
 }
 
 // inOrder sorts steps by dependence: by kind, then by what is first within a kind, then by text.
@@ -112,11 +145,25 @@ func (s State) Clone() State {
 func (p Plan) Apply(s State) State {
 	out := s.Clone()
 	for _, step := range p {
-		if step.Op == Del {
-			delete(out, step.Object.Key())
-		} else {
-			out[step.Object.Key()] = step.Object
-		}
+		out.Take(step)
 	}
 	return out
+}
+
+// Take changes s as the step, carried out, changes the kernel: with a table goes what is in it.
+func (s State) Take(step Step) {
+	if step.Op != Del {
+		s[step.Object.Key()] = step.Object
+		return
+	}
+	delete(s, step.Object.Key())
+	table, ok := step.Object.(Table)
+	if !ok {
+		return
+	}
+	for k, o := range s {
+		if family, in := tableOf(o); in && family == table.Family {
+			delete(s, k)
+		}
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/flatnet/flatnet/internal/dataplane"
@@ -68,11 +69,16 @@ add route default via 10.0.0.1 dev br0
 	if up.String() != want {
 		t.Errorf("up:\n%s\nwant:\n%s", up, want)
 	}
-	down := dataplane.Diff(nil, all)
+	table := dataplane.Table{Family: dataplane.Inet}
+	down := dataplane.Diff(dataplane.State{table: table}, all)
+	up = slices.DeleteFunc(up, func(s dataplane.Step) bool { return s.Object == table })
 	for i, s := range down {
 		if mirror := up[len(up)-1-i]; s.Object != mirror.Object {
 			t.Errorf("down step %d is %q, want the mirror of %q", i, s, mirror)
 		}
+	}
+	if n := len(dataplane.Diff(nil, all)); n != len(all)-4 {
+		t.Errorf("with the table gone %d steps are left, want its 4 objects to go with it", n)
 	}
 }
 
@@ -123,6 +129,9 @@ func randomState(r *rand.Rand) dataplane.State {
 	for range r.IntN(12) {
 		_ = s.Put(randomObject(r))
 	}
+	if table := (dataplane.Table{Family: dataplane.Inet}); s[table] == nil {
+		s.Take(dataplane.Step{Op: dataplane.Del, Object: table})
+	}
 	return s
 }
 
@@ -130,7 +139,9 @@ func randomObject(r *rand.Rand) dataplane.Object {
 	name := string(rune('a' + r.IntN(3)))
 	addr := netip.AddrFrom4([4]byte{10, 0, byte(r.IntN(2)), byte(r.IntN(3))})
 	set := dataplane.Set{Family: dataplane.Inet, Name: name, Type: dataplane.Types{dataplane.IPv4Addr}, Value: dataplane.Types{dataplane.InetService}}
-	switch r.IntN(9) {
+	switch r.IntN(10) {
+	case 9:
+		return dataplane.Table{Family: dataplane.Inet}
 	case 0:
 		return dataplane.Link{Name: name, Kind: dataplane.Bridge, MTU: 1400 + r.IntN(3), Up: r.IntN(2) == 0}
 	case 1:

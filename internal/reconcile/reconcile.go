@@ -273,11 +273,7 @@ func (r *Reconciler) learn(c Change) {
 		r.have[c.Netns] = have
 	}
 	for _, s := range c.Plan {
-		if s.Op == dataplane.Del {
-			delete(have, s.Object.Key())
-		} else {
-			have[s.Object.Key()] = s.Object
-		}
+		have.Take(s)
 	}
 }
 

@@ -252,6 +252,7 @@ func crashAt(t *testing.T, n int, from, to model.View) bool {
 	}
 	_, _ = r.Set(t.Context(), parts(t, to))
 	k.Revive()
+	k.BeforeStep = nil
 	again := reconcile.New(k, reconcile.Deps{})
 	if _, err := again.Set(t.Context(), parts(t, to)); err != nil {
 		t.Fatalf("start after a crash at step %d: %v", n, err)

@@ -51,25 +51,33 @@ func bridge(v model.View, n model.Network) []dataplane.Object {
 	return objects
 }
 
-// bridgeSysctls settle what the host answers on the bridge. A bridge without an address would still answer ARP for every
-// other address of the host (arp_ignore, Documentation/networking/ip-sysctl.rst).
+// bridgeSysctls settle what the host answers on the bridge; every mode sets all of them, so that a change of mode leaves
+// none behind. A bridge without an address would still answer ARP for every other address of the host (arp_ignore,
+// Documentation/networking/ip-sysctl.rst); forwards of 127.0.0.1 need route_localnet.
 func bridgeSysctls(n model.Network) []dataplane.Object {
-	link := n.BridgeName()
-	set := func(path, value string) dataplane.Object {
-		return dataplane.Sysctl{Name: fmt.Sprintf(path, link), Link: link, Value: value}
+	values := []struct{ path, value string }{
+		{"net/ipv4/conf/%s/arp_ignore", "1"},
+		{"net/ipv4/conf/%s/route_localnet", onOff(n.Mode == model.NAT)},
+		{"net/ipv4/conf/%s/promote_secondaries", "1"}, // or a new gateway would go with the old one of its subnet
+		{"net/ipv4/conf/%s/send_redirects", "0"},
+		{"net/ipv6/conf/%s/accept_ra", "0"},
+		{"net/ipv6/conf/%s/disable_ipv6", onOff(silent(n))},
 	}
 	if silent(n) {
-		return []dataplane.Object{set("net/ipv4/conf/%s/arp_ignore", "8"), set("net/ipv6/conf/%s/disable_ipv6", "1")}
+		values[0].value = "8"
 	}
-	objects := []dataplane.Object{
-		set("net/ipv4/conf/%s/arp_ignore", "1"),
-		set("net/ipv4/conf/%s/send_redirects", "0"),
-		set("net/ipv6/conf/%s/accept_ra", "0"),
-	}
-	if n.Mode == model.NAT {
-		objects = append(objects, set("net/ipv4/conf/%s/route_localnet", "1"))
+	var objects []dataplane.Object
+	for _, v := range values {
+		objects = append(objects, dataplane.Sysctl{Name: fmt.Sprintf(v.path, n.BridgeName()), Link: n.BridgeName(), Value: v.value})
 	}
 	return objects
+}
+
+func onOff(on bool) string {
+	if on {
+		return "1"
+	}
+	return "0"
 }
 
 func networkElements(n model.Network) []dataplane.Object {
@@ -138,7 +146,7 @@ func cable(v model.View, n model.Network) (dataplane.Host, error) {
 	}
 	var ends []end
 	for _, w := range v.Workloads {
-		if e, ok := w.Endpoint(n.Name); ok {
+		if e, ok := w.Endpoint(n.Name); ok && !w.Process.Exited {
 			ends = append(ends, end{w, e})
 		}
 	}

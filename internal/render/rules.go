@@ -112,7 +112,7 @@ func rules() []dataplane.Object {
 		mapSNAT, mapForward, mapForwardAny, mapForwardRange} {
 		objects = append(objects, pair[0], pair[1])
 	}
-	for _, c := range []chain{raw(), dnatIn(), dnatOut(), published(), input(), forward(), output(), snat(), guard()} {
+	for _, c := range []chain{raw(), dnatIn(), dnatOut(), published(), input(), forward(), output(), postrouting(), guard()} {
 		objects = append(objects, c.objects()...)
 	}
 	return objects
@@ -168,8 +168,8 @@ func only(rules ...dataplane.Rule) []dataplane.Rule { return rules }
 // let them through. It stands before conntrack, as answers to such forwards are turned back to 127.0.0.1 only there.
 func raw() chain {
 	return base("raw", "filter", dataplane.Prerouting, -300,
-		rule(dataplane.Match{Dest: loopback4, Lookup: in(iif, setNets)}, dataplane.Drop, "loopback is the host's own"),
-		rule(dataplane.Match{Source: loopback4, Lookup: in(iif, setNets)}, dataplane.Drop, "loopback is the host's own"),
+		rule(dataplane.Match{Dest: loopback4, Lookup: in(iif, setNets)}, dataplane.Drop, "loopback belongs to the host"),
+		rule(dataplane.Match{Source: loopback4, Lookup: in(iif, setNets)}, dataplane.Drop, "loopback belongs to the host"),
 	)
 }
 
@@ -186,7 +186,7 @@ func dnatIn() chain {
 
 func dnatOut() chain {
 	return base("dnat_out", "nat", dataplane.Output, -100,
-		rule(dataplane.Match{L3: dataplane.IPv6, Dest: loopback6}, dataplane.Accept, "NAT can't take ::1 off the host"),
+		rule(dataplane.Match{L3: dataplane.IPv6, Dest: loopback6}, dataplane.Accept, "NAT cannot take ::1 off the host"),
 		toPublished(),
 	)
 }
@@ -243,11 +243,11 @@ func forward() chain {
 			rule(dataplane.Match{Lookup: in(iif, setClosed)}, dataplane.Drop, "closed network: nothing leaves"),
 			rule(dataplane.Match{Lookup: in(oif, setClosed)}, dataplane.Drop, "closed network: nothing comes in"),
 			rule(dataplane.Match{CTState: dataplane.Established | dataplane.Related}, dataplane.Accept, "answers"),
-			rule(dataplane.Match{CTState: dataplane.Invalid}, dataplane.Drop, "NAT can't translate it"),
+			rule(dataplane.Match{CTState: dataplane.Invalid}, dataplane.Drop, "NAT cannot translate it"),
 			rule(dataplane.Match{DNATed: true, Lookup: in(oif, setNAT)}, dataplane.Accept, "published port"),
 			rule(dataplane.Match{Lookup: in(oif, setNets)}, dataplane.Drop, "nat: no way in but published ports"),
-			rule(dataplane.Match{Lookup: in(iifOif, setUplinks)}, dataplane.Accept, "the network's uplink"),
-			rule(dataplane.Match{Lookup: in(iif, setPinned)}, dataplane.Drop, "not the network's uplink"),
+			rule(dataplane.Match{Lookup: in(iifOif, setUplinks)}, dataplane.Accept, "the uplink of this network"),
+			rule(dataplane.Match{Lookup: in(iif, setPinned)}, dataplane.Drop, "another uplink"),
 		),
 	)...)
 }
@@ -263,11 +263,11 @@ func output() chain {
 	)
 }
 
-// snat gives what leaves a nat network the host's address. Hairpin (a forward used from its own network) is told by the
+// postrouting gives what leaves a nat network the host's address. Hairpin (a forward used from its own network) is told by the
 // source address, not by the incoming link: with br_netfilter such packets are bridged and have none.
-func snat() chain {
+func postrouting() chain {
 	leaving := dataplane.Match{Lookup: in(iif, setNAT), Lookup2: notIn(oif, setNets)}
-	return base("snat", "nat", dataplane.Postrouting, 100, concat(
+	return base("postrouting", "nat", dataplane.Postrouting, 100, concat(
 		both(func(f int) dataplane.Rule {
 			return rule(dataplane.Match{L3: l3[f], DNATed: true, Lookup: in(oifSaddr[f], setSubnets[f])}, dataplane.Masquerade, "hairpin appears as the gateway")
 		}),
