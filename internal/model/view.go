@@ -13,7 +13,6 @@ type View struct {
 	Networks  map[string]Network  // by name
 	Workloads map[string]Workload // by name; this node's own
 	Forwards  map[string]Forward  // by Forward.Name(); standing ones, beside those in Workloads
-	Originals map[string]string   // host sysctls that we changed, by name, with the value they had before
 }
 
 // AllForwards returns the standing forwards and those published with workloads, ordered by name.

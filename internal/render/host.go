@@ -97,7 +97,7 @@ func Touched(v model.View, workload string, cables []string) (map[string]datapla
 }
 
 // Node is the part that all networks share: the rules, the sets they look into, and the sysctls of the host. Without an
-// active network it is empty but for the sysctls that get back their original values, and flatnet leaves no trace.
+// active network it is empty, and flatnet leaves no trace.
 func Node(v model.View) (dataplane.Host, error) {
 	var host dataplane.Host
 	sysctls := hostSysctls(v)
@@ -114,8 +114,8 @@ func Node(v model.View) (dataplane.Host, error) {
 	return host, nil
 }
 
-// hostSysctls are what forwarding needs, for the families that some nat network has, and the original values of all that
-// we changed and need no more.
+// hostSysctls are what forwarding needs, for the families that some nat network has. Package kernel remembers what they
+// were before, and puts that back when they are wanted no more.
 func hostSysctls(v model.View) []dataplane.Object {
 	wanted := map[string]string{}
 	for _, n := range v.Networks {
@@ -128,11 +128,6 @@ func hostSysctls(v model.View) []dataplane.Object {
 			} else {
 				forwarding6(v.Node, wanted)
 			}
-		}
-	}
-	for name, value := range v.Originals {
-		if _, ours := wanted[name]; !ours {
-			wanted[name] = value
 		}
 	}
 	var objects []dataplane.Object
