@@ -135,7 +135,15 @@ func (m MAC) MarshalText() ([]byte, error) {
 	if m == (MAC{}) {
 		return nil, nil
 	}
-	return []byte(m.String()), nil
+	const digits = "0123456789abcdef"
+	text := make([]byte, 0, 17)
+	for i, octet := range m {
+		if i > 0 {
+			text = append(text, ':')
+		}
+		text = append(text, digits[octet>>4], digits[octet&15])
+	}
+	return text, nil
 }
 
 // UnmarshalText reads what MarshalText wrote.
