@@ -94,6 +94,7 @@ type WorkloadSpec struct {
 	Endpoints []EndpointSpec    `json:"endpoints,omitempty"`
 	Publish   []string          `json:"publish,omitempty"` // [ip:]port[-range]:port[-range][/proto]
 	Labels    map[string]string `json:"labels,omitempty"`
+	Remove    bool              `json:"remove,omitempty"` // when its process has ended, also when its starter is gone by then
 }
 
 // EndpointSpec asks for one attachment.
@@ -236,6 +237,7 @@ type Status struct {
 // Problem is one thing wrong with a request.
 type Problem struct {
 	Code    string `json:"code"`           // FN2107
+	File    string `json:"file,omitempty"` // lab.yaml:12; set by the client, which read the file
 	Path    string `json:"path,omitempty"` // spec.subnets[0].gateway
 	Reason  string `json:"reason"`
 	Owner   string `json:"owner,omitempty"`

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// cgroupParent is the directory below the root of cgroup2 under which every workload has its own.
+const cgroupParent = "flatnet"
+
+// maxCgroups bounds how many workloads of one name, of several daemons on one machine, get a cgroup.
+const maxCgroups = 100
+
+// makeCgroup makes a cgroup for a workload and returns its directory; empty where cgroup2 is missing or not writable, which is
+// no reason not to run. A directory in use belongs to the workload of that name of another daemon.
+func makeCgroup(name string, debug func(string, ...any)) string {
+	root, ok := cgroup2Root()
+	if !ok {
+		debug("no cgroup of its own: cgroup2 is not mounted")
+		return ""
+	}
+	if err := os.Mkdir(filepath.Join(root, cgroupParent), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		debug("no cgroup of its own: %s", err)
+		return ""
+	}
+	for n := 1; n <= maxCgroups; n++ {
+		dir := filepath.Join(root, cgroupParent, name)
+		if n > 1 {
+			dir += "." + strconv.Itoa(n)
+		}
+		_ = os.Remove(dir) // a left-over; one in use cannot be removed
+		err := os.Mkdir(dir, 0o755)
+		if err == nil {
+			return dir
+		}
+		if !errors.Is(err, fs.ErrExist) {
+			debug("no cgroup of its own: %s", err)
+			return ""
+		}
+	}
+	return ""
+}
+
+func cgroup2Root() (string, bool) {
+	text, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return "", false
+	}
+	for _, m := range parseMountInfo(string(text)) {
+		if m.kind == "cgroup2" {
+			return m.point, true
+		}
+	}
+	return "", false
+}
+
+// killCgroup ends what a command left behind.
+func killCgroup(dir string) {
+	if dir == "" {
+		return
+	}
+	if os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0) == nil {
+		return
+	}
+	for _, pid := range cgroupProcesses(dir) { // before Linux 5.14
+		_ = unix.Kill(pid, unix.SIGKILL)
+	}
+}
+
+func cgroupProcesses(dir string) []int {
+	text, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	var pids []int
+	for f := range strings.FieldsSeq(string(text)) {
+		if pid, err := strconv.Atoi(f); err == nil && pid > 0 {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// removeCgroup waits a little for killed processes to be gone.
+func removeCgroup(dir string) {
+	for range 50 {
+		if dir == "" || os.Remove(dir) == nil || !exists(dir) {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// cgroupOf is the cgroup of a workload's process when it is one of ours.
+func cgroupOf(pid int) string {
+	root, ok := cgroup2Root()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if !ok || err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(text)) {
+		if at, is := strings.CutPrefix(strings.TrimSpace(line), "0::"); is && strings.HasPrefix(at, "/"+cgroupParent+"/") {
+			return filepath.Join(root, at)
+		}
+	}
+	return ""
+}

@@ -1,0 +1,82 @@
+package main
+
+import (
+	"context"
+	"embed"
+	"fmt"
+	"io"
+	"regexp"
+	"strings"
+
+	"github.com/flatnet/flatnet/api"
+	"github.com/spf13/cobra"
+)
+
+//go:embed topics/*.md
+var topicPages embed.FS
+
+// help explains commands, codes and topics.
+type help struct{ root *cobra.Command }
+
+func newHelp(a *app, root *cobra.Command) *cobra.Command {
+	c := &help{root: root}
+	cmd := command(a, "help [COMMAND|CODE|TOPIC]", "explain a command, a code or a topic", "flatnet help FN2107\nflatnet help from docker", cobra.ArbitraryArgs, c.run)
+	cmd.ValidArgsFunction = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return append(api.HelpCodes(), topics()...), cobra.ShellCompDirectiveNoFileComp
+	}
+	return cmd
+}
+
+var codeForm = regexp.MustCompile(`^(?i:fn)?\d{4}$`)
+
+func (c *help) run(_ context.Context, args []string, stdout io.Writer) error {
+	if len(args) == 0 {
+		return usage(c.root, stdout)
+	}
+	if codeForm.MatchString(args[0]) {
+		return c.code(args[0], stdout)
+	}
+	if args[0] == "codes" {
+		for _, code := range api.HelpCodes() {
+			fmt.Fprintf(stdout, "%s  %s\n", code, api.HelpTitle(code))
+		}
+		return nil
+	}
+	if args[0] == "topics" {
+		fmt.Fprintln(stdout, strings.Join(append(topics(), "codes"), "\n"))
+		return nil
+	}
+	if text, err := topicPages.ReadFile("topics/" + strings.Join(args, "-") + ".md"); err == nil {
+		_, err = stdout.Write(text)
+		return err
+	}
+	cmd, rest, err := c.root.Find(args)
+	if err != nil || len(rest) > 0 || cmd == c.root {
+		return badUsage("there is no command, code or topic %q; topics: %s", strings.Join(args, " "), strings.Join(topics(), ", "))
+	}
+	return usage(cmd, stdout)
+}
+
+func (c *help) code(code string, stdout io.Writer) error {
+	code = "FN" + code[len(code)-4:]
+	text, ok := api.HelpPage(code)
+	if !ok {
+		return badUsage("there is no code %s; all codes: flatnet help codes", code)
+	}
+	_, err := io.WriteString(stdout, text)
+	return err
+}
+
+// topics are the names of the pages; from-docker is asked for as "from docker".
+func topics() []string {
+	entries, _ := topicPages.ReadDir("topics") // an embedded directory is always readable
+	var names []string
+	for _, e := range entries {
+		name := strings.TrimSuffix(e.Name(), ".md")
+		if rest, ok := strings.CutPrefix(name, "from-"); ok {
+			name = "from " + rest
+		}
+		names = append(names, name)
+	}
+	return names
+}

@@ -1,0 +1,286 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/netip"
+	"strings"
+
+	"github.com/flatnet/flatnet/api"
+	"github.com/spf13/cobra"
+)
+
+// netCreate makes a network; define makes one that is not started.
+type netCreate struct {
+	app    *app
+	change change
+	define bool
+
+	mode, uplink, bridge, driver                    string
+	subnets, gateways, ranges, reserved, aux        []string
+	snat, dns, labels, opts                         []string
+	mtu                                             int
+	noHostAdapter, noIPv6, noGuard, isolate, intern bool
+	ipv6, attachable                                bool
+}
+
+func newNetCreate(a *app) *cobra.Command {
+	c := &netCreate{app: a}
+	cmd := command(a, "create NAME [flags]", "make a network and start it",
+		"flatnet net create lab --subnet 10.8.0.0/24 --gateway 10.8.0.254\nflatnet net create quiet --mode host-only --explain", cobra.ExactArgs(1), c.run)
+	cmd.Long = "modes: nat (default; leaves with the host's address), host-only (workloads and the host), isolated (workloads only),\n" +
+		"cable (two workloads, one veth). Who reaches whom: flatnet help modes"
+	c.flags(cmd)
+	return cmd
+}
+
+func newNetDefine(a *app) *cobra.Command {
+	c := &netCreate{app: a, define: true}
+	cmd := command(a, "define NAME [flags]", "make a network without starting it", "flatnet net define lab && flatnet net start lab", cobra.ExactArgs(1), c.run)
+	c.flags(cmd)
+	return cmd
+}
+
+func (c *netCreate) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&c.mode, "mode", "", "nat, host-only, isolated or cable")
+	f.StringArrayVar(&c.subnets, "subnet", nil, "10.8.0.0/24, auto, auto4 or auto6; may be repeated")
+	f.StringArrayVar(&c.gateways, "gateway", nil, "the host's address in the subnet that holds it; may be repeated")
+	f.StringArrayVar(&c.ranges, "ip-range", nil, "automatic addresses come from here; may be repeated")
+	f.StringSliceVar(&c.reserved, "reserve", nil, "addresses never given automatically")
+	f.IntVar(&c.mtu, "mtu", 0, "bytes; 0 follows the uplink")
+	f.StringVar(&c.uplink, "uplink", "", "leave by this link only")
+	f.StringSliceVar(&c.snat, "snat-ip", nil, "source address of what leaves; one for each family")
+	f.StringSliceVar(&c.dns, "dns", nil, "resolvers for the workloads")
+	f.StringArrayVar(&c.labels, "label", nil, "key=value; may be repeated")
+	f.StringVar(&c.bridge, "bridge", "", "name of the bridge link (default fn-NAME)")
+	f.BoolVar(&c.noHostAdapter, "no-host-adapter", false, "the host itself is not on the network")
+	f.BoolVar(&c.noIPv6, "no-ipv6", false, "no automatic IPv6 subnet")
+	f.BoolVar(&c.noGuard, "no-guard", false, "endpoints may use any source address")
+	f.BoolVar(&c.isolate, "isolate-ports", false, "endpoints reach the gateway but not each other")
+	f.BoolVar(&c.intern, "internal", false, "docker's word for --mode host-only")
+	f.StringVarP(&c.driver, "driver", "d", "bridge", "docker's; only bridge")
+	f.StringArrayVarP(&c.opts, "opt", "o", nil, "docker's com.docker.network.* options, as far as they exist here")
+	f.StringArrayVar(&c.aux, "aux-address", nil, "docker's name=address: reserved")
+	f.BoolVar(&c.ipv6, "ipv6", true, "docker's; on by default here")
+	f.BoolVar(&c.attachable, "attachable", false, "docker's; always so")
+	for _, hidden := range []string{"attachable", "aux-address", "ipv6"} {
+		_ = f.MarkHidden(hidden)
+	}
+	c.change.flags(cmd)
+	_ = cmd.RegisterFlagCompletionFunc("mode", words("nat", "host-only", "isolated", "cable"))
+}
+
+func (c *netCreate) run(ctx context.Context, args []string, stdout io.Writer) error {
+	m, err := c.manifest(args[0])
+	if err != nil {
+		return err
+	}
+	done, err := c.app.client().CreateNetwork(ctx, m, c.change.options()...)
+	if err != nil {
+		return err
+	}
+	c.change.done(stdout, done.Object.Name, done.Steps)
+	return nil
+}
+
+// manifest says with the flags what a file would say.
+func (c *netCreate) manifest(name string) (api.Manifest, error) {
+	spec := &api.NetworkSpec{Mode: c.mode, Bridge: c.bridge, Uplink: c.uplink, SNATIPs: c.snat, MTU: c.mtu, DNS: c.dns,
+		IsolatePorts: c.isolate, Inactive: c.define}
+	m := api.Manifest{APIVersion: api.APIVersion, Kind: api.KindNetwork, Metadata: api.Metadata{Name: name}, Network: spec}
+	no := false
+	if c.noHostAdapter {
+		spec.HostAdapter = &no
+	}
+	if c.noIPv6 || !c.ipv6 {
+		spec.IPv6 = &no
+	}
+	if c.noGuard {
+		spec.Guard = &no
+	}
+	if c.driver != "bridge" {
+		return m, badUsage("--driver %s: only docker's bridge is known here; flatnet's own word is --mode", c.driver)
+	}
+	if c.intern {
+		if c.mode != "" && c.mode != "host-only" {
+			return m, badUsage("--internal means --mode host-only, not %s", c.mode)
+		}
+		spec.Mode = "host-only"
+	}
+	var err error
+	if m.Metadata.Labels, err = parseLabels(c.labels); err != nil {
+		return m, err
+	}
+	if spec.Subnets, err = c.subnetSpecs(); err != nil {
+		return m, err
+	}
+	return m, applyDockerOptions(spec, c.opts)
+}
+
+// subnetSpecs puts each gateway, range and reserved address to the subnet that holds it.
+func (c *netCreate) subnetSpecs() ([]api.SubnetSpec, error) {
+	var specs []api.SubnetSpec
+	for _, s := range c.subnets {
+		specs = append(specs, api.SubnetSpec{Subnet: s})
+	}
+	reserved := c.reserved
+	for _, aux := range c.aux {
+		_, address, _ := strings.Cut(aux, "=")
+		reserved = append(reserved, address)
+	}
+	for _, g := range c.gateways {
+		s, err := holder(specs, "--gateway", g)
+		if err != nil {
+			return nil, err
+		}
+		if s.Gateway != "" {
+			return nil, badUsage("--gateway %s: subnet %s has a gateway already: %s", g, s.Subnet, s.Gateway)
+		}
+		s.Gateway = g
+	}
+	for _, r := range c.ranges {
+		s, err := holder(specs, "--ip-range", r)
+		if err != nil {
+			return nil, err
+		}
+		s.IPRange = r
+	}
+	for _, r := range reserved {
+		s, err := holder(specs, "--reserve", r)
+		if err != nil {
+			return nil, err
+		}
+		s.Reserved = append(s.Reserved, r)
+	}
+	return specs, nil
+}
+
+// holder finds the subnet that an address or range belongs to. What can't be read goes to the only subnet: the daemon
+// knows better words for it.
+func holder(specs []api.SubnetSpec, flag, value string) (*api.SubnetSpec, error) {
+	if len(specs) == 0 {
+		return nil, badUsage("%s %s needs the --subnet that it belongs to", flag, value)
+	}
+	text, _, _ := strings.Cut(value, "/")
+	a, err := netip.ParseAddr(text)
+	for i := range specs {
+		if p, perr := netip.ParsePrefix(specs[i].Subnet); err == nil && perr == nil && p.Contains(a) {
+			return &specs[i], nil
+		}
+	}
+	if len(specs) == 1 {
+		return &specs[0], nil
+	}
+	return nil, badUsage("%s %s is in none of the subnets", flag, value)
+}
+
+func parseLabels(flags []string) (map[string]string, error) {
+	if len(flags) == 0 {
+		return nil, nil
+	}
+	m := map[string]string{}
+	for _, l := range flags {
+		k, v, _ := strings.Cut(l, "=")
+		if k == "" {
+			return nil, badUsage("--label %q: want key=value", l)
+		}
+		m[k] = v
+	}
+	return m, nil
+}
+
+// applyDockerOptions translates docker's -o key=value.
+func applyDockerOptions(spec *api.NetworkSpec, opts []string) error {
+	for _, o := range opts {
+		key, value, _ := strings.Cut(o, "=")
+		short := strings.TrimPrefix(strings.TrimPrefix(key, "com.docker.network."), "bridge.")
+		if short == key {
+			return badUsage("-o %s: only docker's com.docker.network.* are known; flatnet's own settings are flags", key)
+		}
+		translate, ok := dockerOptions()[short]
+		if !ok {
+			return badUsage("-o %s: there is no such option of docker's bridge driver", key)
+		}
+		if err := translate(spec, value); err != nil {
+			return badUsage("-o %s=%s: %w", key, value, err)
+		}
+	}
+	return nil
+}
+
+// dockerOptions are the bridge driver's keys without their prefix.
+func dockerOptions() map[string]func(*api.NetworkSpec, string) error {
+	refuse := func(reason string) func(*api.NetworkSpec, string) error {
+		return func(*api.NetworkSpec, string) error { return fmt.Errorf("%s", reason) }
+	}
+	return map[string]func(*api.NetworkSpec, string) error{
+		"name":                    func(s *api.NetworkSpec, v string) error { s.Bridge = v; return nil },
+		"enable_icc":              dockerBool(func(s *api.NetworkSpec, on bool) error { s.IsolatePorts = !on; return nil }),
+		"enable_ip_masquerade":    dockerBool(onlyTrue("a network without NAT that the LAN reaches is mode routed, which is not built yet")),
+		"inhibit_ipv4":            dockerBool(func(s *api.NetworkSpec, on bool) error { return setHostAdapter(s, !on) }),
+		"internal":                dockerBool(setInternal),
+		"enable_ipv4":             dockerBool(onlyTrue("for IPv6 alone give one --subnet auto6")),
+		"enable_ipv6":             dockerBool(func(s *api.NetworkSpec, on bool) error { s.IPv6 = &on; return nil }),
+		"gateway_mode_ipv4":       setGatewayMode,
+		"gateway_mode_ipv6":       setGatewayMode,
+		"driver.mtu":              setMTU,
+		"host_ipv4":               func(s *api.NetworkSpec, v string) error { s.SNATIPs = append(s.SNATIPs, v); return nil },
+		"host_ipv6":               func(s *api.NetworkSpec, v string) error { s.SNATIPs = append(s.SNATIPs, v); return nil },
+		"host_binding_ipv4":       refuse("give the address with each port: flatnet run -p 192.0.2.1:8080:80"),
+		"trusted_host_interfaces": refuse("the LAN comes in by forwards only: flatnet run -p 8080:80"),
+		"container_iface_prefix":  refuse("name the link with the endpoint: flatnet run --network NET,ifname=lan0"),
+		"default_bridge":          refuse("the default network here is the one named default"),
+	}
+}
+
+func dockerBool(set func(*api.NetworkSpec, bool) error) func(*api.NetworkSpec, string) error {
+	return func(s *api.NetworkSpec, v string) error {
+		switch strings.ToLower(v) {
+		case "true", "1":
+			return set(s, true)
+		case "false", "0":
+			return set(s, false)
+		}
+		return fmt.Errorf("want true or false")
+	}
+}
+
+func onlyTrue(reason string) func(*api.NetworkSpec, bool) error {
+	return func(_ *api.NetworkSpec, on bool) error {
+		if !on {
+			return fmt.Errorf("%s", reason)
+		}
+		return nil
+	}
+}
+
+func setHostAdapter(s *api.NetworkSpec, on bool) error { s.HostAdapter = &on; return nil }
+
+func setInternal(s *api.NetworkSpec, on bool) error {
+	if on {
+		s.Mode = "host-only"
+	}
+	return nil
+}
+
+func setGatewayMode(s *api.NetworkSpec, v string) error {
+	switch v {
+	case "nat":
+		return nil
+	case "isolated":
+		s.Mode = "isolated"
+		return nil
+	}
+	return fmt.Errorf("direct access from the LAN is mode routed, which is not built yet; ports are published with -p")
+}
+
+func setMTU(s *api.NetworkSpec, v string) error {
+	n := 0
+	if _, err := fmt.Sscanf(v, "%d", &n); err != nil || fmt.Sprint(n) != v {
+		return fmt.Errorf("want bytes")
+	}
+	s.MTU = n
+	return nil
+}

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/flatnet/flatnet/api"
+	"github.com/spf13/cobra"
+)
+
+// netInspect shows networks in full.
+type netInspect struct {
+	app            *app
+	output, format string
+}
+
+func newNetInspect(a *app) *cobra.Command {
+	c := &netInspect{app: a}
+	cmd := command(a, "inspect NAME... [flags]", "show networks in full",
+		"flatnet net inspect default\nflatnet net inspect default -o docker", cobra.MinimumNArgs(1), c.run)
+	cmd.Aliases = []string{"show", "info"}
+	cmd.Flags().StringVarP(&c.output, "output", "o", "", "json, yaml, or docker for docker's shape")
+	cmd.Flags().StringVarP(&c.format, "format", "f", "", "Go template over the network: '{{.Status.MTU}}'")
+	cmd.ValidArgsFunction = a.complete(networkNames)
+	_ = cmd.RegisterFlagCompletionFunc("output", words("json", "yaml", "docker"))
+	return cmd
+}
+
+func (c *netInspect) run(ctx context.Context, args []string, stdout io.Writer) error {
+	var nets []api.Network
+	err := each(args, func(name string) error {
+		n, err := c.app.client().Network(ctx, name)
+		if err == nil {
+			nets = append(nets, n)
+		}
+		return err
+	})
+	if werr := c.write(stdout, nets); werr != nil {
+		return werr
+	}
+	return err
+}
+
+func (c *netInspect) write(w io.Writer, nets []api.Network) error {
+	switch {
+	case c.format != "" && c.output == "docker":
+		return formatEach(w, c.format, dockerNetworks(nets))
+	case c.format != "":
+		return formatEach(w, c.format, nets)
+	case c.output == "docker":
+		return writeValue(w, "json", dockerNetworks(nets))
+	case (c.output == "json" || c.output == "yaml") && len(nets) == 1:
+		return writeValue(w, c.output, nets[0])
+	case c.output == "json" || c.output == "yaml":
+		return writeValue(w, c.output, nets)
+	case c.output != "":
+		return badUsage("-o takes json, yaml or docker, not %q", c.output)
+	}
+	for i, n := range nets {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		writeFacts(w, networkFacts(n))
+	}
+	return nil
+}
+
+func networkFacts(n api.Network) []fact {
+	one := func(s string) []string { return []string{s} }
+	var subnets, endpoints, forwards []string
+	for _, s := range n.Status.Subnets {
+		subnets = append(subnets, subnetLine(s))
+	}
+	for _, e := range n.Status.Endpoints {
+		endpoints = append(endpoints, endpointLine(e))
+	}
+	for _, f := range n.Status.Forwards {
+		forwards = append(forwards, forwardLine(f))
+	}
+	state := n.Status.State
+	if n.Status.Reason != "" {
+		state += ": " + n.Status.Reason
+	}
+	return []fact{
+		{"name", one(n.Name)}, {"id", one(n.ID)}, {"mode", one(n.Spec.Mode)}, {"state", one(state)}, {"scope", one(n.Status.Scope)},
+		{"created", one(n.Status.Created.UTC().Format("2006-01-02 15:04:05 UTC"))},
+		{"bridge", one(n.Status.Bridge)}, {"subnet", subnets}, {"mtu", one(fmt.Sprint(n.Status.MTU))},
+		{"uplink", one(strings.Join(n.Status.Uplinks, ", "))}, {"nat", n.Status.NAT}, {"dns", one(strings.Join(n.Spec.DNS, ", "))},
+		{"host adapter", one(onUnless(n.Spec.HostAdapter))}, {"guard", one(onUnless(n.Spec.Guard))},
+		{"isolate ports", one(yesNo(n.Spec.IsolatePorts))}, {"autostart", one(onUnless(n.Spec.Autostart))},
+		{"labels", labels(n.Labels)}, {"endpoints", endpoints}, {"forwards", forwards},
+	}
+}
+
+func onUnless(b *bool) string { return yesNo(b == nil || *b) }
+
+func subnetLine(s api.SubnetStatus) string {
+	parts := []string{s.Subnet}
+	if s.Gateway != "" {
+		parts = append(parts, "gateway "+s.Gateway)
+	}
+	if s.IPRange != "" && s.IPRange != s.Subnet {
+		parts = append(parts, "range "+s.IPRange)
+	}
+	if len(s.Reserved) > 0 {
+		parts = append(parts, "reserved "+strings.Join(s.Reserved, ","))
+	}
+	return strings.Join(parts, "  ") + fmt.Sprintf("  %d in use, %.4g free", s.InUse, s.Available)
+}
+
+func endpointLine(e api.Endpoint) string {
+	return fmt.Sprintf("%s/%s  %s  %s  on the host %s", e.Workload, e.IfName, strings.Join(e.IPs, " "), e.MAC, e.HostLink)
+}
+
+func forwardLine(f api.Forward) string {
+	line := fmt.Sprintf("%s -> %s:%s", f.Name, f.Workload, f.Ports)
+	if !f.Active {
+		line += "  (waits for the workload)"
+	}
+	return line
+}
