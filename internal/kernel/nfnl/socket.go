@@ -5,9 +5,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
+	"runtime"
+	"syscall"
+	"time"
 
-	"github.com/mdlayher/socket"
-	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,9 +22,10 @@ const (
 	recvLen = 8 << 20
 )
 
-// Socket is one nfnetlink socket. Its methods are not safe for concurrent use.
+// Socket is one nfnetlink socket. Its methods are not safe for concurrent use, but for Close.
 type Socket struct {
-	conn *socket.Conn
+	file *os.File
+	raw  syscall.RawConn
 	port uint32
 	seq  uint32
 	buf  []byte
@@ -30,34 +33,64 @@ type Socket struct {
 
 // Dial opens a socket in the network namespace of the calling thread, or in that of the descriptor netns when it is not 0.
 func Dial(netns int) (*Socket, error) {
-	conn, err := socket.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_NETFILTER, "nfnetlink", &socket.Config{NetNS: netns})
+	fd, err := openIn(netns)
 	if err != nil {
 		return nil, fmt.Errorf("open nfnetlink socket: %w", err)
 	}
-	s := &Socket{conn: conn, buf: make([]byte, readLen)}
-	if err := s.set(); err != nil {
-		conn.Close()
+	s := &Socket{file: os.NewFile(uintptr(fd), "nfnetlink"), buf: make([]byte, readLen)}
+	if err := s.set(fd); err != nil {
+		s.file.Close()
 		return nil, fmt.Errorf("open nfnetlink socket: %w", err)
 	}
 	return s, nil
 }
 
-func (s *Socket) set() error {
-	if err := s.conn.Bind(&unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+// openIn opens a socket in a namespace. The socket stays there, the thread returns; one that can't return is not used again.
+func openIn(netns int) (int, error) {
+	if netns == 0 {
+		return open()
+	}
+	runtime.LockOSThread()
+	own, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		runtime.UnlockOSThread()
+		return 0, err
+	}
+	defer unix.Close(own)
+	if err := unix.Setns(netns, unix.CLONE_NEWNET); err != nil {
+		runtime.UnlockOSThread()
+		return 0, fmt.Errorf("enter namespace: %w", err)
+	}
+	fd, err := open()
+	if unix.Setns(own, unix.CLONE_NEWNET) == nil {
+		runtime.UnlockOSThread()
+	}
+	return fd, err
+}
+
+func open() (int, error) {
+	return unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+}
+
+func (s *Socket) set(fd int) error {
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return err
 	}
-	name, err := s.conn.Getsockname()
+	name, err := unix.Getsockname(fd)
 	if err != nil {
 		return err
 	}
 	if nl, ok := name.(*unix.SockaddrNetlink); ok {
 		s.port = nl.Pid
 	}
+	if s.raw, err = s.file.SyscallConn(); err != nil {
+		return err
+	}
 	return errors.Join(
-		s.conn.SetsockoptInt(unix.SOL_NETLINK, unix.NETLINK_EXT_ACK, 1),
-		s.conn.SetsockoptInt(unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1),
-		s.conn.SetsockoptInt(unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, sendLen),
-		s.conn.SetsockoptInt(unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, recvLen),
+		unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_EXT_ACK, 1),
+		unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1),
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, sendLen),
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, recvLen),
 	)
 }
 
@@ -65,7 +98,7 @@ func (s *Socket) set() error {
 func (s *Socket) Port() uint32 { return s.port }
 
 // Close closes the socket; a Receive that waits returns.
-func (s *Socket) Close() error { return s.conn.Close() }
+func (s *Socket) Close() error { return s.file.Close() }
 
 // Get sends one request of nf_tables that is answered by one message.
 func (s *Socket) Get(ctx context.Context, typ uint16, family uint8, fill func(*Writer)) (Message, error) {
@@ -167,10 +200,13 @@ func (s *Socket) acknowledged(ctx context.Context, first uint32, n int) (map[int
 
 // Join makes the socket receive the notifications of a group, except those of transactions that the socket at port caused.
 func (s *Socket) Join(group int, exceptPort uint32) error {
-	if err := s.ignore(exceptPort); err != nil {
-		return fmt.Errorf("filter notifications: %w", err)
-	}
-	if err := s.conn.SetsockoptInt(unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, group); err != nil {
+	var err error
+	ctlErr := s.raw.Control(func(fd uintptr) {
+		if err = ignore(int(fd), exceptPort); err == nil {
+			err = unix.SetsockoptInt(int(fd), unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, group)
+		}
+	})
+	if err = errors.Join(ctlErr, err); err != nil {
 		return fmt.Errorf("join notification group: %w", err)
 	}
 	return nil
@@ -178,19 +214,17 @@ func (s *Socket) Join(group int, exceptPort uint32) error {
 
 // ignore has the kernel drop messages by nlmsg_pid: a transaction of ours with thousands of elements then neither wakes us
 // nor fills the socket. One notification skb holds messages of one transaction only.
-func (s *Socket) ignore(port uint32) error {
-	var inFile [4]byte // nlmsg_pid is in the host's order, BPF loads big endian
-	binary.NativeEndian.PutUint32(inFile[:], port)
-	filter, err := bpf.Assemble([]bpf.Instruction{
-		bpf.LoadAbsolute{Off: 12, Size: 4},
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: binary.BigEndian.Uint32(inFile[:]), SkipFalse: 1},
-		bpf.RetConstant{Val: 0},
-		bpf.RetConstant{Val: 0xffffffff},
-	})
-	if err != nil {
-		return err
+func ignore(fd int, port uint32) error {
+	var bytes [4]byte // nlmsg_pid is in the host's order, BPF loads big endian
+	binary.NativeEndian.PutUint32(bytes[:], port)
+	filter := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 12},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: binary.BigEndian.Uint32(bytes[:]), Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff},
 	}
-	return s.conn.SetBPF(filter)
+	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
+		&unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
 }
 
 // Receive waits for notifications; each sees every message, whose bytes are valid only during the call. ENOBUFS says that
@@ -209,7 +243,9 @@ func (s *Socket) Receive(ctx context.Context, each func(Message)) error {
 }
 
 func (s *Socket) send(ctx context.Context, b []byte) error {
-	_, err := s.conn.Sendmsg(ctx, b, nil, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}, 0)
+	err := s.wait(ctx, s.raw.Write, s.file.SetWriteDeadline, func(fd int) error {
+		return unix.Sendto(fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+	})
 	if err != nil {
 		return fmt.Errorf("send %d bytes: %w", len(b), err)
 	}
@@ -217,7 +253,11 @@ func (s *Socket) send(ctx context.Context, b []byte) error {
 }
 
 func (s *Socket) receive(ctx context.Context) ([]byte, error) {
-	n, _, flags, _, err := s.conn.Recvmsg(ctx, s.buf, nil, 0)
+	var n, flags int
+	err := s.wait(ctx, s.raw.Read, s.file.SetReadDeadline, func(fd int) (err error) {
+		n, _, flags, _, err = unix.Recvmsg(fd, s.buf, nil, 0)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("receive: %w", err)
 	}
@@ -225,4 +265,31 @@ func (s *Socket) receive(ctx context.Context) ([]byte, error) {
 		return nil, fmt.Errorf("receive: message longer than %d bytes", len(s.buf))
 	}
 	return s.buf[:n], nil
+}
+
+// wait does a system call when the socket is ready for it, or gives up with ctx.
+func (s *Socket) wait(ctx context.Context, poll func(func(uintptr) bool) error, deadline func(time.Time) error, do func(fd int) error) error {
+	if err := deadline(time.Time{}); err != nil {
+		return err
+	}
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		_ = deadline(time.Unix(1, 0))
+		close(ended)
+	})
+	defer func() {
+		if !stop() {
+			<-ended // else it may hit the next call's deadline
+		}
+	}()
+	var err error
+	pollErr := poll(func(fd uintptr) bool {
+		for err = do(int(fd)); err == unix.EINTR; err = do(int(fd)) {
+		}
+		return err != unix.EAGAIN
+	})
+	if ctx.Err() != nil && pollErr != nil {
+		return ctx.Err()
+	}
+	return errors.Join(pollErr, err)
 }

@@ -10,6 +10,7 @@ package nft
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -26,24 +27,30 @@ type Config struct {
 
 // Conn is a connection to nf_tables of one network namespace. Its methods may be called concurrently.
 type Conn struct {
-	netns int
-	port  uint32 // of sock: whose transactions Watch ignores
+	notified *nfnl.Socket // for Watch only
 
 	mu   sync.Mutex
 	sock *nfnl.Socket
 }
 
-// New opens the connection. It needs CAP_NET_ADMIN.
+// New opens the connection. From then on it takes note of what others change, for Watch. It needs CAP_NET_ADMIN.
 func New(cfg Config) (*Conn, error) {
 	sock, err := nfnl.Dial(cfg.Netns)
 	if err != nil {
 		return nil, fmt.Errorf("nft: %w", err)
 	}
-	return &Conn{netns: cfg.Netns, port: sock.Port(), sock: sock}, nil
+	notified, err := nfnl.Dial(cfg.Netns)
+	if err == nil {
+		err = notified.Join(unix.NFNLGRP_NFTABLES, sock.Port())
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("nft: %w", err), sock.Close())
+	}
+	return &Conn{sock: sock, notified: notified}, nil
 }
 
-// Close ends the connection.
-func (c *Conn) Close() error { return c.sock.Close() }
+// Close ends the connection and a Watch of it.
+func (c *Conn) Close() error { return errors.Join(c.sock.Close(), c.notified.Close()) }
 
 // Generation is the number of the ruleset's last change by anybody; equal numbers mean an unchanged ruleset.
 func (c *Conn) Generation(ctx context.Context) (uint32, error) {

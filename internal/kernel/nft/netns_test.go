@@ -81,7 +81,7 @@ func become(t *testing.T, c *Conn, want dataplane.State) {
 func same(t *testing.T, want, got dataplane.State) {
 	t.Helper()
 	if d := dataplane.Diff(want, got); len(d) > 0 {
-		t.Fatalf("the kernel is not as wanted; it would take:\n%s", d)
+		t.Fatalf("the kernel is not as wanted; it would take %d steps, among them:\n%s", len(d), d[:min(len(d), 20)])
 	}
 }
 

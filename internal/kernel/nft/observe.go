@@ -31,7 +31,6 @@ func (c *Conn) Observe(ctx context.Context) ([]dataplane.Object, error) {
 type snapshot struct {
 	generation uint32
 	objects    []dataplane.Object
-	asleep     map[dataplane.Family]bool // tables that are there with flags
 	chains     chainRules
 }
 
@@ -78,7 +77,7 @@ func (c *Conn) consistently(ctx context.Context, fill func(*snapshot) error) (*s
 		if err != nil {
 			return nil, err
 		}
-		s := &snapshot{generation: before, asleep: map[dataplane.Family]bool{}, chains: chainRules{}}
+		s := &snapshot{generation: before, chains: chainRules{}}
 		err = fill(s)
 		if errors.Is(err, nfnl.ErrInterrupted) || errors.Is(err, unix.ENOENT) { // ENOENT: a set went while it was read
 			continue
@@ -102,7 +101,7 @@ func (c *Conn) readTable(ctx context.Context, family dataplane.Family, s *snapsh
 	if err != nil || !there {
 		return err
 	}
-	if s.asleep[family] = flags != 0; flags == 0 {
+	if flags == 0 {
 		s.objects = append(s.objects, dataplane.Table{Family: family})
 	}
 	if err := c.chains(ctx, family, s); err != nil {
@@ -159,6 +158,8 @@ func (c *Conn) sets(ctx context.Context, family dataplane.Family, s *snapshot) e
 	return err
 }
 
+// elements reads a set's elements. A hash set that the kernel is just resizing, as it does for a while after many additions,
+// is dumped with some elements twice and others not at all, without a word; wherever one is missing another is there twice.
 func (c *Conn) elements(ctx context.Context, set dataplane.Set, s *snapshot) error {
 	if set.Type == (dataplane.Types{}) {
 		return nil
@@ -167,7 +168,16 @@ func (c *Conn) elements(ctx context.Context, set dataplane.Set, s *snapshot) err
 		w.String(unix.NFTA_SET_ELEM_LIST_TABLE, dataplane.TableName)
 		w.String(unix.NFTA_SET_ELEM_LIST_SET, set.Name)
 	}
-	return c.sock.Dump(ctx, unix.NFT_MSG_GETSETELEM, number(set.Family), filter, func(m nfnl.Message) {
-		readElements(set, m.Attrs, func(e dataplane.Element) { s.objects = append(s.objects, e) })
+	seen, twice := map[string]bool{}, false
+	err := c.sock.Dump(ctx, unix.NFT_MSG_GETSETELEM, number(set.Family), filter, func(m nfnl.Message) {
+		readElements(set, m.Attrs, func(e dataplane.Element, key []byte) {
+			twice = twice || seen[string(key)]
+			seen[string(key)] = true
+			s.objects = append(s.objects, e)
+		})
 	})
+	if err == nil && twice {
+		return nfnl.ErrInterrupted
+	}
+	return err
 }

@@ -157,11 +157,11 @@ func writeTuple(w *nfnl.Writer, typ uint16, types dataplane.Types, t dataplane.T
 	return nil
 }
 
-// readElements reads the elements in one message of a dump.
-func readElements(set dataplane.Set, attrs []byte, each func(dataplane.Element)) {
+// readElements reads the elements in one message of a dump; key is the element's key as the kernel has it.
+func readElements(set dataplane.Set, attrs []byte, each func(e dataplane.Element, key []byte)) {
 	for a := range nfnl.Attrs(nfnl.Get(attrs, unix.NFTA_SET_ELEM_LIST_ELEMENTS).Value) {
 		if e, ok := readElement(set, a.Value); ok {
-			each(e)
+			each(e, dataValue(nfnl.Get(a.Value, unix.NFTA_SET_ELEM_KEY)))
 		}
 	}
 }

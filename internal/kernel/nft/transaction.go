@@ -25,10 +25,37 @@ func newTransaction(generation uint32) *transaction {
 	return &transaction{Batch: *nfnl.NewBatch(generation)}
 }
 
-// compile turns a plan into messages. Elements are deleted first, as a range that is added may overlap one that goes; the
-// order is invisible to packets. seen has the rules from which changed chains are written anew, and their generation.
+// compile turns a plan into messages. seen has the rules from which changed chains are written anew, and their generation.
 func compile(plan dataplane.Plan, seen *snapshot) *transaction {
 	tx := newTransaction(seen.generation)
+	tx.carryOut(plan, seen.chains)
+	return tx
+}
+
+// renew makes sets and chains again that are there: all rules of their tables go first, as they refer to them.
+func renew(want, have dataplane.State, old []dataplane.Object, seen *snapshot) *transaction {
+	tx := newTransaction(seen.generation)
+	left, chains := have.Clone(), maps.Clone(seen.chains)
+	for _, family := range families {
+		if slices.ContainsFunc(old, func(o dataplane.Object) bool { return familyOf(o) == family }) {
+			tx.flush(dataplane.Chain{Family: family})
+			remove(left, func(o dataplane.Object) bool { return isRule(o) && familyOf(o) == family })
+			maps.DeleteFunc(chains, func(c dataplane.Chain, _ map[int]dataplane.Rule) bool { return c.Family == family })
+		}
+	}
+	for _, o := range old {
+		tx.del(o)
+		remove(left, func(in dataplane.Object) bool { return in.Key() == o.Key() || within(in, o) })
+	}
+	ours := want.Clone()
+	remove(ours, func(o dataplane.Object) bool { return !isOurs(o) && left[o.Key()] == nil })
+	tx.carryOut(dataplane.Diff(ours, left), chains)
+	return tx
+}
+
+// carryOut writes the messages of a plan. Elements are deleted first, as a range that is added may overlap one that goes; the
+// order is invisible to packets.
+func (tx *transaction) carryOut(plan dataplane.Plan, chains chainRules) {
 	d := doomed(plan)
 	tx.elements(unix.NFT_MSG_DELSETELEM, elementsOf(plan, func(s dataplane.Step) bool {
 		return s.Op != dataplane.Add && !d.holds(s.Object)
@@ -38,34 +65,21 @@ func compile(plan dataplane.Plan, seen *snapshot) *transaction {
 			tx.add(s.Object)
 		}
 	}
-	tx.rewrite(plan, seen.chains, d)
+	tx.rewrite(plan, chains, d)
 	tx.elements(unix.NFT_MSG_NEWSETELEM, elementsOf(plan, func(s dataplane.Step) bool { return s.Op != dataplane.Del }))
 	for _, s := range plan {
 		if s.Op == dataplane.Del && (isTable(s.Object) || !d.holds(s.Object)) {
 			tx.del(s.Object)
 		}
 	}
-	return tx
 }
 
-// rebuild writes every table of which there is something to change anew, in one transaction with its deletion.
-func rebuild(want dataplane.State, seen *snapshot) *transaction {
-	tx := newTransaction(seen.generation)
-	for _, family := range families {
-		if seen.has(family) {
-			tx.del(dataplane.Table{Family: family})
+func remove(s dataplane.State, which func(dataplane.Object) bool) {
+	for key, o := range s {
+		if which(o) {
+			delete(s, key)
 		}
 	}
-	var all dataplane.Plan
-	for _, s := range dataplane.Diff(want, dataplane.State{}) {
-		if isOurs(s.Object) {
-			tx.add(s.Object)
-			all = append(all, s)
-		}
-	}
-	tx.rewrite(all, nil, nil)
-	tx.elements(unix.NFT_MSG_NEWSETELEM, elementsOf(all, func(dataplane.Step) bool { return true }))
-	return tx
 }
 
 // isOurs reports whether an object that was read is of the vocabulary, so that it can be written again.
@@ -80,11 +94,6 @@ func isOurs(o dataplane.Object) bool {
 		return o.Hook == "" || ok && !strings.HasSuffix(o.Type, policyDrop)
 	}
 	return true
-}
-
-// has reports whether the family's table is there.
-func (s *snapshot) has(family dataplane.Family) bool {
-	return s.asleep[family] || slices.Contains(s.objects, dataplane.Object(dataplane.Table{Family: family}))
 }
 
 // containers are the tables and sets that a plan deletes.
@@ -106,6 +115,11 @@ func doomed(plan dataplane.Plan) containers {
 // holds reports whether o goes with one of the containers.
 func (d containers) holds(o dataplane.Object) bool {
 	return slices.ContainsFunc(d, func(c dataplane.Object) bool { return within(o, c) })
+}
+
+func isRule(o dataplane.Object) bool {
+	_, ok := o.(dataplane.Rule)
+	return ok
 }
 
 func isTable(o dataplane.Object) bool {
@@ -186,10 +200,13 @@ func (cr chainRules) remove(chain dataplane.Chain, pos int) {
 	delete(cr[chain], pos)
 }
 
+// flush deletes all rules of a chain; of the whole table when it has no name.
 func (tx *transaction) flush(chain dataplane.Chain) {
 	tx.message(unix.NFT_MSG_DELRULE, 0, chain.Family, chain)
 	tx.String(unix.NFTA_RULE_TABLE, dataplane.TableName)
-	tx.String(unix.NFTA_RULE_CHAIN, chain.Name)
+	if chain.Name != "" {
+		tx.String(unix.NFTA_RULE_CHAIN, chain.Name)
+	}
 }
 
 func (tx *transaction) rule(pos int, r dataplane.Rule) {

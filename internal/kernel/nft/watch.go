@@ -18,27 +18,12 @@ type Change struct {
 	By      string // `nft[4711]`; empty when unknown
 }
 
-// Watch reports every transaction that was not made by this Conn until ctx ends, which it returns as nil. When notifications
-// were lost it reports a change of everything. ready is called once, when from then on nothing is missed; it may be nil.
-func (c *Conn) Watch(ctx context.Context, ready func(), each func(Change)) error {
-	sock, err := nfnl.Dial(c.netns)
-	if err != nil {
-		return fmt.Errorf("nft: watch: %w", err)
-	}
-	defer sock.Close()
-	if err := sock.Join(unix.NFNLGRP_NFTABLES, c.port); err != nil {
-		return fmt.Errorf("nft: watch: %w", err)
-	}
-	if ready != nil {
-		ready()
-	}
-	return watch(ctx, sock, each)
-}
-
-func watch(ctx context.Context, sock *nfnl.Socket, each func(Change)) error {
+// Watch reports every transaction since New that was not made by this Conn, until ctx ends, which it returns as nil. When
+// notifications were lost it reports a change of everything. Only one Watch may run at a time.
+func (c *Conn) Watch(ctx context.Context, each func(Change)) error {
 	var seen Change
 	for {
-		err := sock.Receive(ctx, func(m nfnl.Message) {
+		err := c.notified.Receive(ctx, func(m nfnl.Message) {
 			seen = seen.with(m)
 			if m.Type == unix.NFT_MSG_NEWGEN { // ends the transaction
 				each(seen)
