@@ -30,9 +30,10 @@ func (v View) AllForwards() []Forward {
 
 // Node is what is true of the machine apart from anything flatnet made: its links, addresses and routes.
 type Node struct {
-	Name   string
-	Links  []HostLink
-	Routes []HostRoute
+	Name        string
+	Links       []HostLink
+	Routes      []HostRoute
+	LoopbackBPF bool // forwards can be answered at [::1]: package kernel/bpf works here
 }
 
 // HostLink is a link of the host that is not ours.

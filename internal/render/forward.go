@@ -37,6 +37,7 @@ func forwardElements(v model.View, w model.Workload, f model.Forward) []dataplan
 		}
 		done[i] = true
 		objects = append(objects, forwardTo(f, to)...)
+		objects = append(objects, loopbackForwards(v.Node, n, f, to)...)
 	}
 	return objects
 }
@@ -79,3 +80,61 @@ func portElement(f model.Forward, to netip.Addr, from, port uint16) dataplane.Ob
 }
 
 func everyAddress(f model.Forward) bool { return !f.HostIP.IsValid() || f.HostIP.IsUnspecified() }
+
+// maxLoopbackPorts bounds what one forward costs at [::1], where a range is an object for every port.
+const maxLoopbackPorts = 1024
+
+// loopbackForwards answer a forward at [::1], where nft can't. SCTP has no hook for it.
+func loopbackForwards(node model.Node, n model.Network, f model.Forward, to netip.Addr) []dataplane.Object {
+	atLoopback := everyAddress(f) || f.HostIP == netip.IPv6Loopback()
+	if !node.LoopbackBPF || !to.Is6() || !atLoopback || f.Proto == model.SCTP || f.HostPorts.Len() > maxLoopbackPorts {
+		return nil
+	}
+	if n.NoHostAdapter && !everyAddress(f) {
+		return nil // see byGateway
+	}
+	var objects []dataplane.Object
+	for i := range f.HostPorts.Len() {
+		l := dataplane.LoopbackForward{
+			Proto: f.Proto, Port: f.HostPorts.First + uint16(i), To: to, ToPort: f.Ports.First + uint16(i),
+		}
+		if n.NoHostAdapter {
+			l = byGateway(n, l)
+		}
+		objects = append(objects, l)
+	}
+	return objects
+}
+
+// byGateway goes to the published port of the gateway address, where nft takes over: a network without the host lets
+// nothing of the host through that NAT has not marked. A forward on ::1 alone has no such port.
+func byGateway(n model.Network, l dataplane.LoopbackForward) dataplane.LoopbackForward {
+	if s, ok := n.Subnet(l.To); ok {
+		l.To, l.ToPort = s.Gateway, l.Port
+	}
+	return l
+}
+
+// loopbackPrograms are what the loopbackForwards need. They are the node's, not a forward's: many forwards share them.
+func loopbackPrograms(v model.View) []dataplane.Object {
+	if !v.Node.LoopbackBPF || !forwards6(v) {
+		return nil
+	}
+	var objects []dataplane.Object
+	for _, p := range dataplane.LoopbackPrograms() {
+		objects = append(objects, p)
+	}
+	return objects
+}
+
+// forwards6 reports whether some network can have forwards to IPv6 addresses.
+func forwards6(v model.View) bool {
+	for _, n := range v.Networks {
+		for _, s := range n.Subnets {
+			if n.Active && n.Mode == model.NAT && s.Prefix.Addr().Is6() {
+				return true
+			}
+		}
+	}
+	return false
+}

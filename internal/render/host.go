@@ -96,13 +96,13 @@ func Touched(v model.View, workload string, cables []string) (map[string]datapla
 	return parts, nil
 }
 
-// Node is the part that all networks share: the rules, the sets they look into, and the sysctls of the host. Without an
+// Node is the part that all networks share: the rules, the sets they look into, the programs and the sysctls of the host. Without an
 // active network it is empty, and flatnet leaves no trace.
 func Node(v model.View) (dataplane.Host, error) {
 	var host dataplane.Host
-	sysctls := hostSysctls(v)
-	if len(sysctls) > 0 {
-		if err := host.State(dataplane.HostNetns).Put(sysctls...); err != nil {
+	objects := append(hostSysctls(v), loopbackPrograms(v)...)
+	if len(objects) > 0 {
+		if err := host.State(dataplane.HostNetns).Put(objects...); err != nil {
 			return host, err
 		}
 	}
