@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
+	"io/fs"
 
 	"github.com/cilium/ebpf"
 
@@ -104,16 +104,35 @@ func (w *work) put(f dataplane.LoopbackForward) error {
 
 // remove leaves a map alone that isn't there.
 func (w *work) remove(f dataplane.LoopbackForward) error {
-	if _, err := os.Stat(w.c.pin(loopbackMapForwards)); err != nil {
+	if err := w.openPinned(); err != nil {
 		return ignoreMissing(err)
-	}
-	if err := w.open(); err != nil {
-		return err
 	}
 	err := w.forwards.Delete(encodeKey(f))
 	if errors.Is(err, ebpf.ErrKeyNotExist) {
 		return nil
 	}
+	return err
+}
+
+func (w *work) openPinned() error {
+	if w.forwards != nil {
+		return nil
+	}
+	m, err := ebpf.LoadPinnedMap(w.c.pin(loopbackMapForwards), nil)
+	w.forwards = m
+	return err
+}
+
+// open opens the map of forwards, made and pinned when it isn't there.
+func (w *work) open() error {
+	if err := w.openPinned(); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := w.prepare(); err != nil {
+		return err
+	}
+	m, err := ebpf.NewMapWithOptions(w.spec.Maps[loopbackMapForwards], w.pins())
+	w.forwards = m
 	return err
 }
 
@@ -136,19 +155,6 @@ func (w *work) prepare() error {
 }
 
 func (w *work) pins() ebpf.MapOptions { return ebpf.MapOptions{PinPath: w.c.pin("")} }
-
-// open opens the map of forwards, made and pinned when it isn't there.
-func (w *work) open() error {
-	if w.forwards != nil {
-		return nil
-	}
-	if err := w.prepare(); err != nil {
-		return err
-	}
-	m, err := ebpf.NewMapWithOptions(w.spec.Maps[loopbackMapForwards], w.pins())
-	w.forwards = m
-	return err
-}
 
 // load brings the programs into the kernel, with the maps that are pinned.
 func (w *work) load() error {

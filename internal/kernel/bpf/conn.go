@@ -48,7 +48,7 @@ type Conn struct {
 }
 
 // New works for the network namespace of the calling thread. The error is an *Unsupported when the kernel, its mounts or our
-// privileges don't allow it. It needs CAP_BPF, CAP_NET_ADMIN, and CAP_SYS_ADMIN to mount.
+// privileges don't allow it: all is done with CAP_SYS_ADMIN alone.
 func New(cfg Config) (*Conn, error) {
 	if err := Probe(cfg); err != nil {
 		return nil, err

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
@@ -126,6 +127,9 @@ func (s *space) mustBeClean(t *testing.T, runDir string) {
 	t.Helper()
 	if left := links(t); len(left) > 0 {
 		t.Errorf("links left: %v", left)
+	}
+	if left := attachedPrograms(t); left > 0 {
+		t.Errorf("%d programs left", left)
 	}
 	s.do(func() {
 		mounts, err := readMounts()
@@ -386,7 +390,7 @@ func TestWhatOthersBreakIsSeenAndRepaired(t *testing.T) {
 			if plan := p.host.apply(t, conn, wanted()); len(plan) != 0 {
 				t.Errorf("still to do:\n%s", plan)
 			}
-			waitForLinks(t, 4) // the kernel lets go of what nothing holds a moment later
+			waitForPrograms(t, 4) // the kernel lets go of what nothing holds a moment later
 			p.work.answer(t, "[::]:81", "moved")
 			p.host.apply(t, conn, moved())
 			compare(t, p.host.table([]client{{proto: tcp, connect: true, to: "[::1]:8080"}}), `
@@ -398,15 +402,36 @@ func TestWhatOthersBreakIsSeenAndRepaired(t *testing.T) {
 	}
 }
 
-func waitForLinks(t *testing.T, n int) {
+// waitForPrograms waits until that many are attached: links are gone from the list before they are detached.
+func waitForPrograms(t *testing.T, n int) {
 	t.Helper()
 	end := time.Now().Add(10 * time.Second)
-	for len(links(t)) != n {
+	for attachedPrograms(t) != n {
 		if time.Now().After(end) {
-			t.Fatalf("%d links, want %d", len(links(t)), n)
+			t.Fatalf("%d programs, want %d", attachedPrograms(t), n)
 		}
 		time.Sleep(time.Millisecond)
 	}
+}
+
+func attachedPrograms(t *testing.T) int {
+	t.Helper()
+	dir, err := os.Open(testCgroup())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	n := 0
+	for _, hook := range []ebpf.AttachType{
+		ebpf.AttachCGroupInet6Connect, ebpf.AttachCGroupUDP6Sendmsg, ebpf.AttachCGroupUDP6Recvmsg, ebpf.AttachCgroupInet6GetPeername,
+	} {
+		found, err := link.QueryPrograms(link.QueryOptions{Target: int(dir.Fd()), Attach: hook})
+		if err != nil {
+			t.Fatal(err)
+		}
+		n += len(found.Programs)
+	}
+	return n
 }
 
 // moved is wanted with another port of the workload.

@@ -35,7 +35,7 @@ func probeLoad(ours uint64) error {
 	all, err := ebpf.NewCollection(s)
 	switch {
 	case errors.Is(err, unix.EPERM):
-		return &Unsupported{"loading BPF programs is not permitted (needs CAP_BPF and CAP_NET_ADMIN)", err}
+		return &Unsupported{"loading BPF programs is not permitted (needs CAP_SYS_ADMIN)", err}
 	case err != nil:
 		return &Unsupported{"this kernel does not take the BPF programs (needs CONFIG_CGROUP_BPF and Linux 5.14)", err}
 	}
