@@ -28,6 +28,7 @@ type Workload struct {
 	Ready     bool // all of it was once made; until then the next start also completes what is inside its namespace
 	Labels    map[string]string
 	Created   time.Time
+	Remove    bool // forgotten when its command ends; else it stays listed as exited
 }
 
 // Process is the command that runs in a workload; the zero Process is none.

@@ -1,0 +1,277 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/flatnet/flatnet/api"
+	"github.com/flatnet/flatnet/internal/dataplane"
+	"github.com/flatnet/flatnet/internal/model"
+	"github.com/flatnet/flatnet/internal/reconcile"
+	"github.com/flatnet/flatnet/internal/store"
+	"golang.org/x/sync/errgroup"
+)
+
+// ErrUninstalled is what Run ends with after an uninstall: there is nothing to come back to.
+var ErrUninstalled = errors.New("flatnet was uninstalled")
+
+// Agent is the daemon without its socket.
+type Agent struct {
+	config Config
+	deps   Deps
+	rec    *reconcile.Reconciler
+	events *events
+	since  time.Time
+	ready  chan struct{}
+	leave  chan struct{} // closed when an uninstall is done
+	count  counters
+
+	op chan struct{} // holds one token: who has it may change things
+
+	mu        sync.RWMutex // guards the fields below; written only by who has the token
+	state     *state
+	sticky    sticky
+	conflicts map[string]string // networks that something on the host overlaps, with what
+	broken    map[string]string // networks that could not be rendered, with the reason
+	namespace map[string]string // identities of the foreign workloads' namespaces, by workload
+}
+
+type counters struct {
+	changes, refused, panics, events atomic.Uint64
+}
+
+// Counters are plain numbers of what the agent did since it started, for metrics.
+type Counters struct {
+	Changes, Refused, Panics, Events uint64
+	Networks, Workloads, Endpoints   int
+	Forwards, Conflicts, Lost        int
+	Reconcile                        reconcile.Stats
+}
+
+// New returns an Agent that has done nothing yet.
+func New(c Config, d Deps) *Agent {
+	if d.Now == nil {
+		d.Now = time.Now
+	}
+	if d.Log == nil {
+		d.Log = slog.New(slog.DiscardHandler)
+	}
+	a := &Agent{
+		config: c, deps: d, events: newEvents(), since: d.Now(), ready: make(chan struct{}), leave: make(chan struct{}),
+		op: make(chan struct{}, 1), state: newState(), sticky: newSticky(),
+		conflicts: map[string]string{}, namespace: map[string]string{},
+	}
+	a.rec = reconcile.New(d.Kernel, reconcile.Deps{Log: d.Log, Repaired: a.repaired})
+	return a
+}
+
+// Ready is closed when the kernel was brought to what is asked for, and requests are answered.
+func (a *Agent) Ready() <-chan struct{} { return a.ready }
+
+// Run starts the agent and keeps the host as asked until ctx ends, which leaves everything in the kernel as it is.
+func (a *Agent) Run(ctx context.Context) error {
+	events, err := a.deps.Host.Watch(ctx)
+	if err != nil {
+		return fmt.Errorf("watch the kernel: %w", err)
+	}
+	if err := a.start(ctx); err != nil {
+		return err
+	}
+	close(a.ready)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.rec.Run(ctx) })
+	g.Go(func() error { return a.watch(ctx, events) })
+	g.Go(func() error { return a.deps.Processes.Run(ctx, a.exited) })
+	g.Go(func() error { return a.keepSticky(ctx) })
+	g.Go(func() error {
+		select {
+		case <-a.leave:
+			return ErrUninstalled
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// begin waits for the token that allows to change things; end gives it back.
+func (a *Agent) begin(ctx context.Context) error {
+	select {
+	case <-a.ready:
+	default:
+		return model.Problem{Code: model.CodeStopping, Reason: "flatnetd is still starting", Fix: "try again in a moment"}
+	}
+	select {
+	case <-a.leave:
+		return model.Problem{Code: model.CodeStopping, Reason: "flatnet is being uninstalled"}
+	default:
+	}
+	select {
+	case a.op <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return model.Problem{Code: model.CodeStopping, Reason: "gave up waiting for the change before: " + ctx.Err().Error()}
+	}
+}
+
+func (a *Agent) end() { <-a.op }
+
+// opTimeout bounds one change; the kernel answers in microseconds.
+const opTimeout = time.Minute
+
+// detached is ctx without its end: a change that has begun is not left half-way because the caller went.
+func detached(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), opTimeout)
+}
+
+// commit carries out an edit, or with dryRun tells what it would do. The caller has the token.
+func (a *Agent) commit(ctx context.Context, e edit, dryRun bool) ([]api.Step, error) {
+	if dryRun {
+		return a.preview(e)
+	}
+	ctx, cancel := detached(ctx)
+	defer cancel()
+	inverse, parts, err := a.apply(e)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.persist(ctx, e); err != nil {
+		return nil, errors.Join(err, a.revert(ctx, inverse))
+	}
+	changes, err := a.rec.Put(ctx, parts)
+	if err == nil {
+		a.count.changes.Add(1)
+		return steps(changes), nil
+	}
+	a.count.refused.Add(1)
+	refused := kernelProblem(err)
+	if onlyRemoves(e) {
+		// What is to go stays struck out; the loop goes on trying.
+		a.rec.Kick()
+		return steps(changes), refused
+	}
+	if err := a.revert(ctx, inverse); err != nil {
+		a.deps.Log.Error("take back a change that the kernel refused", "err", err)
+	}
+	return nil, refused
+}
+
+// apply makes the edit in memory and renders what it touches; an error leaves everything as it was.
+func (a *Agent) apply(e edit) (inverse edit, parts map[string]dataplane.Host, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	inverse = a.state.apply(e)
+	parts, err = a.state.touched(inverse)
+	if err != nil {
+		a.state.apply(inverse)
+	}
+	return inverse, parts, err
+}
+
+func (a *Agent) preview(e edit) ([]api.Step, error) {
+	a.mu.Lock()
+	inverse := a.state.apply(e)
+	parts, err := a.state.touched(inverse)
+	a.state.apply(inverse)
+	a.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	changes, err := a.rec.Preview(parts, false)
+	return steps(changes), err
+}
+
+// revert makes the inverse of an edit, as far as it can.
+func (a *Agent) revert(ctx context.Context, inverse edit) error {
+	_, parts, err := a.apply(inverse)
+	if err != nil {
+		return err
+	}
+	err = a.persist(ctx, inverse)
+	_, putErr := a.rec.Put(ctx, parts)
+	return errors.Join(err, putErr)
+}
+
+// persist writes an edit down. What goes is struck out of the journal before the networks it stands on, what comes is
+// written after them.
+func (a *Agent) persist(ctx context.Context, e edit) error {
+	for name, w := range e.workloads {
+		if w == nil {
+			if err := a.deps.Journal.Delete(name); err != nil {
+				return fmt.Errorf("workload %q: %w", name, err)
+			}
+		}
+	}
+	if changes := stored(e); len(changes) > 0 {
+		if _, err := a.deps.Store.Write(ctx, changes...); err != nil {
+			return err
+		}
+	}
+	for name, w := range e.workloads {
+		if w != nil {
+			if err := a.deps.Journal.Put(*w); err != nil {
+				return fmt.Errorf("workload %q: %w", name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// stored are the store's changes of an edit: networks come before the forwards on them.
+func stored(e edit) []store.Change {
+	var changes []store.Change
+	for name, n := range e.networks {
+		if n == nil {
+			changes = append(changes, store.Delete(store.Network, name, store.Any))
+		} else {
+			changes = append(changes, store.PutNetwork(*n, store.Any))
+		}
+	}
+	for name, f := range e.forwards {
+		if f == nil {
+			changes = append(changes, store.Delete(store.Forward, name, store.Any))
+		} else {
+			changes = append(changes, store.PutForward(*f, store.Any))
+		}
+	}
+	return changes
+}
+
+func onlyRemoves(e edit) bool { return gone(e.networks) && gone(e.workloads) && gone(e.forwards) }
+
+func gone[V any](change map[string]*V) bool {
+	for _, v := range change {
+		if v != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// view is what is asked for now. Only who has the token may use it, and not after giving that back.
+func (a *Agent) view() model.View { return a.state.view }
+
+// event tells those who listen, and the log.
+func (a *Agent) event(typ, object, text string, did ...api.Step) {
+	a.count.events.Add(1)
+	a.events.add(api.Event{Time: a.deps.Now().UTC(), Type: typ, Object: object, Text: text, Steps: did})
+	a.deps.Log.Info("event", "type", typ, "object", object, "text", text, "steps", len(did))
+}
+
+func kernelProblem(err error) error {
+	var p model.Problem
+	var ps model.Problems
+	if errors.As(err, &p) || errors.As(err, &ps) {
+		return err
+	}
+	return model.Problem{Code: model.CodeKernelRefused, Reason: "the kernel refused: " + err.Error(),
+		Fix: "nothing was changed; see `flatnet doctor` for what stands in the way"}
+}

@@ -1,0 +1,96 @@
+package agent
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/flatnet/flatnet/api"
+	"github.com/flatnet/flatnet/internal/model"
+	"github.com/flatnet/flatnet/internal/reconcile"
+	"github.com/flatnet/flatnet/internal/store"
+)
+
+// Config says where the agent keeps things and how it calls itself.
+type Config struct {
+	RunDir   string // of the workloads' files: RunDir/workloads/NAME/resolv.conf
+	NetnsDir string // where namespaces that the agent makes are kept
+	BootID   string // changes with each boot of the machine: then networks start as their Autostart says
+	Version  string
+}
+
+// Deps are all that the agent needs from outside.
+type Deps struct {
+	Store      Store
+	Journal    Journal
+	Kernel     reconcile.Kernel
+	Host       Host
+	Namespaces Namespaces
+	Processes  Processes
+	Foreign    Foreign      // nil: nobody looks for foreign rules
+	Remove     func() error // ends an uninstall: the files of store, journal and kernel go
+	Log        *slog.Logger
+	Now        func() time.Time
+}
+
+// Store keeps what is asked for across reboots; any store.Store is one.
+type Store interface {
+	Load(ctx context.Context, kinds ...store.Kind) (store.Snapshot, error)
+	Write(ctx context.Context, changes ...store.Change) ([]store.Object, error)
+}
+
+// Journal keeps this boot's workloads across restarts of the daemon.
+type Journal interface {
+	Load() map[string]model.Workload
+	Put(w model.Workload) error
+	Delete(name string) error
+}
+
+// Host tells facts of the host's network, and forgets connections.
+type Host interface {
+	Node(ctx context.Context) (model.Node, error)
+	Listeners(ctx context.Context) ([]Listener, error)
+	// FlushConntrack forgets the connections that came in by these forwards.
+	FlushConntrack(ctx context.Context, forwards []model.Forward) error
+	// Watch sends what changes until ctx ends.
+	Watch(ctx context.Context) (<-chan Event, error)
+	// Features says what the kernel has: "no: …" for what it lacks.
+	Features() map[string]string
+}
+
+// Listener is a socket of the host that waits for peers.
+type Listener struct {
+	Proto model.Proto
+	Addr  netip.Addr // unspecified: every address
+	Port  uint16
+	Owner string // process openvpn[812]; empty when it cannot be told
+}
+
+// Event is a change of the host's namespace.
+type Event struct {
+	Hint    reconcile.Hint
+	Foreign bool // it concerns links, addresses or routes that are not ours
+}
+
+// Namespaces looks at namespaces that others made.
+type Namespaces interface {
+	// Identify returns what tells the namespace at path from any other; an error when there is none.
+	Identify(path string) (string, error)
+	// Own is the identity of the host's own namespace.
+	Own() (string, error)
+}
+
+// Processes watches and ends commands; package process does it.
+type Processes interface {
+	Start(pid int) (uint64, error)
+	Add(name string, pid int, start uint64) error
+	Forget(name string)
+	Run(ctx context.Context, exited func(name string, code int)) error
+	Stop(ctx context.Context, pid int, start uint64, parent string, timeout time.Duration) error
+}
+
+// Foreign finds rules of others that break our networks.
+type Foreign interface {
+	Findings(ctx context.Context, v model.View) ([]api.Finding, error)
+}

@@ -1,0 +1,236 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/flatnet/flatnet/api"
+	"github.com/flatnet/flatnet/internal/dataplane"
+	"github.com/flatnet/flatnet/internal/model"
+	"github.com/flatnet/flatnet/internal/reconcile"
+)
+
+// The codes of what the agent itself finds; package kernel/foreign has those of other people's rules.
+const (
+	FindingDrift         = "FN5001" // the kernel differs from what is asked for
+	FindingInnerDrift    = "FN5002" // a workload's namespace does
+	FindingForwarding    = "FN5003" // forwarding is off
+	FindingLost          = "FN5004" // a workload's namespace is gone
+	FindingFeature       = "FN5005" // the kernel lacks something
+	FindingBridgeNF      = "FN5006" // bridged frames go through iptables
+	FindingNetworkd      = "FN5007" // systemd-networkd may remove our routes
+	FindingBroken        = "FN5008" // something stored cannot be made
+	FindingNotObservable = "FN5009" // the kernel could not be looked at
+)
+
+// The levels of a finding.
+const (
+	levelNote    = "note"
+	levelWarning = "warning"
+	levelError   = "error"
+)
+
+// Plan is what the kernel lacks or has too much, in the host's and the workloads' namespaces.
+func (a *Agent) Plan(ctx context.Context) ([]api.Step, error) {
+	changes, err := a.rec.Drift(ctx)
+	return steps(changes), a.withoutLost(err)
+}
+
+// withoutLost drops the error of namespaces that are known to be gone.
+func (a *Agent) withoutLost(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		a.lookForLost(context.Background(), reconcile.Hint{Resync: true})
+		return nil
+	}
+	return err
+}
+
+// Repair carries out now what the loop would do soon.
+func (a *Agent) Repair(ctx context.Context, dryRun bool) ([]api.Step, error) {
+	if err := a.begin(ctx); err != nil {
+		return nil, err
+	}
+	defer a.end()
+	if dryRun {
+		changes, err := a.rec.Drift(ctx)
+		return steps(slices.DeleteFunc(changes, func(c reconcile.Change) bool { return c.Netns != dataplane.HostNetns })), err
+	}
+	ctx, cancel := detached(ctx)
+	defer cancel()
+	changes, err := a.rec.Repair(ctx)
+	return steps(changes), err
+}
+
+// Doctor looks for what is wrong, or might be in the way.
+func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
+	a.mu.RLock()
+	v := a.state.snapshot()
+	list := slices.Concat(a.conflictFindings(), a.lostFindings(), a.brokenFindings())
+	a.mu.RUnlock()
+	list = append(list, a.driftFindings(ctx)...)
+	list = append(list, a.featureFindings()...)
+	list = append(list, hostFindings(v)...)
+	if a.deps.Foreign != nil {
+		foreign, err := a.deps.Foreign.Findings(ctx, v)
+		if err != nil {
+			list = append(list, api.Finding{Code: FindingNotObservable, Level: levelNote, What: "other people's rules could not be read: " + err.Error()})
+		}
+		list = append(list, foreign...)
+	}
+	return list, nil
+}
+
+func (a *Agent) conflictFindings() []api.Finding {
+	var list []api.Finding
+	for _, name := range slices.Sorted(maps.Keys(a.conflicts)) {
+		list = append(list, api.Finding{Code: model.CodeOverlapHost, Level: levelError, What: fmt.Sprintf("network %q: %s", name, a.conflicts[name]),
+			Fix: "give the network another subnet, or take that route away"})
+	}
+	return list
+}
+
+func (a *Agent) lostFindings() []api.Finding {
+	var list []api.Finding
+	for _, name := range slices.Sorted(maps.Keys(a.state.lost)) {
+		list = append(list, api.Finding{Code: FindingLost, Level: levelWarning, What: fmt.Sprintf("workload %q: %s", name, a.state.lost[name]), Fix: "flatnet rm " + name})
+	}
+	return list
+}
+
+func (a *Agent) brokenFindings() []api.Finding {
+	var list []api.Finding
+	for _, name := range slices.Sorted(maps.Keys(a.broken)) {
+		list = append(list, api.Finding{Code: FindingBroken, Level: levelError, What: fmt.Sprintf("%s: %s", name, a.broken[name])})
+	}
+	return list
+}
+
+func (a *Agent) driftFindings(ctx context.Context) []api.Finding {
+	changes, err := a.rec.Drift(ctx)
+	var list []api.Finding
+	for _, c := range changes {
+		list = append(list, driftFinding(c))
+	}
+	if err := a.withoutLost(err); err != nil {
+		list = append(list, api.Finding{Code: FindingNotObservable, Level: levelError, What: "the kernel could not be looked at: " + err.Error()})
+	}
+	return list
+}
+
+func driftFinding(c reconcile.Change) api.Finding {
+	lines := make([]string, 0, len(c.Plan))
+	for _, s := range c.Plan {
+		lines = append(lines, s.String())
+	}
+	if c.Netns != dataplane.HostNetns {
+		return api.Finding{Code: FindingInnerDrift, Level: levelWarning, What: fmt.Sprintf("inside %s something was changed; to undo it: %s", c.Netns, listed(lines)),
+			Fix: "it is the workload's own: flatnet plan shows the commands"}
+	}
+	f := api.Finding{Code: FindingDrift, Level: levelError, What: fmt.Sprintf("the kernel differs from what is asked for: %s", listed(lines)), Fix: "flatnet doctor --fix " + FindingDrift, Fixable: true}
+	for _, s := range c.Plan {
+		if y, ok := s.Object.(dataplane.Sysctl); ok && (y.Name == "net/ipv4/ip_forward" || y.Name == "net/ipv6/conf/all/forwarding") {
+			f.Code, f.What, f.Fix = FindingForwarding, "forwarding is off: workloads do not reach beyond this host ("+s.String()+")", "flatnet doctor --fix "+FindingForwarding
+		}
+	}
+	return f
+}
+
+func (a *Agent) featureFindings() []api.Finding {
+	var list []api.Finding
+	features := a.deps.Host.Features()
+	for _, name := range slices.Sorted(maps.Keys(features)) {
+		if why, no := strings.CutPrefix(features[name], "no"); no {
+			list = append(list, api.Finding{Code: FindingFeature, Level: levelNote, What: name + ": not on this kernel" + why})
+		}
+	}
+	return list
+}
+
+// hostFindings are facts of the host that are no fault, but explain surprises.
+func hostFindings(v model.View) []api.Finding {
+	var list []api.Finding
+	if len(v.Networks) == 0 {
+		return nil
+	}
+	for _, name := range []string{"bridge-nf-call-iptables", "bridge-nf-call-ip6tables"} {
+		if value, err := os.ReadFile("/proc/sys/net/bridge/" + name); err == nil && strings.TrimSpace(string(value)) == "1" {
+			list = append(list, api.Finding{Code: FindingBridgeNF, Level: levelNote, What: name + " is 1: frames between workloads go through iptables and nft forward rules too, and cost more",
+				Owner: "br_netfilter, wanted by Docker and Kubernetes", Fix: "sysctl -w net.bridge." + name + "=0, when nothing on this host needs it"})
+		}
+	}
+	if _, err := os.Stat("/run/systemd/netif/state"); err == nil && !foreignRoutesKept() {
+		list = append(list, api.Finding{Code: FindingNetworkd, Level: levelNote, What: "systemd-networkd removes routes that it did not make when it restarts; flatnet puts them back",
+			Owner: "systemd-networkd", Fix: "ManageForeignRoutes=no in /etc/systemd/networkd.conf.d/flatnet.conf, then networkctl reload"})
+	}
+	return list
+}
+
+// foreignRoutesKept reports whether networkd was told to leave other people's routes alone.
+func foreignRoutesKept() bool {
+	files := []string{"/etc/systemd/networkd.conf"}
+	for _, dir := range []string{"/usr/lib/systemd/networkd.conf.d", "/run/systemd/networkd.conf.d", "/etc/systemd/networkd.conf.d"} {
+		entries, _ := os.ReadDir(dir) // a directory that is not there has no files
+		for _, e := range entries {
+			files = append(files, dir+"/"+e.Name())
+		}
+	}
+	kept := false
+	for _, file := range files {
+		text, _ := os.ReadFile(file)
+		for line := range strings.Lines(string(text)) {
+			if value, ok := strings.CutPrefix(strings.TrimSpace(line), "ManageForeignRoutes="); ok {
+				kept = slices.Contains([]string{"no", "false", "0", "off"}, value)
+			}
+		}
+	}
+	return kept
+}
+
+// Fix carries out what was found under a code, where that is safe and touches nothing of others.
+func (a *Agent) Fix(ctx context.Context, code string, dryRun bool) ([]api.Step, error) {
+	switch code {
+	case FindingDrift, FindingForwarding:
+		return a.Repair(ctx, dryRun)
+	case "":
+		return nil, model.Problem{Code: model.CodeMalformed, Path: "code", Reason: "which code?", Fix: "one that doctor shows as fixable", Example: FindingDrift}
+	}
+	return nil, model.Problem{Code: model.CodeNotFound, Path: "code", Reason: fmt.Sprintf("%q cannot be fixed by flatnet itself", short(code)),
+		Fix: "doctor shows the commands to type", Example: "flatnet doctor"}
+}
+
+// Status is the daemon's health at a glance.
+func (a *Agent) Status() api.Status {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	v := a.state.view
+	s := api.Status{
+		Version: a.config.Version, Since: a.since.UTC(), Networks: len(v.Networks), Workloads: len(v.Workloads), Forwards: len(v.AllForwards()),
+		Repairs: a.rec.Stats().Repairs, Findings: slices.Concat(a.conflictFindings(), a.lostFindings(), a.brokenFindings()), Features: a.deps.Host.Features(),
+	}
+	if s.Findings == nil {
+		s.Findings = []api.Finding{}
+	}
+	return s
+}
+
+// Counters are for metrics.
+func (a *Agent) Counters() Counters {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	v := a.state.view
+	c := Counters{
+		Changes: a.count.changes.Load(), Refused: a.count.refused.Load(), Panics: a.count.panics.Load(), Events: a.count.events.Load(),
+		Networks: len(v.Networks), Workloads: len(v.Workloads), Forwards: len(v.AllForwards()), Conflicts: len(a.conflicts), Lost: len(a.state.lost),
+		Reconcile: a.rec.Stats(),
+	}
+	for _, w := range v.Workloads {
+		c.Endpoints += len(w.Endpoints)
+	}
+	return c
+}

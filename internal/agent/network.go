@@ -1,0 +1,251 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/flatnet/flatnet/api"
+	"github.com/flatnet/flatnet/internal/model"
+)
+
+// DefaultNetwork is the network that a fresh installation has, and that workloads are on when they name none.
+const DefaultNetwork = "default"
+
+// Networks lists the networks by name.
+func (a *Agent) Networks() []api.Network {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	list := []api.Network{}
+	for _, name := range slices.Sorted(maps.Keys(a.state.view.Networks)) {
+		list = append(list, a.describeNetwork(a.state.view.Networks[name]))
+	}
+	return list
+}
+
+// Network describes one.
+func (a *Agent) Network(name string) (api.Network, error) {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	n, ok := a.state.view.Networks[name]
+	if !ok {
+		return api.Network{}, notFound("network", name, a.state.view.Networks)
+	}
+	return a.describeNetwork(n), nil
+}
+
+func notFound[V any](kind, name string, known map[string]V) error {
+	p := model.Problem{Code: model.CodeNotFound, Reason: fmt.Sprintf("there is no %s %q", kind, short(name))}
+	if names := slices.Sorted(maps.Keys(known)); len(names) > 0 && len(names) <= 8 {
+		p.Fix = kind + "s: " + strings.Join(names, ", ")
+	}
+	return p
+}
+
+// CreateNetwork makes a new network, and starts it unless its spec says otherwise.
+func (a *Agent) CreateNetwork(ctx context.Context, m api.Manifest, dryRun bool) (api.Changed[api.Network], error) {
+	var none api.Changed[api.Network]
+	if err := a.begin(ctx); err != nil {
+		return none, err
+	}
+	defer a.end()
+	if _, taken := a.view().Networks[m.Metadata.Name]; taken {
+		return none, model.Problem{Code: model.CodeNetworkExists, Path: "metadata.name", Reason: fmt.Sprintf("network %q exists", m.Metadata.Name),
+			Fix: "choose another name, or change it with apply", Example: "flatnet net inspect " + m.Metadata.Name}
+	}
+	n, err := readNetwork(a.state, m, a.deps.Now().UTC())
+	if err != nil {
+		return none, err
+	}
+	return a.putNetwork(ctx, n, dryRun, "created")
+}
+
+// readNetwork turns a manifest into a network that may stand beside the others. One that has the name now is replaced.
+func readNetwork(s *state, m api.Manifest, now time.Time) (model.Network, error) {
+	r := networkReader{view: s.view, seed: s.seed}
+	old, changes := s.view.Networks[m.Metadata.Name]
+	if changes {
+		r.old = &old
+	}
+	n := r.read(m.Metadata, *m.Network)
+	n.Created = now
+	if changes {
+		n.Created = old.Created
+	}
+	if len(r.problems) > 0 {
+		return n, r.problems.Err()
+	}
+	return n, model.Validate(s.view, n).Err()
+}
+
+func (a *Agent) putNetwork(ctx context.Context, n model.Network, dryRun bool, event string) (api.Changed[api.Network], error) {
+	changed := api.Changed[api.Network]{DryRun: dryRun}
+	done, err := a.commit(ctx, putNetwork(n), dryRun)
+	if err != nil {
+		return changed, fmt.Errorf("network %q: %w", n.Name, err)
+	}
+	changed.Steps = done
+	a.mu.RLock()
+	changed.Object = a.describeNetwork(n)
+	a.mu.RUnlock()
+	if !dryRun {
+		a.checkOverlaps()
+		a.event(event, "network/"+n.Name, "", done...)
+	}
+	return changed, nil
+}
+
+// StartNetwork makes an inactive network's kernel objects.
+func (a *Agent) StartNetwork(ctx context.Context, name string, dryRun bool) (api.Changed[api.Network], error) {
+	return a.changeNetwork(ctx, name, dryRun, "started", func(n *model.Network) error {
+		n.Active = true
+		return model.Validate(a.view(), *n).Err()
+	})
+}
+
+// StopNetwork removes a network's kernel objects; its workloads keep their addresses and are back when it starts.
+func (a *Agent) StopNetwork(ctx context.Context, name string, dryRun bool) (api.Changed[api.Network], error) {
+	return a.changeNetwork(ctx, name, dryRun, "stopped", func(n *model.Network) error {
+		n.Active = false
+		return nil
+	})
+}
+
+// AutostartNetwork says whether a network starts with the daemon after a reboot.
+func (a *Agent) AutostartNetwork(ctx context.Context, name string, on, dryRun bool) (api.Changed[api.Network], error) {
+	return a.changeNetwork(ctx, name, dryRun, "autostart", func(n *model.Network) error {
+		n.Autostart = on
+		return nil
+	})
+}
+
+func (a *Agent) changeNetwork(ctx context.Context, name string, dryRun bool, event string, change func(*model.Network) error) (api.Changed[api.Network], error) {
+	var none api.Changed[api.Network]
+	if err := a.begin(ctx); err != nil {
+		return none, err
+	}
+	defer a.end()
+	old, ok := a.view().Networks[name]
+	if !ok {
+		return none, notFound("network", name, a.view().Networks)
+	}
+	n := old
+	if err := change(&n); err != nil {
+		return none, err
+	}
+	if sameNetwork(n, old) {
+		a.mu.RLock()
+		defer a.mu.RUnlock()
+		return api.Changed[api.Network]{Object: a.describeNetwork(n), Steps: []api.Step{}, DryRun: dryRun}, nil
+	}
+	return a.putNetwork(ctx, n, dryRun, event)
+}
+
+// DeleteNetwork removes a network. With force the workloads on it lose their endpoints there, and the forwards by it go.
+func (a *Agent) DeleteNetwork(ctx context.Context, name string, force, dryRun bool) (api.Changed[api.Network], error) {
+	changed := api.Changed[api.Network]{DryRun: dryRun}
+	if err := a.begin(ctx); err != nil {
+		return changed, err
+	}
+	defer a.end()
+	n, ok := a.view().Networks[name]
+	if !ok {
+		return changed, notFound("network", name, a.view().Networks)
+	}
+	e, users := a.withoutNetwork(name)
+	if len(users) > 0 && !force {
+		return changed, model.Problem{Code: model.CodeInUse, Reason: fmt.Sprintf("network %q is in use", name), Owner: listed(users),
+			Fix: "remove those first, or with --force take them off it", Example: "flatnet net rm --force " + name}
+	}
+	a.mu.RLock()
+	changed.Object = a.describeNetwork(n)
+	a.mu.RUnlock()
+	var err error
+	if changed.Steps, err = a.commit(ctx, e, dryRun); err != nil {
+		return changed, fmt.Errorf("network %q: %w", name, err)
+	}
+	if !dryRun {
+		a.forgetSticky(name)
+		a.checkOverlaps()
+		a.writeAllFiles()
+		a.event("deleted", "network/"+name, "", changed.Steps...)
+	}
+	return changed, nil
+}
+
+// withoutNetwork is the edit that removes a network and all that stands on it, and whom that concerns.
+func (a *Agent) withoutNetwork(name string) (e edit, users []string) {
+	e = edit{networks: map[string]*model.Network{name: nil}, workloads: map[string]*model.Workload{}, forwards: map[string]*model.Forward{}}
+	for _, w := range a.view().Workloads {
+		if _, on := w.Endpoint(name); !on {
+			continue
+		}
+		users = append(users, fmt.Sprintf("workload %q", w.Name))
+		w.Endpoints = slices.DeleteFunc(slices.Clone(w.Endpoints), func(e model.Endpoint) bool { return e.Network == name })
+		w.Forwards = slices.DeleteFunc(slices.Clone(w.Forwards), func(f model.Forward) bool { return f.Network == name })
+		e.workloads[w.Name] = &w
+	}
+	for key, f := range a.view().Forwards {
+		if f.Network == name {
+			users = append(users, "forward "+key)
+			e.forwards[key] = nil
+		}
+	}
+	slices.Sort(users)
+	return e, users
+}
+
+// listed joins names, the first few of many.
+func listed(names []string) string {
+	const most = 8
+	if len(names) <= most {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
+}
+
+// updateNetwork is the edit that turns a network into what a manifest asks now. With endpoints on it, what they are made of
+// stays: that is for an edit that moves them.
+func (a *Agent) updateNetwork(old, n model.Network) (edit, error) {
+	e := putNetwork(n)
+	_, users := a.withoutNetwork(n.Name)
+	if len(users) == 0 {
+		return e, nil
+	}
+	var problems model.Problems
+	fixed := func(path, what string, same bool) {
+		if !same {
+			problems = append(problems, model.Problem{Code: model.CodeInUse, Path: path, Reason: fmt.Sprintf("network %q is in use, so its %s stays", n.Name, what),
+				Owner: listed(users), Fix: "remove those first"})
+		}
+	}
+	fixed("spec.mode", "mode", old.Mode == n.Mode)
+	fixed("spec.bridge", "bridge", old.BridgeName() == n.BridgeName())
+	for _, was := range old.Subnets {
+		now, ok := n.Subnet(was.Prefix.Addr())
+		fixed("spec.subnets", "subnet "+was.Prefix.String(), ok && now.Prefix == was.Prefix)
+		fixed("spec.subnets", "gateway "+text(was.Gateway), !ok || now.Gateway == was.Gateway)
+	}
+	if old.IsolatePorts != n.IsolatePorts {
+		e.workloads = a.isolated(old, n)
+	}
+	return e, problems.Err()
+}
+
+// isolated are the workloads whose endpoints follow the network's isolation: those that were as it said before.
+func (a *Agent) isolated(old, n model.Network) map[string]*model.Workload {
+	change := map[string]*model.Workload{}
+	for name, w := range a.view().Workloads {
+		w.Endpoints = slices.Clone(w.Endpoints)
+		for i, e := range w.Endpoints {
+			if e.Network == n.Name && e.Isolated == old.IsolatePorts {
+				w.Endpoints[i].Isolated = n.IsolatePorts
+				change[name] = &w
+			}
+		}
+	}
+	return change
+}

@@ -1,0 +1,197 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/flatnet/flatnet/internal/dataplane"
+	"github.com/flatnet/flatnet/internal/model"
+	"github.com/flatnet/flatnet/internal/reconcile"
+	"github.com/flatnet/flatnet/internal/render"
+)
+
+const (
+	// factsDelay gathers changes of the host's links and routes: a VPN that comes up makes a dozen.
+	factsDelay = 50 * time.Millisecond
+	// lookEvery is how often namespaces that others made are looked at, beside on hints: a namespace ends without an event
+	// when it had no link of ours.
+	lookEvery = 30 * time.Second
+)
+
+// watch passes the kernel's hints on, and follows the facts of the host.
+func (a *Agent) watch(ctx context.Context, events <-chan Event) error {
+	facts := time.NewTimer(time.Hour)
+	facts.Stop()
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case ev, ok := <-events:
+			if !ok {
+				return watchEnded(ctx)
+			}
+			a.lookForLost(ctx, ev.Hint)
+			if ev.Hint.Object != nil || ev.Hint.Resync {
+				a.rec.Hint(ev.Hint)
+			}
+			if ev.Foreign || ev.Hint.Resync {
+				facts.Reset(factsDelay)
+			}
+		case <-facts.C:
+			a.refreshNode(ctx)
+		case <-look.C:
+			a.lookForLost(ctx, reconcile.Hint{Resync: true})
+		}
+	}
+}
+
+func watchEnded(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return errors.New("watch the kernel: its messages ended")
+}
+
+// refreshNode reads the facts of the host again, and renders anew what follows from them.
+func (a *Agent) refreshNode(ctx context.Context) {
+	node, err := a.deps.Host.Node(ctx)
+	if err != nil {
+		a.deps.Log.Warn("read the host's links and routes", "err", err)
+		return
+	}
+	if a.begin(ctx) != nil {
+		return
+	}
+	defer a.end()
+	if sameNode(node, a.view().Node) {
+		return
+	}
+	a.mu.Lock()
+	a.state.view.Node = node
+	a.mu.Unlock()
+	a.checkOverlaps()
+	a.rerender(ctx)
+	a.writeAllFiles()
+}
+
+func sameNode(a, b model.Node) bool {
+	return a.Name == b.Name && slices.Equal(a.Routes, b.Routes) && slices.EqualFunc(a.Links, b.Links, func(x, y model.HostLink) bool {
+		same := slices.Equal(x.Addrs, y.Addrs)
+		x.Addrs, y.Addrs = nil, nil
+		return same && fmt.Sprint(x) == fmt.Sprint(y)
+	})
+}
+
+// rerender brings the kernel to what the whole state asks, where that differs.
+func (a *Agent) rerender(ctx context.Context) {
+	ctx, cancel := detached(ctx)
+	defer cancel()
+	parts, errs := a.state.parts()
+	a.note(errs)
+	changes, err := a.rec.Set(ctx, parts)
+	if err != nil {
+		a.deps.Log.Warn("follow the host", "err", err)
+		a.rec.Kick()
+	}
+	if len(changes) > 0 {
+		a.event("followed", "node", "links or routes of the host changed", steps(changes)...)
+	}
+}
+
+// checkOverlaps finds active networks that a route or address of the host overlaps: a VPN that came up after them. The
+// caller has the token.
+func (a *Agent) checkOverlaps() {
+	now := map[string]string{}
+	for name, n := range a.view().Networks {
+		for _, s := range n.Subnets {
+			if owner, overlaps := model.Overlaps(a.view().Node, s.Prefix); overlaps && n.Active {
+				now[name] = fmt.Sprintf("%s overlaps %s", s.Prefix, owner)
+				break
+			}
+		}
+	}
+	a.mu.Lock()
+	before := a.conflicts
+	a.conflicts = now
+	a.mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(now)) {
+		if before[name] != now[name] {
+			a.event("conflict", "network/"+name, now[name])
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(before)) {
+		if _, still := now[name]; !still {
+			a.event("resolved", "network/"+name, "nothing overlaps it any more")
+		}
+	}
+}
+
+// lookForLost marks workloads whose namespace, made by others, has vanished or is another one by now. What was in it is not
+// made again; the workload stays until it is removed. A hint leads to the one workload that it is of.
+func (a *Agent) lookForLost(ctx context.Context, h reconcile.Hint) {
+	suspects := a.suspects(h)
+	if len(suspects) == 0 || a.begin(ctx) != nil {
+		return
+	}
+	defer a.end()
+	for name, identity := range suspects {
+		w, ok := a.view().Workloads[name]
+		if _, known := a.state.lost[name]; !ok || known {
+			continue
+		}
+		if reason := a.gone(w, identity); reason != "" {
+			a.lose(ctx, name, reason)
+		}
+	}
+}
+
+// suspects are the workloads that a hint may mean, with the identities that their namespaces had.
+func (a *Agent) suspects(h reconcile.Hint) map[string]string {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	if h.Resync {
+		return maps.Clone(a.namespace)
+	}
+	l, isLink := h.Object.(dataplane.Link)
+	name := a.state.ports[l.Name]
+	identity, ok := a.namespace[name]
+	if !isLink || !h.Gone || !ok {
+		return nil
+	}
+	return map[string]string{name: identity}
+}
+
+// gone says why a workload's namespace is not the one that it was.
+func (a *Agent) gone(w model.Workload, identity string) string {
+	now, err := a.deps.Namespaces.Identify(w.Netns)
+	switch {
+	case err != nil:
+		return fmt.Sprintf("its namespace %s is gone", w.Netns)
+	case identity != "" && now != identity:
+		return fmt.Sprintf("another namespace stands at %s", w.Netns)
+	}
+	return ""
+}
+
+func (a *Agent) lose(ctx context.Context, name, reason string) {
+	a.mu.Lock()
+	a.state.lost[name] = reason
+	w := a.state.view.Workloads[name]
+	parts, err := a.state.touched(edit{workloads: map[string]*model.Workload{name: &w}})
+	a.mu.Unlock()
+	if err == nil {
+		ctx, cancel := detached(ctx)
+		defer cancel()
+		_, err = a.rec.Put(ctx, parts)
+	}
+	if err != nil {
+		a.deps.Log.Warn("let go of a workload whose namespace is gone", "workload", name, "part", render.WorkloadPart(name), "err", err)
+	}
+	a.event("lost", "workload/"+name, reason)
+}

@@ -1,0 +1,241 @@
+package socket
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"reflect"
+	"strings"
+
+	"github.com/flatnet/flatnet/api"
+	"github.com/flatnet/flatnet/internal/model"
+)
+
+// MaxBody is how many bytes a request's body may have: some thousand forwards.
+const MaxBody = 4 << 20
+
+// Body reads the request's body as one JSON value into v, strictly: see Decode.
+func Body(r *http.Request, v any) error {
+	data, err := io.ReadAll(r.Body)
+	var large *http.MaxBytesError
+	if errors.As(err, &large) {
+		return model.Problem{Code: model.CodeTooLarge, Reason: fmt.Sprintf("the request has more than %d bytes", large.Limit), Fix: "split it"}
+	}
+	if err != nil {
+		return model.Problem{Code: model.CodeMalformed, Reason: "read request: " + err.Error()}
+	}
+	return Decode(data, v)
+}
+
+// Decode reads one JSON value into v, which is a pointer to a struct or a slice. A field that v does not have is a problem
+// that names its path, and so is a value of the wrong type, a key given twice, or anything after the value.
+func Decode(data []byte, v any) error {
+	if len(bytes.TrimSpace(data)) == 0 {
+		return model.Problem{Code: model.CodeMalformed, Reason: "the request is empty; it should be a JSON value"}
+	}
+	if !json.Valid(data) {
+		return syntaxProblem(data)
+	}
+	if problems := checkFields(data, reflect.TypeOf(v).Elem()); len(problems) > 0 {
+		return problems.Err()
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return typeProblem(err)
+	}
+	return nil
+}
+
+func syntaxProblem(data []byte) error {
+	d := json.NewDecoder(bytes.NewReader(data))
+	var first json.RawMessage
+	err := d.Decode(&first)
+	if err == nil {
+		return model.Problem{Code: model.CodeMalformed, Reason: fmt.Sprintf("something follows the JSON value at byte %d", d.InputOffset())}
+	}
+	var syntax *json.SyntaxError
+	if errors.As(err, &syntax) {
+		return model.Problem{Code: model.CodeMalformed, Reason: fmt.Sprintf("not JSON at byte %d: %s", syntax.Offset, syntax)}
+	}
+	return model.Problem{Code: model.CodeMalformed, Reason: "not JSON: it ends too early"}
+}
+
+func typeProblem(err error) error {
+	var wrong *json.UnmarshalTypeError
+	if errors.As(err, &wrong) {
+		return model.Problem{Code: model.CodeMalformed, Path: wrong.Field,
+			Reason: fmt.Sprintf("a %s stands where a %s is wanted", wrong.Value, typeWord(wrong.Type))}
+	}
+	var wire *api.Error
+	if errors.As(err, &wire) {
+		return fromWire(wire)
+	}
+	return model.Problem{Code: model.CodeMalformed, Reason: err.Error()}
+}
+
+// fromWire makes problems of what a type of package api said about its own JSON.
+func fromWire(e *api.Error) error {
+	var ps model.Problems
+	for _, p := range e.Problems {
+		ps = append(ps, model.Problem{Code: p.Code, Path: p.Path, Reason: p.Reason, Owner: p.Owner, Fix: p.Fix, Example: p.Example})
+	}
+	return ps.Err()
+}
+
+func typeWord(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.String:
+		return "string"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Slice:
+		return "list"
+	case reflect.Map, reflect.Struct:
+		return "object"
+	case reflect.Pointer:
+		return typeWord(t.Elem())
+	}
+	return "number"
+}
+
+// checkFields walks the value beside its type and collects unknown and repeated fields. encoding/json would name the
+// first unknown field only, without its path, take keys of any case, and let the last of two equal keys win.
+func checkFields(data []byte, t reflect.Type) model.Problems {
+	c := checker{d: json.NewDecoder(bytes.NewReader(data))}
+	c.value(t, "", 0)
+	return c.problems
+}
+
+type checker struct {
+	d        *json.Decoder
+	problems model.Problems
+}
+
+// maxProblems bounds the answer to a request that is wrong everywhere.
+const maxProblems = 32
+
+func (c *checker) value(t reflect.Type, path string, depth int) {
+	tok, err := c.d.Token()
+	if err != nil {
+		return
+	}
+	t = concrete(t)
+	switch tok {
+	case json.Delim('{'):
+		c.object(t, path, depth)
+	case json.Delim('['):
+		for i := 0; c.d.More(); i++ {
+			c.value(elem(t, reflect.Slice), fmt.Sprintf("%s[%d]", path, i), depth+1)
+		}
+		c.d.Token()
+	}
+}
+
+func (c *checker) object(t reflect.Type, path string, depth int) {
+	seen := map[string]bool{}
+	for c.d.More() {
+		tok, err := c.d.Token()
+		name, ok := tok.(string)
+		if err != nil || !ok {
+			return
+		}
+		at := strings.TrimPrefix(path+"."+name, ".")
+		if seen[name] {
+			c.add(model.Problem{Code: model.CodeMalformed, Path: at, Reason: fmt.Sprintf("field %q is given twice", name)})
+		}
+		seen[name] = true
+		c.value(c.field(t, name, at), at, depth+1)
+	}
+	c.d.Token()
+}
+
+// field is the type of a field; nil when anything may stand there.
+func (c *checker) field(t reflect.Type, name, path string) reflect.Type {
+	if t == nil || t.Kind() != reflect.Struct {
+		return elem(t, reflect.Map)
+	}
+	names := fieldNames(t)
+	ft, ok := names[name]
+	if !ok {
+		p := model.Problem{Code: model.CodeUnknownField, Path: path, Reason: fmt.Sprintf("there is no field %q here", name)}
+		if near := nearest(name, names); near != "" {
+			p.Fix = fmt.Sprintf("did you mean %q?", near)
+		}
+		c.add(p)
+	}
+	return ft
+}
+
+func (c *checker) add(p model.Problem) {
+	if len(c.problems) < maxProblems {
+		c.problems = append(c.problems, p)
+	}
+}
+
+// concrete is the type below pointers; nil for one that reads JSON by itself.
+func concrete(t reflect.Type) reflect.Type {
+	for t != nil && t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if t == nil {
+		return nil
+	}
+	if reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()) {
+		return nil
+	}
+	return t
+}
+
+func elem(t reflect.Type, kind reflect.Kind) reflect.Type {
+	if t == nil || t.Kind() != kind {
+		return nil
+	}
+	return t.Elem()
+}
+
+func fieldNames(t reflect.Type) map[string]reflect.Type {
+	names := map[string]reflect.Type{}
+	for _, f := range reflect.VisibleFields(t) {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if f.IsExported() && name != "-" && name != "" {
+			names[name] = f.Type
+		}
+	}
+	return names
+}
+
+// nearest is the known name that differs in case or in one or two letters.
+func nearest(name string, names map[string]reflect.Type) string {
+	best, bestDistance := "", 3
+	for known := range names {
+		d := distance(strings.ToLower(name), strings.ToLower(known))
+		if d < bestDistance || d == bestDistance && best != "" && known < best {
+			best, bestDistance = known, d
+		}
+	}
+	return best
+}
+
+// distance is Levenshtein's, of names cut at 64 bytes.
+func distance(a, b string) int {
+	a, b = a[:min(len(a), 64)], b[:min(len(b), 64)]
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,127 @@
+package socket
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"time"
+)
+
+// mode lets the owner and the group in; who may do what is then decided by the peer's credentials.
+const mode = 0o660
+
+// Listen makes the socket at path with mode 0660, in the named group (a name or a number; empty leaves it root's). A socket
+// file that a dead daemon left is replaced; one that answers is refused.
+func Listen(path, group string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("socket %s: %w", path, err)
+	}
+	if err := clearStale(path); err != nil {
+		return nil, err
+	}
+	l, err := listenPrivate(path)
+	if err != nil {
+		return nil, fmt.Errorf("socket %s: %w", path, err)
+	}
+	if err := share(path, group); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("socket %s: %w", path, err)
+	}
+	return l, nil
+}
+
+// listenPrivate binds under a name beside path and moves it there when it is closed to others: bind makes the file with the
+// umask's mode, and nobody must get in before chmod.
+func listenPrivate(path string) (net.Listener, error) {
+	dir, err := os.MkdirTemp(filepath.Dir(path), ".sock-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	inside := filepath.Join(dir, "s")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: inside, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false)
+	if err := errors.Join(os.Chmod(inside, 0o600), os.Rename(inside, path)); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return unlinking{l, path}, nil
+}
+
+// unlinking removes the socket file when it is closed; net would look for the name that the socket was bound under.
+type unlinking struct {
+	net.Listener
+	path string
+}
+
+func (u unlinking) Close() error {
+	err := u.Listener.Close()
+	if rm := os.Remove(u.path); rm != nil && !errors.Is(rm, fs.ErrNotExist) {
+		err = errors.Join(err, rm)
+	}
+	return err
+}
+
+// clearStale removes the file of a socket that nobody listens on.
+func clearStale(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("socket %s: %w", path, err)
+	}
+	if info.Mode().Type() != fs.ModeSocket {
+		return fmt.Errorf("socket %s: a file that is not a socket stands there; remove it or choose another --socket", path)
+	}
+	if answers(path) {
+		return fmt.Errorf("socket %s: another flatnetd answers on it; stop that one, or give this one its own --run-dir, --state-dir and --netns-dir", path)
+	}
+	return os.Remove(path)
+}
+
+func answers(path string) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "unix", path)
+	if err != nil {
+		return false
+	}
+	c.Close()
+	return true
+}
+
+func share(path, group string) error {
+	if group != "" {
+		gid, err := GroupID(group)
+		if err != nil {
+			return err
+		}
+		if err := os.Chown(path, -1, gid); err != nil {
+			return err
+		}
+	}
+	return os.Chmod(path, mode)
+}
+
+// GroupID is the number of a group given by name or number.
+func GroupID(group string) (int, error) {
+	if n, err := strconv.ParseUint(group, 10, 31); err == nil {
+		return int(n), nil
+	}
+	g, err := user.LookupGroup(group)
+	if err != nil {
+		return 0, fmt.Errorf("group %q: there is no such group; make it with groupadd --system %s", group, group)
+	}
+	return strconv.Atoi(g.Gid)
+}

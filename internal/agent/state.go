@@ -1,0 +1,308 @@
+package agent
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/flatnet/flatnet/internal/dataplane"
+	"github.com/flatnet/flatnet/internal/model"
+	"github.com/flatnet/flatnet/internal/render"
+)
+
+// edit is a change of what people ask for: the new value under each name, or nil where one goes. Names are those of the
+// View's maps.
+type edit struct {
+	networks  map[string]*model.Network
+	workloads map[string]*model.Workload
+	forwards  map[string]*model.Forward
+}
+
+func (e edit) empty() bool { return len(e.networks)+len(e.workloads)+len(e.forwards) == 0 }
+
+func putNetwork(n model.Network) edit {
+	return edit{networks: map[string]*model.Network{n.Name: &n}}
+}
+
+func putWorkload(w model.Workload) edit {
+	return edit{workloads: map[string]*model.Workload{w.Name: &w}}
+}
+
+func deleteWorkload(name string) edit {
+	return edit{workloads: map[string]*model.Workload{name: nil}}
+}
+
+// state is all that is asked of this node, and the indexes that make an attachment's cost independent of how many there
+// are. Its maps are written in place under Agent.state's lock; nothing outside holds on to them.
+type state struct {
+	view model.View
+	seed [5]byte // of the pools
+
+	used   map[string]map[netip.Addr]string // by network and address: whose it is
+	macs   map[string]map[model.MAC]string  // by network and MAC
+	netns  map[string]string                // by path: whose it is
+	ports  map[string]string                // by link name of an endpoint's host side: whose it is
+	joined map[string]map[string]bool       // by workload: those that share its namespace
+	next   map[netip.Prefix]netip.Addr      // by subnet: where to look for a free address
+	lost   map[string]string                // workloads whose namespace vanished, with the reason
+}
+
+func newState() *state {
+	return &state{
+		view: model.View{Networks: map[string]model.Network{}, Workloads: map[string]model.Workload{}, Forwards: map[string]model.Forward{}},
+		used: map[string]map[netip.Addr]string{}, macs: map[string]map[model.MAC]string{},
+		netns: map[string]string{}, ports: map[string]string{}, joined: map[string]map[string]bool{}, next: map[netip.Prefix]netip.Addr{}, lost: map[string]string{},
+	}
+}
+
+// apply makes the change and returns the one that takes it back.
+func (s *state) apply(e edit) (inverse edit) {
+	return edit{
+		networks:  swap(s.view.Networks, e.networks),
+		workloads: s.applyWorkloads(e.workloads),
+		forwards:  swap(s.view.Forwards, e.forwards),
+	}
+}
+
+func (s *state) applyWorkloads(change map[string]*model.Workload) map[string]*model.Workload {
+	for name := range change {
+		if old, ok := s.view.Workloads[name]; ok {
+			s.unindex(old)
+		}
+	}
+	inverse := swap(s.view.Workloads, change)
+	for _, w := range change {
+		if w != nil {
+			s.index(*w)
+		}
+	}
+	return inverse
+}
+
+func swap[V any](m map[string]V, change map[string]*V) map[string]*V {
+	if len(change) == 0 {
+		return nil
+	}
+	inverse := make(map[string]*V, len(change))
+	for name, v := range change {
+		inverse[name] = nil
+		if old, ok := m[name]; ok {
+			inverse[name] = &old
+		}
+		if v == nil {
+			delete(m, name)
+		} else {
+			m[name] = *v
+		}
+	}
+	return inverse
+}
+
+func (s *state) index(w model.Workload) {
+	for _, e := range w.Endpoints {
+		for _, a := range e.Addrs {
+			put(s.used, e.Network, a, w.Name)
+		}
+		put(s.macs, e.Network, e.MAC, w.Name)
+		s.ports[model.HostLinkName(w.Name, e.IfName)] = w.Name
+	}
+	if w.Netns != "" {
+		s.netns[w.Netns] = w.Name
+	}
+	if w.Join != "" {
+		put(s.joined, w.Join, w.Name, true)
+	}
+}
+
+func (s *state) unindex(w model.Workload) {
+	for _, e := range w.Endpoints {
+		for _, a := range e.Addrs {
+			drop(s.used, e.Network, a)
+		}
+		drop(s.macs, e.Network, e.MAC)
+		delete(s.ports, model.HostLinkName(w.Name, e.IfName))
+	}
+	if s.netns[w.Netns] == w.Name {
+		delete(s.netns, w.Netns)
+	}
+	drop(s.joined, w.Join, w.Name)
+	delete(s.lost, w.Name)
+}
+
+// gave moves on behind the addresses of a workload that just came.
+func (s *state) gave(w model.Workload) {
+	for _, e := range w.Endpoints {
+		for _, a := range e.Addrs {
+			if subnet, ok := s.view.Networks[e.Network].Subnet(a); ok {
+				s.next[subnet.Prefix] = a.Next()
+			}
+		}
+	}
+}
+
+func put[A, B comparable, V any](m map[A]map[B]V, a A, b B, v V) {
+	if m[a] == nil {
+		m[a] = map[B]V{}
+	}
+	m[a][b] = v
+}
+
+func drop[A, B comparable, V any](m map[A]map[B]V, a A, b B) {
+	delete(m[a], b)
+	if len(m[a]) == 0 {
+		delete(m, a)
+	}
+}
+
+// parts renders everything. A part that cannot be rendered is left out and told of, so that one bad record takes down
+// nothing else.
+func (s *state) parts() (map[string]dataplane.Host, []error) {
+	parts := map[string]dataplane.Host{}
+	var errs []error
+	add := func(name string, part dataplane.Host, err error) {
+		if err != nil {
+			errs = append(errs, &partError{name, err})
+			return
+		}
+		parts[name] = part
+	}
+	v := s.view
+	host, err := render.Node(v)
+	add(render.NodePart, host, err)
+	for name := range v.Networks {
+		host, err := s.networkPart(name)
+		add(render.NetworkPart(name), host, err)
+	}
+	for name := range v.Workloads {
+		host, err := s.workloadPart(name)
+		add(render.WorkloadPart(name), host, err)
+	}
+	for name, f := range v.Forwards {
+		host, err := s.forwardPart(f)
+		add(render.ForwardPart(name), host, err)
+	}
+	return parts, errs
+}
+
+// partError says which part could not be rendered.
+type partError struct {
+	part string
+	err  error
+}
+
+func (e *partError) Error() string { return e.part + ": " + e.err.Error() }
+func (e *partError) Unwrap() error { return e.err }
+
+// touched renders what an edit that was applied changed, and no more; inverse is what apply returned.
+func (s *state) touched(inverse edit) (map[string]dataplane.Host, error) {
+	t := touching{state: s, parts: map[string]dataplane.Host{}}
+	for name := range inverse.networks {
+		t.network(name)
+	}
+	for name, was := range inverse.workloads {
+		t.workload(name, was)
+	}
+	for name := range inverse.forwards {
+		t.forward(name)
+	}
+	return t.parts, t.err
+}
+
+type touching struct {
+	*state
+	parts map[string]dataplane.Host
+	err   error
+}
+
+func (t *touching) add(part string, render func() (dataplane.Host, error)) {
+	if _, done := t.parts[part]; done || t.err != nil {
+		return
+	}
+	t.parts[part], t.err = render()
+}
+
+// network touches its own part, the node's, and those of all that is attached.
+func (t *touching) network(name string) {
+	t.add(render.NodePart, func() (dataplane.Host, error) { return render.Node(t.view) })
+	t.networkOnly(name)
+	for w, workload := range t.view.Workloads {
+		if _, on := workload.Endpoint(name); on {
+			t.add(render.WorkloadPart(w), func() (dataplane.Host, error) { return t.workloadPart(w) })
+		}
+	}
+	for f, forward := range t.view.Forwards {
+		if forward.Network == name {
+			t.forward(f)
+		}
+	}
+}
+
+// networkOnly touches the network's own part, which for a cable holds what stands in the workloads.
+func (t *touching) networkOnly(name string) {
+	t.add(render.NetworkPart(name), func() (dataplane.Host, error) { return t.networkPart(name) })
+}
+
+func (t *touching) workload(name string, was *model.Workload) {
+	t.add(render.WorkloadPart(name), func() (dataplane.Host, error) { return t.workloadPart(name) })
+	now := t.view.Workloads[name]
+	if was == nil {
+		was = &model.Workload{}
+	}
+	for _, e := range slices.Concat(now.Endpoints, was.Endpoints) {
+		if t.view.Networks[e.Network].Mode == model.Cable {
+			t.networkOnly(e.Network)
+		}
+	}
+	for f, forward := range t.view.Forwards {
+		if forward.Workload == name {
+			t.forward(f)
+		}
+	}
+}
+
+func (t *touching) forward(name string) {
+	t.add(render.ForwardPart(name), func() (dataplane.Host, error) {
+		f, ok := t.view.Forwards[name]
+		if !ok {
+			return dataplane.Host{}, nil
+		}
+		return t.forwardPart(f)
+	})
+}
+
+// networkPart is empty for a network that is gone, and for a cable one end of which is.
+func (s *state) networkPart(name string) (dataplane.Host, error) {
+	n, ok := s.view.Networks[name]
+	if !ok {
+		return dataplane.Host{}, nil
+	}
+	for w := range s.lost {
+		if _, on := s.view.Workloads[w].Endpoint(name); on && n.Mode == model.Cable {
+			return dataplane.Host{}, nil
+		}
+	}
+	return render.Network(s.view, n)
+}
+
+// workloadPart is empty for a workload that is gone, or whose namespace is.
+func (s *state) workloadPart(name string) (dataplane.Host, error) {
+	w, ok := s.view.Workloads[name]
+	if _, lost := s.lost[name]; !ok || lost {
+		return dataplane.Host{}, nil
+	}
+	return render.Workload(s.view, w)
+}
+
+func (s *state) forwardPart(f model.Forward) (dataplane.Host, error) {
+	if _, lost := s.lost[f.Workload]; lost {
+		return dataplane.Host{}, nil
+	}
+	return render.Forward(s.view, f)
+}
+
+// snapshot is a View that nobody writes any more.
+func (s *state) snapshot() model.View {
+	v := s.view
+	v.Networks, v.Workloads, v.Forwards = maps.Clone(v.Networks), maps.Clone(v.Workloads), maps.Clone(v.Forwards)
+	return v
+}

@@ -1,0 +1,231 @@
+package agent
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/flatnet/flatnet/api"
+	"github.com/flatnet/flatnet/internal/ipam"
+	"github.com/flatnet/flatnet/internal/model"
+	"github.com/flatnet/flatnet/internal/reconcile"
+)
+
+// The states of a network.
+const (
+	stateActive   = "active"
+	stateInactive = "inactive"
+	stateConflict = "conflict" // something on the host overlaps it
+	stateDegraded = "degraded" // the kernel lacks what was asked
+)
+
+// The functions here turn values of model into those of api. They are called with Agent.mu held, at least for reading.
+
+func (a *Agent) describeNetwork(n model.Network) api.Network {
+	v := a.state.view
+	d := api.Network{
+		Name: n.Name, ID: networkID(n), Labels: n.Labels, Spec: networkSpec(n),
+		Status: api.NetworkStatus{Scope: "node", Created: n.Created, MTU: v.MTU(n), Subnets: a.describeSubnets(n), NAT: natText(v, n)},
+	}
+	d.Status.State, d.Status.Reason = a.networkState(n)
+	if n.HasBridge() {
+		d.Status.Bridge = n.BridgeName()
+	}
+	if n.Mode == model.NAT {
+		d.Status.Uplinks = uplinks(v, n)
+	}
+	for _, name := range slices.Sorted(maps.Keys(v.Workloads)) {
+		for _, e := range v.Workloads[name].Endpoints {
+			if e.Network == n.Name {
+				d.Status.Endpoints = append(d.Status.Endpoints, a.describeEndpoint(v.Workloads[name], e))
+			}
+		}
+	}
+	for _, f := range v.AllForwards() {
+		if f.Network == n.Name {
+			d.Status.Forwards = append(d.Status.Forwards, a.describeForward(f))
+		}
+	}
+	return d
+}
+
+func networkID(n model.Network) string {
+	h := sha256.Sum256(fmt.Appendf(nil, "network/%s/%d", n.Name, n.Created.UnixNano()))
+	return hex.EncodeToString(h[:])
+}
+
+func (a *Agent) networkState(n model.Network) (state, reason string) {
+	if !n.Active {
+		return stateInactive, ""
+	}
+	if owner, ok := a.conflicts[n.Name]; ok {
+		return stateConflict, owner
+	}
+	if reason, ok := a.broken[n.Name]; ok {
+		return stateDegraded, reason
+	}
+	return stateActive, ""
+}
+
+func uplinks(v model.View, n model.Network) []string {
+	if n.Uplink != "" {
+		return []string{n.Uplink}
+	}
+	var names []string
+	for _, l := range v.Node.Uplinks() {
+		names = append(names, l.Name)
+	}
+	return names
+}
+
+// natText says in words as whom workloads of a nat network leave.
+func natText(v model.View, n model.Network) []string {
+	if n.Mode != model.NAT || !n.Active {
+		return nil
+	}
+	var lines []string
+	for _, s := range n.Subnets {
+		as := "the address of the link that it leaves by"
+		if links := uplinks(v, n); len(links) > 0 {
+			as = "the address of " + strings.Join(links, " or ")
+		}
+		if snat := n.SNATFor(s.Prefix.Addr().Is6()); snat.IsValid() {
+			as = snat.String()
+		}
+		lines = append(lines, fmt.Sprintf("%s leaves as %s", s.Prefix, as))
+	}
+	return lines
+}
+
+func (a *Agent) describeSubnets(n model.Network) []api.SubnetStatus {
+	var list []api.SubnetStatus
+	for _, s := range n.Subnets {
+		d := api.SubnetStatus{Subnet: s.Prefix.String(), Gateway: text(s.Gateway), IPRange: prefixText(s.Range), Reserved: texts(s.Reserved)}
+		automatic := 0
+		for addr := range a.state.used[n.Name] {
+			if s.Prefix.Contains(addr) {
+				d.InUse++
+			}
+			if ipam.Range(s).Contains(addr) && !slices.Contains(s.Reserved, addr) {
+				automatic++
+			}
+		}
+		d.Available = ipam.Size(s) - float64(automatic)
+		list = append(list, d)
+	}
+	return list
+}
+
+// The states of a workload.
+const (
+	workloadCreated = "created"
+	workloadRunning = "running"
+	workloadExited  = "exited"
+)
+
+func (a *Agent) describeWorkload(w model.Workload) api.Workload {
+	d := api.Workload{
+		Name: w.Name, Labels: w.Labels, Sharing: sharingText(w), Netns: a.netnsOf(w), State: workloadCreated, Created: w.Created,
+		Process: api.Process{PID: w.Process.PID, Command: w.Process.Command, Exited: w.Process.Exited, Code: w.Process.Code},
+		Files:   a.filesOf(w),
+	}
+	switch {
+	case w.Process.Exited:
+		d.State = workloadExited
+	case running(w):
+		d.State = workloadRunning
+	}
+	for _, e := range w.Endpoints {
+		d.Endpoints = append(d.Endpoints, a.describeEndpoint(w, e))
+	}
+	for _, f := range a.forwardsTo(w) {
+		d.Forwards = append(d.Forwards, a.describeForward(f))
+	}
+	return d
+}
+
+func sharingText(w model.Workload) string {
+	switch {
+	case w.Sharing == model.Joined:
+		return string(model.Joined) + ":" + w.Join
+	case w.Sharing == model.Own && len(w.Endpoints) == 0 && !w.Process.Exited:
+		return sharingNone
+	}
+	return string(w.Sharing)
+}
+
+// hostNetns is how one enters the host's namespace.
+const hostNetns = "/proc/1/ns/net"
+
+func (a *Agent) netnsOf(w model.Workload) string {
+	switch w.Sharing {
+	case model.Host:
+		return hostNetns
+	case model.Joined:
+		return a.state.view.Workloads[w.Join].Netns
+	}
+	return w.Netns
+}
+
+func (a *Agent) describeEndpoint(w model.Workload, e model.Endpoint) api.Endpoint {
+	n := a.state.view.Networks[e.Network]
+	d := api.Endpoint{
+		Workload: w.Name, Network: e.Network, IfName: e.IfName, MAC: e.MAC.String(), Netns: w.Netns, IPs: []string{},
+		Guard: !e.NoGuard && !n.NoGuard, Isolated: e.Isolated,
+	}
+	if n.HasBridge() {
+		d.HostLink = model.HostLinkName(w.Name, e.IfName)
+	}
+	if running(w) {
+		d.PID = w.Process.PID
+	}
+	for _, addr := range e.Addrs {
+		s, ok := n.Subnet(addr)
+		bits := addr.BitLen()
+		if ok {
+			bits = s.Prefix.Bits()
+		}
+		d.IPs = append(d.IPs, netip.PrefixFrom(addr, bits).String())
+		if s.Gateway.IsValid() && n.Mode == model.NAT {
+			d.Gateways = append(d.Gateways, s.Gateway.String())
+		}
+	}
+	return d
+}
+
+func (a *Agent) describeForward(f model.Forward) api.Forward {
+	w, there := a.state.view.Workloads[f.Workload]
+	_, on := w.Endpoint(f.Network)
+	_, lost := a.state.lost[f.Workload]
+	_, standing := a.state.view.Forwards[f.Name()]
+	return api.Forward{
+		Name: f.Name(), Workload: f.Workload, Network: f.Network, Proto: f.Proto.String(), HostIP: text(f.HostIP), HostPorts: f.HostPorts.String(),
+		Ports: f.Ports.String(), Standing: standing, Active: there && on && !lost && a.state.view.Networks[f.Network].Active,
+	}
+}
+
+// addrText is a workload's addresses in one line.
+func addrText(w model.Workload) string {
+	var words []string
+	for _, e := range w.Endpoints {
+		for _, addr := range e.Addrs {
+			words = append(words, addr.String())
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+// steps turns what was done into the caller's words.
+func steps(changes []reconcile.Change) []api.Step {
+	list := []api.Step{}
+	for _, c := range changes {
+		for _, s := range c.Plan {
+			list = append(list, api.Step{Netns: c.Netns, Text: s.String(), Command: s.Command(c.Netns)})
+		}
+	}
+	return list
+}

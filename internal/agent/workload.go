@@ -1,0 +1,288 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/flatnet/flatnet/api"
+	"github.com/flatnet/flatnet/internal/ipam"
+	"github.com/flatnet/flatnet/internal/model"
+)
+
+// Workloads lists the workloads by name.
+func (a *Agent) Workloads() []api.Workload {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	list := []api.Workload{}
+	for _, name := range slices.Sorted(maps.Keys(a.state.view.Workloads)) {
+		list = append(list, a.describeWorkload(a.state.view.Workloads[name]))
+	}
+	return list
+}
+
+// Workload describes one.
+func (a *Agent) Workload(name string) (api.Workload, error) {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	w, ok := a.state.view.Workloads[name]
+	if !ok {
+		return api.Workload{}, notFound("workload", name, a.state.view.Workloads)
+	}
+	return a.describeWorkload(w), nil
+}
+
+// CreateWorkload attaches a workload: in a namespace that exists, or in one that is made for it.
+func (a *Agent) CreateWorkload(ctx context.Context, spec api.WorkloadSpec, dryRun bool) (api.Changed[api.Workload], error) {
+	changed := api.Changed[api.Workload]{DryRun: dryRun}
+	if err := a.begin(ctx); err != nil {
+		return changed, err
+	}
+	defer a.end()
+	w, identity, err := a.newWorkload(ctx, spec)
+	if err != nil {
+		return changed, err
+	}
+	if changed.Steps, err = a.commit(ctx, putWorkload(w), dryRun); err != nil {
+		return changed, fmt.Errorf("workload %q: %w", w.Name, err)
+	}
+	if !dryRun {
+		a.attached(ctx, w, identity, changed.Steps)
+	}
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	changed.Object = a.describeWorkload(w)
+	return changed, nil
+}
+
+// attached does what follows a workload that came.
+func (a *Agent) attached(ctx context.Context, w model.Workload, identity string, steps []api.Step) {
+	a.mu.Lock()
+	a.sticky.remember(w)
+	a.state.gave(w)
+	if identity != "" {
+		a.namespace[w.Name] = identity
+	}
+	a.mu.Unlock()
+	if w.Managed {
+		a.writeFiles(w)
+	}
+	a.flush(ctx, a.forwardsTo(w))
+	a.event("attached", "workload/"+w.Name, addrText(w), steps...)
+}
+
+// newWorkload checks a request, finds addresses, and returns the workload with the identity of its namespace when somebody
+// else made that.
+func (a *Agent) newWorkload(ctx context.Context, spec api.WorkloadSpec) (w model.Workload, identity string, err error) {
+	v := a.view()
+	if spec.Name == "" {
+		spec.Name = makeName(func(name string) bool { _, taken := v.Workloads[name]; return taken })
+	}
+	if _, taken := v.Workloads[spec.Name]; taken {
+		return w, "", model.Problem{Code: model.CodeWorkloadExists, Path: "name", Reason: fmt.Sprintf("workload %q exists", spec.Name),
+			Fix: "choose another name, or remove it", Example: "flatnet rm " + spec.Name}
+	}
+	r := workloadReader{view: v, netnsDir: a.config.NetnsDir}
+	w = r.read(spec)
+	w.Created = a.deps.Now().UTC()
+	problems := append(r.problems, model.ValidateWorkload(v, w)...)
+	problems = append(problems, a.inactive(w)...)
+	if len(problems) > 0 {
+		return w, "", problems.Err()
+	}
+	if identity, err = a.checkNamespace(w); err != nil {
+		return w, "", err
+	}
+	if err := a.checkPorts(ctx, "publish", w.Forwards); err != nil {
+		return w, "", err
+	}
+	return w, identity, a.allocate(&w)
+}
+
+// inactive are the problems of endpoints on networks that are not started.
+func (a *Agent) inactive(w model.Workload) model.Problems {
+	var ps model.Problems
+	for i, e := range w.Endpoints {
+		if n, ok := a.view().Networks[e.Network]; ok && !n.Active {
+			ps = append(ps, model.Problem{Code: model.CodeInactive, Path: fmt.Sprintf("endpoints[%d].network", i), Reason: fmt.Sprintf("network %q is not started", n.Name),
+				Fix: "start it first", Example: "flatnet net start " + n.Name})
+		}
+	}
+	return ps
+}
+
+// checkNamespace refuses a path that is no namespace, the host's own, or another workload's. The path of a namespace that is
+// to be made must be free.
+func (a *Agent) checkNamespace(w model.Workload) (identity string, err error) {
+	if w.Netns == "" {
+		return "", nil
+	}
+	if owner, taken := a.state.netns[w.Netns]; taken {
+		return "", model.Problem{Code: model.CodeInUse, Path: "netns", Reason: fmt.Sprintf("namespace %s is a workload's already", w.Netns),
+			Owner: fmt.Sprintf("workload %q", owner), Fix: "remove that workload first, or share it", Example: "container:" + owner}
+	}
+	identity, err = a.deps.Namespaces.Identify(w.Netns)
+	if w.Managed {
+		if err == nil {
+			return "", model.Problem{Code: model.CodeInUse, Path: "name", Reason: fmt.Sprintf("there is a namespace %s that flatnet did not make", w.Netns),
+				Owner: "see ip netns", Fix: "choose another name, or attach that namespace itself with its path", Example: w.Netns}
+		}
+		return "", nil
+	}
+	bad := model.Problem{Code: model.CodeNetns, Path: "netns", Fix: "the path of a network namespace, as ip netns makes them", Example: "/run/netns/web"}
+	if err != nil {
+		bad.Reason = fmt.Sprintf("%s is not a network namespace: %s", w.Netns, err)
+		return "", bad
+	}
+	if own, err := a.deps.Namespaces.Own(); err != nil || own == identity {
+		bad.Reason, bad.Fix, bad.Example = fmt.Sprintf("%s is the host's own namespace", w.Netns), "leave it out and ask for sharing host", "host"
+		return "", bad
+	}
+	for name, other := range a.namespace {
+		if other == identity {
+			return "", model.Problem{Code: model.CodeInUse, Path: "netns", Reason: fmt.Sprintf("namespace %s is a workload's already, by another path", w.Netns),
+				Owner: fmt.Sprintf("workload %q", name), Fix: "remove that workload first"}
+		}
+	}
+	return identity, nil
+}
+
+// allocate fills in the MACs and addresses that nobody asked for.
+func (a *Agent) allocate(w *model.Workload) error {
+	for i := range w.Endpoints {
+		e := &w.Endpoints[i]
+		if e.MAC == (model.MAC{}) {
+			e.MAC = a.freeMAC(w.Name, e.Network)
+		}
+		for _, s := range a.view().Networks[e.Network].Subnets {
+			if slices.ContainsFunc(e.Addrs, s.Prefix.Contains) {
+				continue
+			}
+			addr, err := a.freeAddr(e.Network, s, w.Name)
+			if err != nil {
+				return err
+			}
+			e.Addrs = append(e.Addrs, addr)
+		}
+	}
+	return nil
+}
+
+// freeMAC is derived from the names; when somebody asked for just that one before, from the names and a number.
+func (a *Agent) freeMAC(workload, network string) model.MAC {
+	of := workload
+	for i := 0; ; i++ {
+		mac := model.EndpointMAC(of, network)
+		if owner, taken := a.state.macs[network][mac]; !taken || owner == workload {
+			return mac
+		}
+		of = fmt.Sprintf("%s %d", workload, i)
+	}
+}
+
+// freeAddr prefers what the workload had, then what nobody had, then what only an absent one had.
+func (a *Agent) freeAddr(network string, s model.Subnet, workload string) (netip.Addr, error) {
+	prefer := a.sticky.had(network, workload, s.Prefix)
+	if !prefer.IsValid() {
+		prefer = a.state.next[s.Prefix]
+	}
+	taken := func(addr netip.Addr) bool { _, is := a.state.used[network][addr]; return is }
+	addr, err := ipam.Next(s, func(addr netip.Addr) bool { return taken(addr) || a.sticky.forOther(network, workload, addr) }, prefer)
+	var full *ipam.ExhaustedError
+	if errors.As(err, &full) {
+		addr, err = ipam.Next(s, taken, prefer)
+	}
+	if errors.As(err, &full) {
+		return addr, full.Problem(network)
+	}
+	return addr, err
+}
+
+// DeleteWorkload detaches a workload and forgets it. One whose command runs, or whose namespace others share, stays; with force
+// the command is ended first.
+func (a *Agent) DeleteWorkload(ctx context.Context, name string, force, dryRun bool) (api.Changed[api.Workload], error) {
+	changed := api.Changed[api.Workload]{DryRun: dryRun}
+	if force && !dryRun {
+		if w, err := a.StopWorkload(ctx, name, forcedStop); err != nil {
+			return changed, err
+		} else if _, err := a.Workload(name); err != nil { // it was to be removed with its command
+			changed.Object, changed.Steps = w, []api.Step{}
+			return changed, nil
+		}
+	}
+	if err := a.begin(ctx); err != nil {
+		return changed, err
+	}
+	defer a.end()
+	w, ok := a.view().Workloads[name]
+	if !ok {
+		return changed, notFound("workload", name, a.view().Workloads)
+	}
+	if err := a.removable(w, force && dryRun); err != nil {
+		return changed, err
+	}
+	a.mu.RLock()
+	changed.Object = a.describeWorkload(w)
+	published := a.forwardsTo(w)
+	a.mu.RUnlock()
+	var err error
+	if changed.Steps, err = a.commit(ctx, deleteWorkload(name), dryRun); err != nil {
+		return changed, fmt.Errorf("workload %q: %w", name, err)
+	}
+	if !dryRun {
+		a.deps.Processes.Forget(name)
+		a.mu.Lock()
+		delete(a.namespace, name)
+		a.mu.Unlock()
+		if w.Managed || w.Process != (model.Process{}) {
+			a.removeFiles(name)
+		}
+		a.flush(ctx, published)
+		a.event("detached", "workload/"+name, "", changed.Steps...)
+	}
+	return changed, nil
+}
+
+// forcedStop is how long a command has between TERM and KILL when its workload is removed by force.
+const forcedStop = time.Second
+
+func (a *Agent) removable(w model.Workload, stopped bool) error {
+	if running(w) && !stopped {
+		return model.Problem{Code: model.CodeInUse, Reason: fmt.Sprintf("workload %q runs", w.Name), Owner: fmt.Sprintf("process %d: %s", w.Process.PID, w.Process.Command),
+			Fix: "stop it first", Example: "flatnet stop " + w.Name}
+	}
+	if users := a.users(w.Name); len(users) > 0 {
+		return model.Problem{Code: model.CodeInUse, Reason: fmt.Sprintf("others share the namespace of workload %q", w.Name), Owner: listed(users),
+			Fix: "remove those first"}
+	}
+	return nil
+}
+
+// users are the workloads that share another's namespace and have not ended.
+func (a *Agent) users(name string) []string {
+	var list []string
+	for other := range a.state.joined[name] {
+		if !a.state.view.Workloads[other].Process.Exited {
+			list = append(list, fmt.Sprintf("workload %q", other))
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+func running(w model.Workload) bool { return w.Process.PID != 0 && !w.Process.Exited }
+
+// forwardsTo are all forwards that end in a workload.
+func (a *Agent) forwardsTo(w model.Workload) []model.Forward {
+	list := slices.Clone(w.Forwards)
+	for _, f := range a.state.view.Forwards {
+		if f.Workload == w.Name {
+			list = append(list, f)
+		}
+	}
+	return list
+}
