@@ -57,7 +57,7 @@ func (a *app) confirm(yes bool, question string) error {
 		return nil
 	}
 	if !isTerminal(a.stdin) {
-		return badUsage("%s needs a yes: run it with -y", strings.TrimSuffix(question, "?"))
+		return badUsage("%s nobody here to answer; -y means yes", question)
 	}
 	fmt.Fprintf(a.stderr, "%s [y/N] ", question)
 	line, _ := bufio.NewReader(a.stdin).ReadString('\n')

@@ -84,6 +84,9 @@ func seekTail(f *os.File, n int) error {
 	if err != nil {
 		return err
 	}
+	if n == 0 {
+		return nil
+	}
 	block := make([]byte, 32<<10)
 	for at := end; at > 0; {
 		size := min(int64(len(block)), at)
@@ -96,18 +99,14 @@ func seekTail(f *os.File, n int) error {
 			if i < 0 {
 				break
 			}
-			if at+int64(i)+1 < end {
-				n--
-			}
-			if n <= 0 && at+int64(i)+1 < end {
-				_, err := f.Seek(at+int64(i)+1, io.SeekStart)
-				return err
+			if line := at + int64(i) + 1; line < end {
+				if n--; n == 0 {
+					_, err := f.Seek(line, io.SeekStart)
+					return err
+				}
 			}
 			b = b[:i]
 		}
-	}
-	if n == 0 {
-		return nil
 	}
 	_, err = f.Seek(0, io.SeekStart)
 	return err

@@ -82,7 +82,22 @@ func (c *netCreate) run(ctx context.Context, args []string, stdout io.Writer) er
 		return err
 	}
 	c.change.done(stdout, done.Object.Name, done.Steps)
+	if !c.change.dry() {
+		fmt.Fprintln(c.app.stderr, createdLine(done.Object, len(done.Steps)))
+	}
 	return nil
+}
+
+// createdLine says what the daemon chose.
+func createdLine(n api.Network, steps int) string {
+	parts := []string{n.Spec.Mode, n.Status.State}
+	for _, s := range n.Status.Subnets {
+		parts = append(parts, s.Subnet+" gateway "+orDash(s.Gateway))
+	}
+	if n.Status.Bridge != "" {
+		parts = append(parts, "bridge "+n.Status.Bridge)
+	}
+	return fmt.Sprintf("  %s  (%d steps; --explain prints them)", strings.Join(parts, "  "), steps)
 }
 
 // manifest says with the flags what a file would say.

@@ -64,7 +64,7 @@ func command(a *app, use, short, example string, args cobra.PositionalArgs, run 
 		Use: use, Short: short, Example: "  " + strings.ReplaceAll(example, "\n", "\n  "), DisableFlagsInUseLine: true,
 		Args: func(cmd *cobra.Command, got []string) error {
 			if err := args(cmd, got); err != nil {
-				return usageError{cmd, err}
+				return usageError{cmd, fmt.Errorf("got %d arguments; usage: %s", len(got), cmd.UseLine())}
 			}
 			return nil
 		},

@@ -249,8 +249,16 @@ func warn(w io.Writer, warnings []string) {
 	}
 }
 
-// stdio are the descriptors to hand to a command; tests replace the writers, not the descriptors.
-func (a *app) stdio() [3]*os.File { return [3]*os.File{os.Stdin, os.Stdout, os.Stderr} }
+// stdio are the descriptors to hand to a command.
+func (a *app) stdio() [3]*os.File {
+	files := [3]*os.File{os.Stdin, os.Stdout, os.Stderr}
+	for i, f := range []any{a.stdin, a.stdout, a.stderr} {
+		if file, ok := f.(*os.File); ok {
+			files[i] = file
+		}
+	}
+	return files
+}
 
 // debug prints what only helps to find out why, when FLATNET_DEBUG is set.
 func (a *app) debug(format string, args ...any) {
