@@ -24,7 +24,18 @@ func (v View) AllForwards() []Forward {
 	for _, w := range v.Workloads {
 		all = append(all, w.Forwards...)
 	}
-	slices.SortFunc(all, func(a, b Forward) int { return strings.Compare(a.Name(), b.Name()) })
+	type named struct { // a name costs more to make than to compare
+		name    string
+		forward Forward
+	}
+	order := make([]named, len(all))
+	for i, f := range all {
+		order[i] = named{f.Name(), f}
+	}
+	slices.SortFunc(order, func(a, b named) int { return strings.Compare(a.name, b.name) })
+	for i, o := range order {
+		all[i] = o.forward
+	}
 	return all
 }
 

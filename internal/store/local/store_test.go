@@ -193,7 +193,7 @@ func TestDamageIsNoticed(t *testing.T) {
 	for name, damage := range damages {
 		t.Run(name, func(t *testing.T) {
 			noticed := 0
-			const rounds = 60
+			const rounds = 30
 			for seed := range uint64(rounds) {
 				bad := damage(rand.New(rand.NewPCG(seed, 7)), bytes.Clone(good))
 				if openDamaged(t, bad, seed) {
