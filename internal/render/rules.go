@@ -216,6 +216,7 @@ func input() chain {
 			rule(dataplane.Match{Lookup: notIn(iif, setNets)}, dataplane.Accept, "not ours"),
 			rule(dataplane.Match{Lookup: in(iif, setSilent)}, dataplane.Drop, "the host is not on this network"),
 			rule(dataplane.Match{ICMPv6: dataplane.NeighbourDiscovery}, dataplane.Accept, "neighbours find the gateway"),
+			rule(dataplane.Match{CTState: answers}, dataplane.Accept, "answers to the host"),
 		),
 		both(func(f int) dataplane.Rule {
 			return rule(dataplane.Match{L3: l3[f], Lookup: in(daddr[f], setHiddenIP[f])}, dataplane.Drop, "no host adapter: the host is not here")
@@ -224,10 +225,7 @@ func input() chain {
 		both(func(f int) dataplane.Rule {
 			return rule(dataplane.Match{L3: l3[f], Lookup: in(iifDaddr[f], setGateways[f])}, dataplane.Accept, "host-only: the own gateway")
 		}),
-		only(
-			rule(dataplane.Match{CTState: answers}, dataplane.Accept, "answers to the host"),
-			rule(dataplane.Match{}, dataplane.Drop, "host-only: no other address of the host"),
-		),
+		only(rule(dataplane.Match{}, dataplane.Drop, "host-only: no other address of the host")),
 	)...)
 }
 
