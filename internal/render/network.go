@@ -110,8 +110,11 @@ func networkElements(n model.Network) []dataplane.Object {
 	for _, s := range n.Subnets {
 		objects = append(objects, subnetElements(n, s)...)
 	}
-	if n.Mode == model.HostOnly && !silent(n) {
-		objects = append(objects, gatewayElement(n, model.BridgeMAC(n.Name).LinkLocal()))
+	switch own := model.BridgeMAC(n.Name).LinkLocal(); {
+	case hidden(n):
+		objects = append(objects, dataplane.Element{Set: setHiddenIP[1], Is: dataplane.Tuple{Addr: own}})
+	case n.Mode == model.HostOnly && !silent(n):
+		objects = append(objects, gatewayElement(n, own))
 	}
 	return objects
 }

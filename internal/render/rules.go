@@ -55,7 +55,7 @@ var (
 	setUplinks  = inetSet("uplinks", iifOif) // … namely this
 
 	setGateways = family[dataplane.Set]{inetSet("gateways4", iifDaddr[0]), inetSet("gateways6", iifDaddr[1])} // host-only links and the host's addresses on them
-	setHiddenIP = family[dataplane.Set]{inetSet("hidden4", daddr[0]), inetSet("hidden6", daddr[1])}           // gateway addresses of hidden links
+	setHiddenIP = family[dataplane.Set]{inetSet("hidden4", daddr[0]), inetSet("hidden6", daddr[1])}           // the host's addresses on hidden links
 	setPortIso  = family[dataplane.Set]{inetSet("isolated4", iifSaddr[0]), inetSet("isolated6", iifSaddr[1])} // links and addresses of isolated endpoints
 	setSubnets  = family[dataplane.Set]{interval(inetSet("subnets4", oifSaddr[0])), interval(inetSet("subnets6", oifSaddr[1]))}
 )
@@ -221,7 +221,11 @@ func input() chain {
 		both(func(f int) dataplane.Rule {
 			return rule(dataplane.Match{L3: l3[f], Lookup: in(daddr[f], setHiddenIP[f])}, dataplane.Drop, "no host adapter: the host is not here")
 		}),
-		only(rule(dataplane.Match{Lookup: notIn(iif, setHostOnly)}, dataplane.Accept, "nat: the host is reachable")),
+		only(
+			rule(dataplane.Match{Lookup: in(iif, setHidden), Local: true}, dataplane.Accept, "no host adapter: other addresses of the host"),
+			rule(dataplane.Match{Lookup: in(iif, setHidden)}, dataplane.Drop, "no host adapter: no broadcast and multicast"),
+			rule(dataplane.Match{Lookup: notIn(iif, setHostOnly)}, dataplane.Accept, "nat: the host is reachable"),
+		),
 		both(func(f int) dataplane.Rule {
 			return rule(dataplane.Match{L3: l3[f], Lookup: in(iifDaddr[f], setGateways[f])}, dataplane.Accept, "host-only: the own gateway")
 		}),
