@@ -2,7 +2,6 @@
 package contract
 
 import (
-	"context"
 	"os"
 	"path/filepath"
 	"testing"
@@ -28,14 +27,6 @@ func TestKernelKeepsTheContract(t *testing.T) {
 	})
 }
 
-// unwatched is nft without notifications.
-type unwatched struct{ *nft.Conn }
-
-func (unwatched) Watch(ctx context.Context, _ func(bool)) error {
-	<-ctx.Done()
-	return ctx.Err()
-}
-
 func open(t *testing.T, host *kerneltest.Machine) *kernel.Kernel {
 	t.Helper()
 	var k *kernel.Kernel
@@ -44,7 +35,7 @@ func open(t *testing.T, host *kerneltest.Machine) *kernel.Kernel {
 		if err != nil {
 			return err
 		}
-		k, err = kernel.New(kernel.Config{RunDir: t.TempDir(), Nft: unwatched{rules}})
+		k, err = kernel.New(kernel.Config{RunDir: t.TempDir(), Nft: rules})
 		return err
 	})
 	t.Cleanup(func() {

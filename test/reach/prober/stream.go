@@ -47,16 +47,18 @@ func (a *agent) listenTCP(at string) error {
 	return nil
 }
 
-// serveTCP takes a token and gives it back.
+// serveTCP takes a token and gives it back. A connection without one is noted with token 0: somebody got through, if
+// too late.
 func (a *agent) serveTCP(conn *net.TCPConn) {
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(30 * time.Second)) // fails on a closed connection only, as the read then does
 	var token [4]byte
-	if _, err := io.ReadFull(conn, token[:]); err != nil {
-		return
-	}
+	_, err := io.ReadFull(conn, token[:])
 	from, to := conn.RemoteAddr().(*net.TCPAddr).AddrPort(), conn.LocalAddr().(*net.TCPAddr).AddrPort()
 	a.note(Seen{binary.BigEndian.Uint32(token[:]), TCP, from.Addr(), to.Addr(), to.Port()})
+	if err != nil {
+		return
+	}
 	if _, err := conn.Write(token[:]); err == nil {
 		_, _ = conn.Read(token[:]) // the client closes first, by reset, so that neither side keeps TIME-WAIT
 	}

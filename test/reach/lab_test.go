@@ -1,0 +1,305 @@
+package reach
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/flatnet/flatnet/internal/kernel/kerneltest"
+	"github.com/flatnet/flatnet/internal/model"
+	"github.com/flatnet/flatnet/test/reach/prober"
+)
+
+// lab is the host with everybody around it, an agent in each namespace:
+//
+//	inet ── router ──┐
+//	          lan1 ──┴─ LAN1 ── eth0 host eth1 ── lan2
+//	                              └─ bridges of flatnet ── workloads
+type lab struct {
+	*testing.T
+	topo   *kerneltest.Topology
+	host   *actor
+	actors []*actor // all, the host too
+	flat   *flatnet
+	token  uint32
+}
+
+// actor is somebody who sends and receives.
+type actor struct {
+	*kerneltest.Machine
+	agent *prober.Agent
+	net   *network     // whose workload it is; nil for machines
+	link  string       // by which it is attached; the scope of link-local addresses
+	addrs []netip.Addr // on that link
+}
+
+func (a *actor) workload() bool { return a.net != nil }
+
+// network is one of the networks that the lab has, and the row of the table that it is an example of.
+type network struct {
+	name  string
+	row   string
+	index int
+	model model.Network
+}
+
+var networks = []network{
+	{name: "n1", row: "nat"},
+	{name: "n2", row: "nat"},
+	{name: "noff", row: "nat, host adapter off"},
+	{name: "niso", row: "nat, ports isolated"},
+	{name: "h1", row: "host-only"},
+	{name: "h2", row: "host-only"},
+	{name: "hoff", row: "host-only, host adapter off"},
+	{name: "hiso", row: "host-only, ports isolated"},
+	{name: "i1", row: "isolated"},
+	{name: "i2", row: "isolated"},
+	{name: "iiso", row: "isolated, ports isolated"},
+	{name: "c1", row: "cable"},
+}
+
+// define settles what the network's row means in the model.
+func (n *network) define(index int) {
+	n.index = index
+	mode, rest, _ := strings.Cut(n.row, ", ")
+	n.model = model.Network{Name: n.name, Mode: model.Mode(mode), Active: true,
+		NoHostAdapter: rest == "host adapter off", IsolatePorts: rest == "ports isolated"}
+	if n.numbered() {
+		for _, p := range n.prefixes() {
+			n.model.Subnets = append(n.model.Subnets, model.Subnet{Prefix: p, Gateway: p.Addr().Next()})
+		}
+	}
+}
+
+// numbered reports whether flatnet gives the addresses; else the guests do.
+func (n *network) numbered() bool { return n.model.Mode == model.NAT || n.model.Mode == model.HostOnly }
+
+func (n *network) prefixes() []netip.Prefix {
+	return []netip.Prefix{
+		netip.MustParsePrefix(fmt.Sprintf("10.66.%d.0/24", n.index)),
+		netip.MustParsePrefix(fmt.Sprintf("fd66:%x::/64", n.index)),
+	}
+}
+
+// gateways are where the gateway of each family is, or would be.
+func (n *network) gateways() []netip.Addr {
+	var all []netip.Addr
+	for _, p := range n.prefixes() {
+		all = append(all, p.Addr().Next())
+	}
+	return all
+}
+
+// The machines' addresses.
+var (
+	hostLAN1   = addrs("198.51.100.10", "2001:db8:1::10")
+	hostLAN2   = addrs("203.0.113.10", "2001:db8:2::10")
+	hostLo     = addrs("10.255.0.1", "fd00:255::1")
+	lan1Addrs  = addrs("198.51.100.20", "2001:db8:1::20")
+	lan2Addrs  = addrs("203.0.113.20", "2001:db8:2::20")
+	routerLAN  = addrs("198.51.100.1", "2001:db8:1::1")
+	routerInet = addrs("192.0.2.1", "2001:db8:f::1")
+	inetAddrs  = addrs("192.0.2.20", "2001:db8:f::20")
+)
+
+func addrs(texts ...string) []netip.Addr {
+	var all []netip.Addr
+	for _, s := range texts {
+		all = append(all, netip.MustParseAddr(s))
+	}
+	return all
+}
+
+// newLab builds everything but networks.
+func newLab(t *testing.T) *lab {
+	t.Helper()
+	l := &lab{T: t, topo: kerneltest.NewTopology(t)}
+	host, lan1, lan2 := l.topo.Machine("host"), l.topo.Machine("lan1"), l.topo.Machine("lan2")
+	router, inet, lan := l.topo.Machine("router"), l.topo.Machine("inet"), l.topo.Machine("switch")
+	lan.IP("link add br0 type bridge", "link set br0 up")
+	for i, m := range []*kerneltest.Machine{host, lan1, router} {
+		port := fmt.Sprintf("p%d", i)
+		l.topo.Cable(m, "eth0", lan, port)
+		lan.IP("link set " + port + " master br0")
+	}
+	l.topo.Cable(host, "eth1", lan2, "eth0")
+	l.topo.Cable(router, "eth1", inet, "eth0")
+	number(host, "lo", hostLo, 0)
+	number(host, "eth0", hostLAN1, 0)
+	number(host, "eth1", hostLAN2, 0)
+	number(lan1, "eth0", lan1Addrs, 0)
+	number(lan2, "eth0", lan2Addrs, 0)
+	number(router, "eth0", routerLAN, 0)
+	number(router, "eth1", routerInet, 0)
+	number(inet, "eth0", inetAddrs, 0)
+	router.Sysctl("net/ipv4/ip_forward=1", "net/ipv6/conf/all/forwarding=1")
+	route(host, "default", "::/0", routerLAN)
+	for m, via := range map[*kerneltest.Machine][]netip.Addr{lan1: hostLAN1, lan2: hostLAN2, router: hostLAN1} {
+		route(m, "10.66.0.0/16", "fd66::/16", via)
+		route(m, hostLo[0].String(), hostLo[1].String(), via)
+	}
+	route(inet, "default", "::/0", routerInet)
+	route(lan1, "default", "::/0", routerLAN)
+	route(lan2, "default", "::/0", hostLAN2) // it can't know better
+	l.host = l.add(host, nil, "eth0")
+	l.add(lan1, nil, "eth0")
+	l.add(lan2, nil, "eth0")
+	l.add(inet, nil, "eth0")
+	return l
+}
+
+func number(m *kerneltest.Machine, link string, as []netip.Addr, bits int) {
+	for _, a := range as {
+		size := bits
+		if size == 0 {
+			size = map[bool]int{false: 24, true: 64}[a.Is6()]
+		}
+		m.IP(fmt.Sprintf("address add %s/%d dev %s nodad", a, size, link))
+	}
+}
+
+func route(m *kerneltest.Machine, v4, v6 string, via []netip.Addr) {
+	m.IP(fmt.Sprintf("route add %s via %s", v4, via[0]), fmt.Sprintf("route add %s via %s", v6, via[1]))
+}
+
+// add starts an agent in a machine.
+func (l *lab) add(m *kerneltest.Machine, n *network, link string) *actor {
+	l.Helper()
+	agent, err := prober.Start(m.Name, m.Start)
+	if err != nil {
+		l.Fatal(err)
+	}
+	l.Cleanup(func() {
+		if err := agent.Stop(); err != nil {
+			l.Errorf("agent %s: %v", m.Name, err)
+		}
+	})
+	a := &actor{Machine: m, agent: agent, net: n, link: link}
+	for _, one := range linkAddrs(l.T, m) {
+		if one.link == link {
+			a.addrs = append(a.addrs, one.addr)
+		}
+	}
+	l.actors = append(l.actors, a)
+	return a
+}
+
+// linkAddr is an address with its link.
+type linkAddr struct {
+	link string
+	addr netip.Addr
+}
+
+// linkAddrs are the addresses of a machine, without 127.0.0.0/8 and ::1, once none of them is tentative any more.
+func linkAddrs(t testing.TB, m *kerneltest.Machine) []linkAddr {
+	t.Helper()
+	var all []linkAddr
+	kerneltest.Eventually(t, "addresses of "+m.Name, func() bool {
+		out := m.Run("ip", "-j", "address")
+		all = nil
+		var links []struct {
+			IfName string `json:"ifname"`
+			Addrs  []struct {
+				Local     netip.Addr `json:"local"`
+				Tentative bool       `json:"tentative"`
+			} `json:"addr_info"`
+		}
+		if err := json.Unmarshal([]byte(out), &links); err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range links {
+			for _, a := range l.Addrs {
+				if a.Tentative {
+					return false
+				}
+				if a.Local.IsValid() && !a.Local.IsLoopback() {
+					all = append(all, linkAddr{l.IfName, a.Local})
+				}
+			}
+		}
+		return true
+	})
+	return all
+}
+
+// addNetworks makes all networks with two workloads each.
+func (l *lab) addNetworks() {
+	l.Helper()
+	for i := range networks {
+		n := &networks[i]
+		n.define(i + 1)
+		l.flat.network(n.model)
+	}
+	for i := range networks {
+		n := &networks[i]
+		for j, suffix := range []string{"a", "b"} {
+			l.flat.workload(n.name+suffix, n, 10+j)
+		}
+	}
+	for i := range networks { // after all of them, as their link-local addresses take a while
+		n := &networks[i]
+		for j, suffix := range []string{"a", "b"} {
+			l.attach(n.name+suffix, n, 10+j)
+		}
+	}
+	for _, n := range networks {
+		if n.model.Mode != model.Cable && !n.numbered() { // a route of the host makes it try
+			l.host.IP(fmt.Sprintf("route add %s dev fn-%s", n.prefixes()[0], n.name))
+		}
+	}
+}
+
+// attach starts the workload's agent and gives it what lets it try: addresses where guests number themselves, and
+// default routes to the gateway's place, by the bridge's MAC where nobody would answer for it.
+func (l *lab) attach(name string, n *network, number int) *actor {
+	m := kerneltest.At(l.T, name, l.flat.netns(name))
+	if !n.numbered() {
+		for i, p := range n.prefixes() {
+			m.IP(fmt.Sprintf("address add %s/%d dev eth0 nodad", nth(p, number), []int{24, 64}[i]))
+		}
+	}
+	for i, gw := range n.gateways() {
+		if n.model.Mode == model.NAT {
+			break // flatnet made the routes
+		}
+		if n.model.Mode != model.HostOnly || n.model.NoHostAdapter {
+			m.IP(fmt.Sprintf("neigh replace %s lladdr %s dev eth0 nud permanent", gw, model.BridgeMAC(n.name)))
+		}
+		m.IP(fmt.Sprintf("route add %s via %s", []string{"default", "::/0"}[i], gw))
+	}
+	return l.add(m, n, "eth0")
+}
+
+func nth(p netip.Prefix, n int) netip.Addr {
+	b := p.Addr().AsSlice()
+	b[len(b)-1] = byte(n)
+	a, _ := netip.AddrFromSlice(b)
+	return a
+}
+
+// actor returns the one of that name.
+func (l *lab) actor(name string) *actor {
+	i := slices.IndexFunc(l.actors, func(a *actor) bool { return a.Name == name })
+	if i < 0 {
+		l.Fatalf("no actor %q", name)
+	}
+	return l.actors[i]
+}
+
+// dump writes failures and what there is to see of the host and the named actors to a file, and returns its path.
+func (l *lab) dump(failures []string, names ...string) string {
+	f, err := os.CreateTemp("", "reach-*.txt")
+	if err != nil {
+		return err.Error()
+	}
+	defer f.Close()
+	fmt.Fprintln(f, strings.Join(failures, "\n"))
+	for _, name := range append([]string{"host"}, names...) {
+		fmt.Fprintln(f, l.actor(name).Dump())
+	}
+	return f.Name()
+}

@@ -1,0 +1,16 @@
+package reach
+
+import (
+	"os"
+	"testing"
+
+	"github.com/flatnet/flatnet/internal/kernel/kerneltest"
+	"github.com/flatnet/flatnet/test/reach/prober"
+)
+
+func TestMain(m *testing.M) {
+	if prober.Serving() {
+		os.Exit(prober.Serve())
+	}
+	os.Exit(kerneltest.Main(m))
+}

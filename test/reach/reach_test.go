@@ -1,0 +1,226 @@
+package reach
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/flatnet/flatnet/internal/model"
+	"github.com/flatnet/flatnet/test/reach/prober"
+)
+
+// The columns of the table of networks.
+const (
+	toNeighbour = "workload ↔ workload"
+	fromHost    = "host → workload"
+	toGateway   = "workload → own gateway"
+	toHost      = "workload → host's other addresses"
+	toLAN       = "workload → LAN, internet"
+	fromLAN     = "LAN, internet → workload"
+	toOther     = "workload → other network"
+)
+
+func TestReachability(t *testing.T) {
+	l := newLab(t)
+	l.flat = newFlatnet(l)
+	l.addNetworks()
+	for _, bridgeNF := range []string{"0", "1"} {
+		t.Run("table, bridge-nf-call-iptables="+bridgeNF, func(t *testing.T) {
+			l.T = t
+			l.host.Sysctl("net/bridge/bridge-nf-call-iptables="+bridgeNF, "net/bridge/bridge-nf-call-ip6tables="+bridgeNF)
+			l.forgetNeighbours()
+			l.try(l.cells(readTable(t, "network")))
+		})
+	}
+	l.T = t
+}
+
+// cells are the trials of every cell of the table.
+func (l *lab) cells(tab table) []trial {
+	hosts := linkAddrs(l.T, l.host.Machine)
+	var all []trial
+	for _, from := range l.actors {
+		if from.workload() && !l.yes(tab, from.net.row, toGateway) {
+			all = append(all, l.toEverybody(from)...)
+		}
+		for _, to := range l.actors {
+			if from != to {
+				all = append(all, l.pair(tab, from, to, hosts)...)
+			}
+		}
+	}
+	return all
+}
+
+// pair are the trials from one actor to all addresses of another.
+func (l *lab) pair(tab table, from, to *actor, hosts []linkAddr) []trial {
+	var all []trial
+	switch {
+	case from.workload() && to == l.host:
+		for _, at := range hosts {
+			if at.addr.Is6() && at.addr.IsLinkLocalUnicast() && at.link != "fn-"+from.net.name && !sample(from, l.host) {
+				continue
+			}
+			all = append(all, l.atHost(tab, from, at, hosts)...)
+		}
+		return all
+	case !from.workload() && !to.workload():
+		return nil // no business of ours
+	}
+	column, row := columnOf(l, from, to)
+	for _, a := range to.addrs {
+		if a.IsLinkLocalUnicast() && !local(from, to) && !sample(from, to) {
+			continue
+		}
+		tr := trial{cell: row + ": " + column, from: from, to: scoped(a, from, to)}
+		if l.yes(tab, row, column) && (local(from, to) || !a.IsLinkLocalUnicast()) {
+			tr.by = to
+			tr.source = l.sources(tab, row, column, from, to, a, hosts)
+		}
+		all = append(all, every(tr)...)
+	}
+	return all
+}
+
+// sample thins out the pairs that try each other's link-local addresses over a link that they don't share: every one of them
+// fills a place of the kernel's neighbour table, which has 1024 for all namespaces together.
+func sample(from, to *actor) bool {
+	return (from.net == nil || strings.HasSuffix(from.Name, "a")) && (to.net == nil || strings.HasSuffix(to.Name, "a"))
+}
+
+// local reports whether the two share a link.
+func local(from, to *actor) bool {
+	return from.net == to.net || from.Name == "host" && to.net.model.Mode != model.Cable
+}
+
+func columnOf(l *lab, from, to *actor) (column, row string) {
+	switch {
+	case from == l.host:
+		return fromHost, to.net.row
+	case !from.workload():
+		return fromLAN, to.net.row
+	case !to.workload():
+		return toLAN, from.net.row
+	case from.net == to.net:
+		return toNeighbour, from.net.row
+	}
+	return toOther, from.net.row
+}
+
+// scoped adds the link by which the sender would reach a link-local address.
+func scoped(a netip.Addr, from, to *actor) netip.Addr {
+	if !a.Is6() || !a.IsLinkLocalUnicast() {
+		return a
+	}
+	if from.Name == "host" && to.net.model.Mode != model.Cable {
+		return a.WithZone("fn-" + to.net.name)
+	}
+	return a.WithZone(from.link)
+}
+
+func (l *lab) yes(tab table, row, column string) bool {
+	l.Helper()
+	c, err := tab.cell(row, column)
+	if err != nil {
+		l.Fatal(err)
+	}
+	switch c {
+	case "yes", "yes, source = host":
+		return true
+	case "no", "–", "forwards only":
+		return false
+	}
+	l.Fatalf("%s: cell %q of %q says %q, which the test does not understand", specification, column, row, c)
+	return false
+}
+
+// sources are the addresses that the target may see: the sender's own, or those of the host's NIC by which it leaves.
+func (l *lab) sources(tab table, row, column string, from, to *actor, a netip.Addr, hosts []linkAddr) []netip.Addr {
+	c, err := tab.cell(row, column)
+	if err != nil {
+		l.Fatal(err)
+	}
+	if from == l.host {
+		return sameScope(addrsOf(hosts, "fn-"+to.net.name), a)
+	}
+	if strings.Contains(c, "source = host") {
+		nic := hostLAN1
+		if to.Name == "lan2" {
+			nic = hostLAN2
+		}
+		return sameScope(nic, a)
+	}
+	return sameScope(from.addrs, a)
+}
+
+func addrsOf(hosts []linkAddr, link string) []netip.Addr {
+	var all []netip.Addr
+	for _, h := range hosts {
+		if h.link == link {
+			all = append(all, h.addr)
+		}
+	}
+	return all
+}
+
+// sameScope picks the addresses that can speak to a: of its family, and link-local exactly when it is.
+func sameScope(all []netip.Addr, a netip.Addr) []netip.Addr {
+	var same []netip.Addr
+	for _, one := range all {
+		if one.Is6() == a.Is6() && (one.IsLinkLocalUnicast() == a.IsLinkLocalUnicast() || one.Is4()) {
+			same = append(same, one)
+		}
+	}
+	return same
+}
+
+// atHost are the trials from a workload to one address of the host.
+func (l *lab) atHost(tab table, from *actor, at linkAddr, hosts []linkAddr) []trial {
+	column := toHost
+	own := at.link == "fn-"+from.net.name
+	if own {
+		column = toGateway
+	}
+	row := from.net.row
+	tr := trial{cell: fmt.Sprintf("%s: %s (%s)", row, column, at.link), from: from, to: at.addr}
+	if at.addr.Is6() && at.addr.IsLinkLocalUnicast() {
+		tr.to = at.addr.WithZone(from.link)
+	}
+	linkLocalElsewhere := at.addr.Is6() && at.addr.IsLinkLocalUnicast() && !own
+	if l.yes(tab, row, column) && !linkLocalElsewhere && (own || !hiddenGateway(at.link)) {
+		tr.by = l.host
+		tr.source = sameScope(from.addrs, at.addr)
+	}
+	return every(tr)
+}
+
+// hiddenGateway reports whether a link of the host is of a nat network with the host adapter off.
+func hiddenGateway(link string) bool {
+	for _, n := range networks {
+		if link == "fn-"+n.name {
+			return n.model.NoHostAdapter
+		}
+	}
+	return false
+}
+
+// forgetNeighbours empties the neighbour tables, whose places all namespaces of the machine share.
+func (l *lab) forgetNeighbours() {
+	for _, a := range l.actors {
+		a.IP("neigh flush all")
+	}
+}
+
+// toEverybody are broadcasts and multicasts, which the host must not hear where it has no address.
+func (l *lab) toEverybody(from *actor) []trial {
+	tr := trial{cell: from.net.row + ": " + toGateway, from: from, never: l.host}
+	var all []trial
+	for _, a := range addrs("255.255.255.255", "224.0.0.1", "ff02::1%eth0") {
+		for _, kind := range []prober.Kind{prober.ICMP, prober.UDP} {
+			tr.kind, tr.to = kind, a
+			all = append(all, tr)
+		}
+	}
+	return all
+}
