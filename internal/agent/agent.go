@@ -75,17 +75,13 @@ func (a *Agent) Ready() <-chan struct{} { return a.ready }
 
 // Run starts the agent and keeps the host as asked until ctx ends, which leaves everything in the kernel as it is.
 func (a *Agent) Run(ctx context.Context) error {
-	events, err := a.deps.Host.Watch(ctx)
-	if err != nil {
-		return fmt.Errorf("watch the kernel: %w", err)
-	}
 	if err := a.start(ctx); err != nil {
 		return err
 	}
 	close(a.ready)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.rec.Run(ctx) })
-	g.Go(func() error { return a.watch(ctx, events) })
+	g.Go(func() error { return a.watch(ctx) })
 	g.Go(func() error { return a.deps.Processes.Run(ctx, a.exited) })
 	g.Go(func() error { return a.keepSticky(ctx) })
 	g.Go(func() error {

@@ -51,20 +51,22 @@ type Journal interface {
 type Host interface {
 	Node(ctx context.Context) (model.Node, error)
 	Listeners(ctx context.Context) ([]Listener, error)
-	// FlushConntrack forgets the connections that came in by these forwards.
-	FlushConntrack(ctx context.Context, forwards []model.Forward) error
-	// Watch sends what changes until ctx ends.
-	Watch(ctx context.Context) (<-chan Event, error)
+	// Owner names the process of a listener, as openvpn[812]; empty when it cannot be told.
+	Owner(ctx context.Context, l Listener) string
+	// FlushConntrack forgets the connections that were first sent to these ports of dest; of any address when that is zero.
+	FlushConntrack(ctx context.Context, proto model.Proto, dest netip.Addr, ports model.Ports) (int, error)
+	// Watch calls each for what changes, one call at a time, until ctx ends. The first event is a Resync.
+	Watch(ctx context.Context, each func(Event)) error
 	// Features says what the kernel has: "no: …" for what it lacks.
 	Features() map[string]string
 }
 
 // Listener is a socket of the host that waits for peers.
 type Listener struct {
-	Proto model.Proto
-	Addr  netip.Addr // unspecified: every address
-	Port  uint16
-	Owner string // process openvpn[812]; empty when it cannot be told
+	Proto  model.Proto
+	Addr   netip.Addr // unspecified: every address
+	V6Only bool       // :: does not stand for IPv4 addresses too
+	Port   uint16
 }
 
 // Event is a change of the host's namespace.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/flatnet/flatnet/api"
@@ -248,7 +249,7 @@ func (a *Agent) checkPorts(ctx context.Context, path string, forwards []model.Fo
 	var problems model.Problems
 	for i, f := range forwards {
 		if l, taken := listening(byPort, f); taken {
-			p := model.Problem{Code: model.CodePortTaken, Path: fmt.Sprintf("%s[%d]", path, i), Owner: l.Owner, Fix: "choose another host port or address, or stop that process",
+			p := model.Problem{Code: model.CodePortTaken, Path: fmt.Sprintf("%s[%d]", path, i), Owner: a.deps.Host.Owner(ctx, l), Fix: "choose another host port or address, or stop that process",
 				Reason: fmt.Sprintf("port %d/%s of the host is in use on %s", l.Port, l.Proto, listenText(l))}
 			problems = append(problems, p)
 		}
@@ -267,13 +268,23 @@ func listenText(l Listener) string {
 func listening(byPort map[portKey][]Listener, f model.Forward) (Listener, bool) {
 	for i := range f.HostPorts.Len() {
 		for _, l := range byPort[portKey{f.Proto, f.HostPorts.First + uint16(i)}] {
-			everywhere := !f.HostIP.IsValid() || f.HostIP.IsUnspecified()
-			if everywhere || l.Addr.IsUnspecified() || l.Addr == f.HostIP {
+			if l.hears(f.HostIP) {
 				return l, true
 			}
 		}
 	}
 	return Listener{}, false
+}
+
+// hears reports whether the listener waits on the address, or on any when that is zero or unspecified.
+func (l Listener) hears(a netip.Addr) bool {
+	switch {
+	case !a.IsValid() || a.IsUnspecified() || l.Addr == a:
+		return true
+	case !l.Addr.IsUnspecified():
+		return false
+	}
+	return l.Addr.Is6() == a.Is6() || l.Addr.Is6() && !l.V6Only
 }
 
 // flush forgets connections by forwards that came or went: those of UDP would stick to where they went before.
@@ -289,7 +300,13 @@ func (a *Agent) flush(ctx context.Context, forwards []model.Forward) {
 	}
 	ctx, cancel := detached(ctx)
 	defer cancel()
-	if err := a.deps.Host.FlushConntrack(ctx, udp); err != nil {
-		a.deps.Log.Warn("forget connections of forwards", "err", err)
+	for _, f := range udp {
+		dest := f.HostIP
+		if dest.IsUnspecified() {
+			dest = netip.Addr{}
+		}
+		if _, err := a.deps.Host.FlushConntrack(ctx, f.Proto, dest, f.HostPorts); err != nil {
+			a.deps.Log.Warn("forget connections of a forward", "forward", f.Name(), "err", err)
+		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/flatnet/flatnet/internal/model"
 	"github.com/flatnet/flatnet/internal/reconcile"
 	"github.com/flatnet/flatnet/internal/render"
+	"golang.org/x/sync/errgroup"
 )
 
 const (
@@ -22,40 +23,67 @@ const (
 	lookEvery = 30 * time.Second
 )
 
-// watch passes the kernel's hints on, and follows the facts of the host.
-func (a *Agent) watch(ctx context.Context, events <-chan Event) error {
-	facts := time.NewTimer(time.Hour)
-	facts.Stop()
+// watch passes the kernel's hints on, and follows the facts of the host. Its first event is a Resync, so what changed between
+// start and here is seen.
+func (a *Agent) watch(ctx context.Context) error {
+	facts, lost := make(chan struct{}, 1), make(chan reconcile.Hint, 64)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.followHost(ctx, facts, lost) })
+	g.Go(func() error {
+		err := a.deps.Host.Watch(ctx, func(ev Event) {
+			if ev.Hint.Resync || ev.Hint.Gone {
+				offer(lost, ev.Hint)
+			}
+			if ev.Hint.Resync || ev.Hint.Object != nil {
+				a.rec.Hint(ev.Hint)
+			}
+			if ev.Hint.Resync || ev.Foreign {
+				offer(facts, struct{}{})
+			}
+		})
+		if err == nil && ctx.Err() == nil {
+			err = errors.New("its messages ended")
+		}
+		if err != nil && ctx.Err() == nil {
+			return fmt.Errorf("watch the kernel: %w", err)
+		}
+		return nil
+	})
+	return g.Wait()
+}
+
+// offer sends when there is room: the kernel's messages must not wait for who is busy.
+func offer[T any](c chan<- T, v T) {
+	select {
+	case c <- v:
+	default:
+	}
+}
+
+// followHost does what takes longer than the kernel's messages may wait.
+func (a *Agent) followHost(ctx context.Context, facts <-chan struct{}, lost <-chan reconcile.Hint) error {
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case ev, ok := <-events:
-			if !ok {
-				return watchEnded(ctx)
-			}
-			a.lookForLost(ctx, ev.Hint)
-			if ev.Hint.Object != nil || ev.Hint.Resync {
-				a.rec.Hint(ev.Hint)
-			}
-			if ev.Foreign || ev.Hint.Resync {
-				facts.Reset(factsDelay)
-			}
-		case <-facts.C:
-			a.refreshNode(ctx)
+		case h := <-lost:
+			a.lookForLost(ctx, h)
 		case <-look.C:
 			a.lookForLost(ctx, reconcile.Hint{Resync: true})
+		case <-facts:
+			pause(ctx, factsDelay)
+			a.refreshNode(ctx)
 		}
 	}
 }
 
-func watchEnded(ctx context.Context) error {
-	if ctx.Err() != nil {
-		return nil
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
 	}
-	return errors.New("watch the kernel: its messages ended")
 }
 
 // refreshNode reads the facts of the host again, and renders anew what follows from them.

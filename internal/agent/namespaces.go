@@ -1,0 +1,44 @@
+package agent
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/flatnet/flatnet/internal/kernel"
+	"github.com/flatnet/flatnet/internal/kernel/netns"
+	"github.com/flatnet/flatnet/internal/model"
+	"github.com/flatnet/flatnet/internal/reconcile"
+)
+
+type nodeFacts = model.Node
+
+// namespaces tells them apart by inode: one stat an attachment. An inode may come again after its namespace ended; by then
+// the workload's link is gone and its end was noticed.
+type namespaces struct{}
+
+func (namespaces) Identify(path string) (string, error) {
+	if !netns.Exists(path) {
+		return "", fmt.Errorf("netns %s: there is no network namespace", path)
+	}
+	inode, err := netns.Inode(path)
+	return fmt.Sprint(inode), err
+}
+
+func (namespaces) Own() (string, error) {
+	inode, err := netns.Inode("/proc/self/ns/net")
+	return fmt.Sprint(inode), err
+}
+
+func hintOf(ev kernel.Event) reconcile.Hint {
+	return reconcile.Hint{Object: ev.Object, Gone: ev.Gone, Resync: ev.Resync}
+}
+
+// ownerAddr is what to ask for a listener's process: an unspecified address means any.
+func ownerAddr(l Listener) netip.Addr {
+	if l.Addr.IsUnspecified() {
+		return netip.Addr{}
+	}
+	return l.Addr
+}
+
+func onePort(p uint16) model.Ports { return model.Ports{First: p, Last: p} }

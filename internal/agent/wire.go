@@ -1,0 +1,272 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/flatnet/flatnet/internal/agent/metrics"
+	"github.com/flatnet/flatnet/internal/agent/process"
+	"github.com/flatnet/flatnet/internal/agent/socket"
+	"github.com/flatnet/flatnet/internal/journal"
+	"github.com/flatnet/flatnet/internal/kernel"
+	"github.com/flatnet/flatnet/internal/kernel/bpf"
+	"github.com/flatnet/flatnet/internal/kernel/nft"
+	"github.com/flatnet/flatnet/internal/store/local"
+	"golang.org/x/sync/errgroup"
+)
+
+// Options are what the command line says.
+type Options struct {
+	StateDir string // of what is kept for ever
+	RunDir   string // of what is kept until the next boot
+	NetnsDir string // of the namespaces that are made for workloads
+	Socket   string // empty: RunDir/flatnet.sock
+	Group    string // whose members may look; empty: root only
+	Version  string
+	Log      *slog.Logger
+	Ready    func() // called once the host is as asked and requests are answered; may be nil
+}
+
+// SocketName is the socket's name in RunDir.
+const SocketName = "flatnet.sock"
+
+// Serve is the whole daemon: it opens everything, from the store to the socket, and runs until ctx ends, which leaves the
+// kernel as it is, or until an uninstall, which is ErrUninstalled.
+func Serve(ctx context.Context, o Options) (err error) {
+	var closers []func() error
+	defer func() {
+		for i := len(closers) - 1; i >= 0; i-- {
+			err = errors.Join(err, closers[i]())
+		}
+	}()
+	closing := func(c func() error) { closers = append(closers, c) }
+
+	if o.Socket == "" {
+		o.Socket = filepath.Join(o.RunDir, SocketName)
+	}
+	group, err := groupOf(o.Group)
+	if err != nil {
+		return err
+	}
+	boot, err := bootID()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(o.RunDir, 0o755); err != nil {
+		return err
+	}
+	closing(func() error { return leaveDirs(err, o) })
+	log, report, err := journal.Open(o.RunDir, boot)
+	if err != nil {
+		return err
+	}
+	closing(log.Close)
+	o.Log.Info("journal", "report", report.String())
+	kept, err := local.Open(o.StateDir)
+	if err != nil {
+		return err
+	}
+	closing(kept.Close)
+	listener, err := socket.Listen(o.Socket, o.Group)
+	if err != nil {
+		return err
+	}
+	closing(func() error { return ignoreClosed(listener.Close()) })
+	host, err := openHost(o)
+	if err != nil {
+		return err
+	}
+	closing(host.Close)
+	watcher, err := process.NewWatcher()
+	if err != nil {
+		return err
+	}
+
+	a := New(Config{RunDir: o.RunDir, NetnsDir: o.NetnsDir, BootID: boot, Version: o.Version}, Deps{
+		Store: kept, Journal: log, Kernel: host.Kernel, Host: host, Namespaces: namespaces{}, Processes: processes{watcher},
+		Log: o.Log, Remove: func() error { return removeFiles(o) },
+	})
+	mux := http.NewServeMux()
+	mux.Handle("/", a.Handler())
+	mux.Handle("GET /metrics", metrics.Handler(func() []metrics.Value { return values(a.Counters()) }))
+	server := socket.Server{Handler: mux, Access: socket.Access{Group: group}, Log: o.Log, Panicked: a.Panicked, Grace: 3 * time.Second}
+
+	// The server ends after the agent, so that the answer to an uninstall still goes out.
+	g, running := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.Run(running) })
+	g.Go(func() error {
+		select {
+		case <-a.Ready():
+		case <-running.Done():
+			return nil
+		}
+		if o.Ready != nil {
+			o.Ready()
+		}
+		return server.Serve(running, listener)
+	})
+	return g.Wait()
+}
+
+func groupOf(name string) (int, error) {
+	if name == "" {
+		return 0, nil
+	}
+	return socket.GroupID(name)
+}
+
+func bootID() (string, error) {
+	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(text)), err
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, os.ErrClosed) || err != nil && strings.Contains(err.Error(), "use of closed network connection") {
+		return nil
+	}
+	return err
+}
+
+// host is package kernel as the agent asks for it.
+type host struct {
+	*kernel.Kernel
+	features map[string]string
+}
+
+// openHost opens the kernel's sockets in the namespace that the daemon runs in. What the kernel lacks of BPF is a feature less,
+// and no error.
+func openHost(o Options) (*host, error) {
+	h := &host{features: map[string]string{}}
+	rules, err := nft.New(nft.Config{})
+	if err != nil {
+		return nil, err
+	}
+	c := kernel.Config{RunDir: o.RunDir, Nft: rules}
+	programs, err := bpf.New(bpf.Config{RunDir: o.RunDir})
+	var lacks *bpf.Unsupported
+	switch {
+	case errors.As(err, &lacks):
+		h.features[featureLoopback6] = "no: " + lacks.Error()
+	case err != nil:
+		return nil, errors.Join(err, rules.Close())
+	default:
+		c.BPF, h.features[featureLoopback6] = programs, "yes"
+	}
+	h.Kernel, err = kernel.New(c)
+	if err != nil {
+		return nil, errors.Join(err, rules.Close())
+	}
+	return h, nil
+}
+
+// featureLoopback6 is whether the host reaches published ports at [::1].
+const featureLoopback6 = "ipv6-loopback-forwards"
+
+// Features says what the kernel was found to have.
+func (h *host) Features() map[string]string { return h.features }
+
+// Node tells also what of BPF works here.
+func (h *host) Node(ctx context.Context) (n nodeFacts, err error) {
+	n, err = h.Kernel.Node(ctx)
+	n.LoopbackBPF = h.features[featureLoopback6] == "yes"
+	return n, err
+}
+
+// Listeners are the host's sockets that wait for peers.
+func (h *host) Listeners(ctx context.Context) ([]Listener, error) {
+	all, err := h.Kernel.Listeners(ctx)
+	list := make([]Listener, len(all))
+	for i, l := range all {
+		list[i] = Listener{Proto: l.Proto, Addr: l.Addr, V6Only: l.V6Only, Port: l.Port}
+	}
+	return list, err
+}
+
+// Owner names the process behind a listener.
+func (h *host) Owner(ctx context.Context, l Listener) string {
+	holder, found, err := h.PortHolder(ctx, l.Proto, ownerAddr(l), onePort(l.Port))
+	if err != nil || !found {
+		return ""
+	}
+	if holder.PID == 0 {
+		return holder.String()
+	}
+	return fmt.Sprintf("process %s[%d]", holder.Process, holder.PID)
+}
+
+// Watch turns the kernel's events into hints.
+func (h *host) Watch(ctx context.Context, each func(Event)) error {
+	return h.Kernel.Watch(ctx, func(ev kernel.Event) {
+		each(Event{Hint: hintOf(ev), Foreign: ev.Foreign})
+	})
+}
+
+// processes is package process as the agent asks for it.
+type processes struct{ *process.Watcher }
+
+func (processes) Start(pid int) (uint64, error) { return process.Start(pid) }
+
+func (processes) Stop(ctx context.Context, pid int, start uint64, parent string, timeout time.Duration) error {
+	return process.Stop(ctx, pid, start, parent, timeout)
+}
+
+// removeFiles removes what flatnet keeps, for the end of an uninstall. What somebody else put beside stays.
+func removeFiles(o Options) error {
+	var errs []error
+	for _, path := range []string{
+		filepath.Join(o.StateDir, local.FileName),
+		filepath.Join(o.RunDir, journal.FileName), filepath.Join(o.RunDir, journal.BadName), filepath.Join(o.RunDir, "sysctls.json"),
+		filepath.Join(o.RunDir, "netns"), filepath.Join(o.RunDir, "bpf"), filepath.Join(o.RunDir, workloadsDir),
+	} {
+		errs = append(errs, os.RemoveAll(path))
+	}
+	return errors.Join(errs...)
+}
+
+// leaveDirs removes the directories themselves after an uninstall, when nothing is left in them.
+func leaveDirs(ended error, o Options) error {
+	if !errors.Is(ended, ErrUninstalled) {
+		return nil
+	}
+	for _, dir := range []string{o.RunDir, o.StateDir} {
+		if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			o.Log.Info("left a directory that is not empty or not ours", "dir", dir, "err", err)
+		}
+	}
+	return nil
+}
+
+// values are the agent's numbers as metrics.
+func values(c Counters) []metrics.Value {
+	gauge := func(name, help string, n int) metrics.Value {
+		return metrics.Value{Name: name, Help: help, Value: float64(n)}
+	}
+	total := func(name, help string, n uint64) metrics.Value {
+		return metrics.Value{Name: name, Help: help, Value: float64(n), Counter: true}
+	}
+	return []metrics.Value{
+		gauge("flatnet_agent_networks", "Networks defined.", c.Networks),
+		gauge("flatnet_agent_workloads", "Workloads listed.", c.Workloads),
+		gauge("flatnet_agent_endpoints", "Endpoints attached.", c.Endpoints),
+		gauge("flatnet_agent_forwards", "Ports published.", c.Forwards),
+		gauge("flatnet_agent_conflicts", "Networks that something on the host overlaps.", c.Conflicts),
+		gauge("flatnet_agent_lost_workloads", "Workloads whose namespace is gone.", c.Lost),
+		total("flatnet_agent_changes_total", "Changes carried out.", c.Changes),
+		total("flatnet_agent_refused_total", "Changes that the kernel refused.", c.Refused),
+		total("flatnet_agent_panics_total", "Requests that met a bug.", c.Panics),
+		total("flatnet_agent_events_total", "Events told.", c.Events),
+		gauge("flatnet_reconcile_objects", "Kernel objects wanted.", c.Reconcile.Objects),
+		total("flatnet_reconcile_passes_total", "Full observations of the host's namespace.", c.Reconcile.Passes),
+		total("flatnet_reconcile_applied_steps_total", "Steps sent because something else was wanted.", c.Reconcile.Applied),
+		total("flatnet_reconcile_repaired_steps_total", "Steps sent because the kernel had drifted.", c.Reconcile.Repairs),
+		total("flatnet_reconcile_errors_total", "Changes and passes that failed.", c.Reconcile.Errors),
+	}
+}
