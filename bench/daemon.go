@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"github.com/flatnet/flatnet/api"
+	"github.com/flatnet/flatnet/internal/kernel/netns"
+)
+
+// daemon is a flatnetd in a host namespace of its own.
+type daemon struct {
+	label  string
+	client *api.Client
+	cmd    *exec.Cmd
+	pid    int
+}
+
+func startDaemon(ctx context.Context, b *bench, label string) (*daemon, error) {
+	dir := filepath.Join("/run", label)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	host := "/run/netns/host-" + label
+	if err := netns.Create(host); err != nil {
+		return nil, err
+	}
+	socket := filepath.Join(dir, "flatnetd.sock")
+	d := &daemon{label: label, client: api.New(socket)}
+	d.cmd = exec.Command(b.daemon, "--state-dir", filepath.Join(dir, "state"), "--run-dir", filepath.Join(dir, "run"),
+		"--netns-dir", filepath.Join(dir, "netns"), "--socket", socket)
+	log, err := os.Create(filepath.Join(dir, "log"))
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	d.cmd.Stdout, d.cmd.Stderr = log, log
+	if err := within(host, d.cmd.Start); err != nil {
+		return nil, err
+	}
+	d.pid = d.cmd.Process.Pid
+	return d, d.wait(ctx, log.Name())
+}
+
+// wait returns when the daemon answers.
+func (d *daemon) wait(ctx context.Context, log string) error {
+	const patience = 10 * time.Second
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if _, err := d.client.Version(ctx); err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	text, _ := os.ReadFile(log)
+	return fmt.Errorf("flatnetd does not answer; it says:\n%s", text)
+}
+
+func (d *daemon) stop() {
+	d.client.Close()
+	_ = d.cmd.Process.Kill()
+	_ = d.cmd.Wait()
+}
+
+func (d *daemon) netns(i int) string { return "/run/netns/" + d.label + "-" + labName(i) }
+
+func (d *daemon) createLab(ctx context.Context) error {
+	_, err := d.client.CreateNetwork(ctx, api.Manifest{
+		APIVersion: api.APIVersion, Kind: api.KindNetwork, Metadata: api.Metadata{Name: labNetwork},
+		Network: &api.NetworkSpec{Subnets: []api.SubnetSpec{{Subnet: lab4}, {Subnet: lab6}}},
+	})
+	var known *api.Error
+	if errors.As(err, &known) {
+		return fmt.Errorf("create the lab: %v", known.Problems)
+	}
+	return err
+}
