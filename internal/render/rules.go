@@ -32,6 +32,8 @@ var (
 var (
 	loopback4 = netip.MustParsePrefix("127.0.0.0/8")
 	loopback6 = netip.MustParsePrefix("::1/128")
+
+	linkLocal6 = netip.MustParsePrefix("fe80::/10")
 )
 
 func inetSet(name string, fields dataplane.Fields) dataplane.Set {
@@ -202,6 +204,7 @@ func published() chain {
 			Verdict: dataplane.Verdict{Do: dataplane.DNAT, Map: m.Name, Fields: key, Port: port, V6: f == 1}}
 	}
 	return chain{dataplane.Chain{Family: dataplane.Inet, Name: "published"}, concat(
+		only(rule(dataplane.Match{L3: dataplane.IPv6, Dest: linkLocal6}, dataplane.Accept, "what was sent to a link-local address stays on its link")),
 		both(func(f int) dataplane.Rule { return lookup(f, mapForward[f], listensOn[f], true) }),
 		both(func(f int) dataplane.Rule { return lookup(f, mapForwardAny[f], listensPort, true) }),
 		both(func(f int) dataplane.Rule { return lookup(f, mapForwardRange[f], listensOn[f], false) }),
