@@ -32,7 +32,7 @@ func (e *StepError) Error() string {
 func (e *StepError) Unwrap() error { return e.Err }
 
 // Apply carries out a plan in a namespace, its steps in order. A step that fails does not keep the others from being tried;
-// the error joins a StepError for each. Steps of nft that follow each other are one transaction: all fail or none.
+// the error joins a StepError for each. nft steps that follow each other are one transaction: all fail or none.
 func (k *Kernel) Apply(ctx context.Context, netns string, p dataplane.Plan) error {
 	if len(p) == 0 {
 		return nil
@@ -46,6 +46,10 @@ func (k *Kernel) Apply(ctx context.Context, netns string, p dataplane.Plan) erro
 		return fmt.Errorf("apply: %w", err)
 	}
 	defer s.leave()
+	if netns == dataplane.HostNetns {
+		k.busy.RLock()
+		defer k.busy.RUnlock()
+	}
 	doomed := doomedLinks(p)
 	var errs []error
 	for len(p) > 0 {
@@ -57,7 +61,9 @@ func (k *Kernel) Apply(ctx context.Context, netns string, p dataplane.Plan) erro
 		}
 		switch what {
 		case nftSteps:
-			errs = append(errs, k.applyNft(ctx, s, run)...)
+			errs = append(errs, applyPart(ctx, k.nft, s, run)...)
+		case bpfSteps:
+			errs = append(errs, applyPart(ctx, k.bpf, s, run)...)
 		case netnsSteps:
 			errs = append(errs, k.applyNetns(run)...)
 		case sysctlSteps:
@@ -75,6 +81,7 @@ type subsystem uint8
 const (
 	rtnetlinkSteps subsystem = iota
 	nftSteps
+	bpfSteps
 	netnsSteps
 	sysctlSteps
 )
@@ -85,6 +92,8 @@ func subsystemOf(o dataplane.Object) subsystem {
 		return netnsSteps
 	case dataplane.Sysctl:
 		return sysctlSteps
+	case dataplane.Program, dataplane.LoopbackForward:
+		return bpfSteps
 	case dataplane.Link, dataplane.Address, dataplane.Route:
 		return rtnetlinkSteps
 	}
@@ -125,14 +134,14 @@ func doomedLinks(p dataplane.Plan) map[string]bool {
 	return doomed
 }
 
-func (k *Kernel) applyNft(ctx context.Context, s *space, run dataplane.Plan) []error {
+func applyPart(ctx context.Context, part Part, s *space, run dataplane.Plan) []error {
 	if s.path != dataplane.HostNetns {
-		return everyStep(run, errors.New("nft objects are the host's only"))
+		return everyStep(run, errors.New("only the host has such objects"))
 	}
-	if k.nft == nil {
-		return everyStep(run, errors.New("this kernel was opened without nft"))
+	if part == nil {
+		return everyStep(run, errors.New("this kernel was opened without it"))
 	}
-	if err := k.nft.Apply(ctx, run); err != nil {
+	if err := part.Apply(ctx, run); err != nil {
 		return everyStep(run, err)
 	}
 	return nil

@@ -112,9 +112,10 @@ func text(s dataplane.State) string {
 	return strings.Join(lines, "")
 }
 
-func without(s dataplane.State, drop func(dataplane.Object) bool) dataplane.State {
+// with is the state with one more object.
+func with(s dataplane.State, o dataplane.Object) dataplane.State {
 	s = maps.Clone(s)
-	maps.DeleteFunc(s, func(_ dataplane.Key, o dataplane.Object) bool { return drop(o) })
+	s[o.Key()] = o
 	return s
 }
 

@@ -94,6 +94,7 @@ func (j *job) encodeCreate(t *task, l dataplane.Link) error {
 	}
 	t.index = j.freeIndex()
 	j.made[l.Name] = t.index
+	j.k.memory.with(j.space.path, func(r *remembered) { r.made[l.Name] = t.index })
 	encodeCreate(&j.batch, l, t.index, master, peer)
 	return nil
 }

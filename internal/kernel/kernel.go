@@ -7,40 +7,48 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/flatnet/flatnet/internal/dataplane"
 	"github.com/flatnet/flatnet/internal/kernel/netlink"
 	"github.com/flatnet/flatnet/internal/kernel/netns"
+	"github.com/flatnet/flatnet/internal/kernel/nft"
 )
 
-// Nft is the half of the host's dataplane that package kernel/nft knows: tables, chains, rules, sets and their elements.
-type Nft interface {
-	// Observe returns all that is in our tables.
+// Part is one half of the host's dataplane, done in a package of its own.
+type Part interface {
+	// Observe returns all that is ours.
 	Observe(ctx context.Context) ([]dataplane.Object, error)
-	// Apply carries out all steps in one transaction, or none.
 	Apply(ctx context.Context, p dataplane.Plan) error
-	// Watch calls changed for each transaction of others until ctx ends; dirty says that our tables may be touched.
-	Watch(ctx context.Context, changed func(dirty bool)) error
 	Close() error
+}
+
+// Nft is the part with tables, chains, rules, sets and elements: an *nft.Conn. Its Apply does all steps or none.
+type Nft interface {
+	Part
+	Watch(ctx context.Context, each func(nft.Change)) error
 }
 
 // Config says what a Kernel needs.
 type Config struct {
 	RunDir string // a directory of ours for marks that the kernel can't hold; its content is worthless after a reboot
 	Nft    Nft    // nil: the host has no nft objects
+	BPF    Part   // programs and their elements, a *bpf.Conn; nil: the host has none
 }
 
 // Kernel is this machine's kernel, seen from the network namespace that New was called in: "the host". Its methods may be
 // called concurrently.
 type Kernel struct {
 	nft     Nft
+	bpf     Part
 	host    *netlink.Conn
 	hostNS  *os.File
 	owned   *netns.Owned
 	changed *originals
 	memory  memory
+	busy    sync.RWMutex // read-locked while Apply changes the host: Watch does not look at what is half done
 }
 
 // New opens the host's socket and reads RunDir, which is made when it is not there. Close the Kernel to free them.
@@ -64,16 +72,26 @@ func New(c Config) (*Kernel, error) {
 		hostNS.Close()
 		return nil, fmt.Errorf("kernel: %w", err)
 	}
-	return &Kernel{nft: c.Nft, host: host, hostNS: hostNS, owned: owned, changed: changed, memory: newMemory()}, nil
+	return &Kernel{nft: c.Nft, bpf: c.BPF, host: host, hostNS: hostNS, owned: owned, changed: changed, memory: newMemory()}, nil
 }
 
-// Close frees what New opened, and the Nft of the Config.
+// Close frees what New opened, and the parts in the Config.
 func (k *Kernel) Close() error {
 	errs := []error{k.host.Close(), k.hostNS.Close()}
-	if k.nft != nil {
-		errs = append(errs, k.nft.Close())
+	for _, p := range k.parts() {
+		errs = append(errs, p.Close())
 	}
 	return errors.Join(errs...)
+}
+
+func (k *Kernel) parts() (parts []Part) {
+	if k.nft != nil {
+		parts = append(parts, k.nft)
+	}
+	if k.bpf != nil {
+		parts = append(parts, k.bpf)
+	}
+	return parts
 }
 
 // space is a network namespace while we work in it.

@@ -19,6 +19,7 @@ type remembered struct {
 	sysctls map[string]dataplane.Sysctl // by name; Value is not used
 	kernels map[string]dataplane.Link   // links by name whose MAC or MTU was left to the kernel: only Link with those fields
 	far     map[farEnd]string           // veth ends that we put somewhere from this namespace: their near end's name
+	made    map[string]int              // indexes of links that we made, by name; they have no mark for a moment
 	index   int                         // of links: the next to try
 }
 
@@ -37,6 +38,7 @@ func (m *memory) with(netns string, fn func(*remembered)) {
 			sysctls: map[string]dataplane.Sysctl{},
 			kernels: map[string]dataplane.Link{},
 			far:     map[farEnd]string{},
+			made:    map[string]int{},
 		}
 		m.spaces[netns] = r
 	}
@@ -74,6 +76,7 @@ func (r *remembered) linkIs(l dataplane.Link, netns string) {
 }
 
 func (r *remembered) linkGone(l dataplane.Link, netns string) {
+	delete(r.made, l.Name)
 	delete(r.kernels, l.Name)
 	if end, ok := farEndOf(l, netns); ok {
 		delete(r.far, end)

@@ -11,7 +11,7 @@ import (
 )
 
 // Observe returns what is ours in a namespace: links with our alias, addresses and routes with our protocol, tracked
-// sysctls; on the host also the namespaces we made and all of nft's; in others also lo. When the namespace is gone the error
+// sysctls; on the host also the namespaces we made and all of nft's and BPF's; in others also lo. When the namespace is gone the error
 // is fs.ErrNotExist.
 func (k *Kernel) Observe(ctx context.Context, netns string) (dataplane.State, error) {
 	s, err := k.enter(netns)
@@ -107,12 +107,14 @@ func (k *Kernel) observeHost(ctx context.Context, o *observation) error {
 	for _, path := range k.owned.List() {
 		o.others = append(o.others, dataplane.Netns{Path: path})
 	}
-	if k.nft == nil {
-		return nil
+	for _, p := range k.parts() {
+		objects, err := p.Observe(ctx)
+		if err != nil {
+			return err
+		}
+		o.others = append(o.others, objects...)
 	}
-	objects, err := k.nft.Observe(ctx)
-	o.others = append(o.others, objects...)
-	return err
+	return nil
 }
 
 func (k *Kernel) stateOf(o *observation) dataplane.State {

@@ -26,8 +26,6 @@ var (
 	}
 )
 
-const acceptRA = 3 // place of accept_ra
-
 // confName splits net/ipv4/conf/LINK/KEY; ok is false for other names, and for the links "all" and "default", which are none.
 func confName(name string) (link, key string, v6, ok bool) {
 	rest, v4 := strings.CutPrefix(name, "net/ipv4/conf/")
@@ -73,4 +71,13 @@ func (c conf) value(p confPlace) (string, bool) {
 		return "", false
 	}
 	return strconv.Itoa(int(int32(v))), true
+}
+
+// acceptRA is net.ipv6.conf.LINK.accept_ra, -1 without IPv6.
+func (c conf) acceptRA() int {
+	v, ok := c.v6.Uint32At(confPlaces6["accept_ra"])
+	if !ok {
+		return -1
+	}
+	return int(int32(v))
 }

@@ -205,9 +205,10 @@ func (c *Conn) receive(each func(Message) error) error {
 		c.buf = make([]byte, dumpBuffer)
 	}
 	for {
-		n, _, flags, _, err := unix.Recvmsg(c.fd, c.buf, nil, unix.MSG_TRUNC)
+		n, _, flags, from, err := unix.Recvmsg(c.fd, c.buf, nil, unix.MSG_TRUNC)
+		sender, ok := from.(*unix.SockaddrNetlink)
 		switch {
-		case err == unix.EINTR:
+		case err == unix.EINTR, err == nil && (!ok || sender.Pid != 0): // only the kernel is listened to
 			continue
 		case err != nil:
 			return fmt.Errorf("netlink: %w", os.NewSyscallError("recvmsg", err))

@@ -1,0 +1,245 @@
+package kernel
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/flatnet/flatnet/internal/dataplane"
+	"github.com/flatnet/flatnet/internal/kernel/netlink"
+)
+
+// watcher turns notifications of rtnetlink into events. It keeps all links, as messages name them by index, and our routes,
+// as the kernel does not tell which IPv4 routes go with a link.
+type watcher struct {
+	k      *Kernel
+	news   news
+	links  map[int]*watchedLink // by index
+	names  map[int]string
+	routes map[dataplane.Key]dataplane.Route
+}
+
+// watchedLink is a link as it was last told.
+type watchedLink struct {
+	dataplane.Link
+	marked bool
+	fact   hostFact
+}
+
+// hostFact is what Node tells of a link; other changes of foreign links are of no interest.
+type hostFact struct {
+	name     string
+	mtu      int
+	up       bool
+	acceptRA int
+}
+
+// resync reads the tables anew and has everything observed.
+func (w *watcher) resync() error {
+	links, names := map[int]*watchedLink{}, map[int]string{}
+	err := dumpLinks(w.k.host, func() { clear(links); clear(names) }, func(l link) {
+		names[l.index] = l.Name
+		links[l.index] = &watchedLink{Link: l.object(names), marked: l.marked, fact: factOf(l)}
+	})
+	if err != nil {
+		return err
+	}
+	routes := map[dataplane.Key]dataplane.Route{}
+	err = dumpRoutes(w.k.host, dataplane.RouteProtocol, func() {}, func(r route) {
+		if r.ours() {
+			o := r.object(names)
+			routes[o.Key()] = o
+		}
+	})
+	if err != nil {
+		return err
+	}
+	w.links, w.names, w.routes = links, names, routes
+	w.news.resync, w.news.foreign = true, true
+	return nil
+}
+
+func factOf(l link) hostFact {
+	return hostFact{name: l.Name, mtu: l.MTU, up: l.Up, acceptRA: l.conf.acceptRA()}
+}
+
+// message takes one notification.
+func (w *watcher) message(m netlink.Message) error {
+	switch m.Type {
+	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
+		return w.link(m)
+	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
+		return w.address(m)
+	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
+		return w.route(m)
+	case unix.RTM_NEWNETCONF:
+		w.sysctl(m)
+	}
+	return nil
+}
+
+func (w *watcher) link(m netlink.Message) error {
+	l, ok := parseLink(m.Data)
+	switch {
+	case !ok:
+		return nil
+	case m.Data[0] == unix.AF_BRIDGE:
+		w.port(m, l)
+		return nil
+	case m.Type == unix.RTM_DELLINK:
+		return w.linkGone(l)
+	}
+	return w.linkIs(l)
+}
+
+func (w *watcher) linkIs(l link) error {
+	before := w.links[l.index]
+	w.names[l.index] = l.Name
+	now := &watchedLink{Link: l.object(w.names), marked: l.marked, fact: factOf(l)}
+	w.links[l.index] = now
+	switch {
+	case l.marked:
+		if before != nil && before.marked && before.Name != l.Name { // renamed
+			w.news.add(w.asWanted(before.Link), true)
+		}
+		w.news.add(w.asWanted(now.Link), false)
+		w.wasMade(l)
+		if !l.Up {
+			return w.checkRoutes(l.Name)
+		}
+	case before != nil && before.marked: // its alias was changed
+		w.news.add(w.asWanted(before.Link), true)
+		w.news.foreign = true
+	case w.isBeingMade(l):
+	case before == nil || before.fact != now.fact:
+		w.news.foreign = true
+	}
+	return nil
+}
+
+func (w *watcher) linkGone(l link) error {
+	before := w.links[l.index]
+	delete(w.links, l.index)
+	delete(w.names, l.index)
+	switch {
+	case before != nil && before.marked:
+		w.news.add(w.asWanted(before.Link), true)
+		return w.checkRoutes(before.Name)
+	case !w.isBeingMade(l):
+		w.news.foreign = true
+	}
+	return nil
+}
+
+// checkRoutes looks which of our routes by a link are still there: the kernel does not tell of the IPv4 routes that go with
+// a link, with its going down, or with its last address.
+func (w *watcher) checkRoutes(link string) error {
+	missing := map[dataplane.Key]dataplane.Route{}
+	for key, r := range w.routes {
+		if r.Link == link {
+			missing[key] = r
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	err := dumpRoutes(w.k.host, dataplane.RouteProtocol, func() {}, func(r route) {
+		if r.ours() {
+			delete(missing, r.object(nil).Key())
+		}
+	})
+	for key, r := range missing {
+		delete(w.routes, key)
+		w.news.add(r, true)
+	}
+	return err
+}
+
+// port takes the settings of a bridge port, which are told in messages of the bridge's own.
+func (w *watcher) port(m netlink.Message, l link) {
+	known := w.links[l.index]
+	if known == nil || !known.marked || m.Type == unix.RTM_DELLINK {
+		return
+	}
+	for typ, a := range netlink.Attrs(m.Data[unix.SizeofIfInfomsg:]) {
+		if typ == unix.IFLA_PROTINFO {
+			was := link{Link: known.Link}
+			was.parsePort(a)
+			known.Link = was.Link
+			w.news.add(w.asWanted(known.Link), false)
+		}
+	}
+}
+
+func (w *watcher) asWanted(l dataplane.Link) (o dataplane.Link) {
+	w.k.memory.with(dataplane.HostNetns, func(r *remembered) { o = r.asWanted(l) })
+	return o
+}
+
+// isBeingMade reports whether a link without a mark is one that we make: its mark comes with the next message.
+func (w *watcher) isBeingMade(l link) (is bool) {
+	w.k.memory.with(dataplane.HostNetns, func(r *remembered) { is = r.made[l.Name] == l.index })
+	return is
+}
+
+// wasMade ends that.
+func (w *watcher) wasMade(l link) {
+	w.k.memory.with(dataplane.HostNetns, func(r *remembered) {
+		if r.made[l.Name] == l.index {
+			delete(r.made, l.Name)
+		}
+	})
+}
+
+// isOurs reports whether the link of that index is ours, or going to be.
+func (w *watcher) isOurs(index int) bool {
+	l := w.links[index]
+	return l != nil && (l.marked || w.isBeingMade(link{Link: l.Link, index: index}))
+}
+
+func (w *watcher) address(m netlink.Message) error {
+	a, ok := parseAddress(m.Data)
+	name, known := w.names[a.index]
+	switch {
+	case !ok:
+	case a.ours() && known:
+		gone := m.Type == unix.RTM_DELADDR
+		w.news.add(dataplane.Address{Link: name, Prefix: a.prefix}, gone)
+		if gone {
+			return w.checkRoutes(name)
+		}
+	case !w.isOurs(a.index): // others' addresses on our links are no facts of the node
+		w.news.foreign = true
+	}
+	return nil
+}
+
+func (w *watcher) route(m netlink.Message) error {
+	r, ok := parseRoute(m.Data)
+	if !ok || r.cloned {
+		return nil
+	}
+	o := r.object(w.names)
+	known, isKnown := w.routes[o.Key()]
+	switch {
+	case r.ours() && m.Type == unix.RTM_NEWROUTE:
+		w.routes[o.Key()] = o
+		w.news.add(o, false)
+	case r.ours():
+		delete(w.routes, o.Key())
+		w.news.add(o, true)
+	case r.isFact() && !w.allOurs(r.hops):
+		w.news.foreign = true
+	}
+	if !r.ours() && isKnown { // it may have replaced ours
+		return w.checkRoutes(known.Link)
+	}
+	return nil
+}
+
+func (w *watcher) allOurs(hops []hop) bool {
+	for _, h := range hops {
+		if !w.isOurs(h.index) {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,60 @@
+package kernel
+
+import (
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/flatnet/flatnet/internal/dataplane"
+	"github.com/flatnet/flatnet/internal/kernel/netlink"
+)
+
+// The few sysctls that the kernel tells changes of, by attribute (linux/netconf.h NETCONFA_*).
+var netconfKeys = map[uint16]string{
+	2: "forwarding", 3: "rp_filter", 6: "ignore_routes_with_linkdown", 8: "bc_forwarding",
+}
+
+const netconfLink = 1 // NETCONFA_IFINDEX; -1 is "all", -2 "default"
+
+// sysctl takes a notification of RTNLGRP_IPV4_NETCONF or RTNLGRP_IPV6_NETCONF and tells of the tracked ones.
+func (w *watcher) sysctl(m netlink.Message) {
+	if len(m.Data) < 4 { // struct netconfmsg, padded
+		return
+	}
+	link, values := "", map[string]string{}
+	for typ, a := range netlink.Attrs(m.Data[4:]) {
+		if typ == netconfLink {
+			link = w.confLink(int(int32(a.Uint32())))
+		} else if key, ok := netconfKeys[typ]; ok {
+			values[key] = strconv.Itoa(int(int32(a.Uint32())))
+		}
+	}
+	prefix := "net/ipv4/conf/"
+	if m.Data[0] == unix.AF_INET6 {
+		prefix = "net/ipv6/conf/"
+	}
+	tracked := w.k.tracked(dataplane.HostNetns)
+	tell := func(name, value string) {
+		i := slices.IndexFunc(tracked, func(s dataplane.Sysctl) bool { return s.Name == name })
+		if i >= 0 {
+			w.news.add(dataplane.Sysctl{Name: name, Link: tracked[i].Link, Value: value}, false)
+		}
+	}
+	for key, value := range values {
+		tell(prefix+link+"/"+key, value)
+		if prefix+link+"/"+key == "net/ipv4/conf/all/forwarding" {
+			tell("net/ipv4/ip_forward", value)
+		}
+	}
+}
+
+func (w *watcher) confLink(index int) string {
+	switch index {
+	case -1:
+		return "all"
+	case -2:
+		return "default"
+	}
+	return w.names[index]
+}
