@@ -17,7 +17,7 @@ import (
 	"github.com/flatnet/flatnet/internal/model"
 )
 
-const patience = 5 * time.Second
+const patience = 30 * time.Second
 
 // pair is a host and a workload behind its gateway address, with a server on the workload's port 80.
 type pair struct{ host, work *space }
@@ -30,15 +30,30 @@ const (
 func newPair(t *testing.T, name string) pair {
 	t.Helper()
 	p := pair{newSpace(t), newSpace(t)}
+	// With other than equal indexes at both ends the kernel tells at once, not within a second, that they are up.
 	p.host.sh(t, `
-		ip link add fv type veth peer name eth0 netns `+p.work.path()+`
+		ip link add fv index 1000 type veth peer name eth0 netns `+p.work.path()+`
 		ip addr add `+gateway+`/64 dev fv nodad
 		ip link set fv up`)
 	p.work.sh(t, `
 		ip addr add `+workload+`/64 dev eth0 nodad
 		ip link set eth0 up`)
 	p.work.answer(t, "[::]:80", name)
+	p.waitForWorkload(t)
 	return p
+}
+
+// waitForWorkload waits until the links carry packets.
+func (p pair) waitForWorkload(t *testing.T) {
+	t.Helper()
+	var err error
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		p.host.do(func() { _, err = client{proto: tcp, connect: true, to: "[" + workload + "]:80"}.run() })
+		if err == nil {
+			return
+		}
+	}
+	t.Fatal("the workload does not answer: ", err)
 }
 
 // wanted sends [::1]:8080 to the workload's port 80.
