@@ -142,6 +142,7 @@ func newLab(t *testing.T) *lab {
 		route(m, "10.66.0.0/16", "fd66::/16", via)
 		route(m, hostLo[0].String(), hostLo[1].String(), via)
 	}
+	route(router, "203.0.113.0/24", "2001:db8:2::/64", hostLAN1)
 	route(inet, "default", "::/0", routerInet)
 	route(lan1, "default", "::/0", routerLAN)
 	route(lan2, "default", "::/0", hostLAN2) // it can't know better

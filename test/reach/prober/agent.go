@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -119,20 +120,30 @@ func (a *agent) probe(p Probe) Result {
 	if p.Port == 0 {
 		p.Port = Port
 	}
-	var err error
+	for end := time.Now().Add(crowded); ; time.Sleep(200 * time.Millisecond) {
+		err := a.probeOnce(p)
+		if !errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.ENOBUFS) || time.Now().After(end) {
+			return result(p.Token, err)
+		}
+	}
+}
+
+// crowded is how long a probe is tried again when the kernel has no place for the neighbour: all namespaces of the machine
+// share one table of 1024, and the kernel says EINVAL.
+const crowded = 15 * time.Second
+
+func (a *agent) probeOnce(p Probe) error {
 	switch p.Kind {
 	case TCP:
-		err = probeTCP(p)
+		return probeTCP(p)
 	case UDP:
-		err = probeUDP(p)
+		return probeUDP(p)
 	case ICMP:
-		err = a.probeRaw(p, a.icmp[familyOf(p.To)], echo(p))
+		return a.probeRaw(p, a.icmp[familyOf(p.To)], echo(p))
 	case SCTP:
-		err = a.probeRaw(p, a.sctp[familyOf(p.To)], sctpInit(p))
-	default:
-		err = fmt.Errorf("unknown kind %q", p.Kind)
+		return a.probeRaw(p, a.sctp[familyOf(p.To)], sctpInit(p))
 	}
-	return result(p.Token, err)
+	return fmt.Errorf("unknown kind %q", p.Kind)
 }
 
 func (a *agent) note(s Seen) {
