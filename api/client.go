@@ -14,6 +14,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // DefaultSocket is where flatnetd listens when nothing says otherwise.
@@ -48,7 +49,7 @@ type Option string
 // The options of the calls that change something.
 const (
 	DryRun Option = "dryRun" // only tell what would be done
-	Force  Option = "force"  // take down what is in the way: the endpoints of a network
+	Force  Option = "force"  // take down what is in the way: endpoints of a network, processes of a workload
 )
 
 // Version tells which program answers.
@@ -109,7 +110,7 @@ func (c *Client) CreateWorkload(ctx context.Context, s WorkloadSpec, how ...Opti
 	return call[Changed[Workload]](ctx, c, http.MethodPost, path("workloads")+query(how), s)
 }
 
-// DeleteWorkload removes a workload in which no process runs.
+// DeleteWorkload removes a workload; with Force also when a process runs in it.
 func (c *Client) DeleteWorkload(ctx context.Context, name string, how ...Option) (Changed[Workload], error) {
 	return call[Changed[Workload]](ctx, c, http.MethodDelete, path("workloads", name)+query(how), nil)
 }
@@ -172,10 +173,18 @@ func (c *Client) Uninstall(ctx context.Context, how ...Option) ([]Step, error) {
 	return call[[]Step](ctx, c, http.MethodPost, path("uninstall")+query(how), nil)
 }
 
-// Events follows what happens until ctx ends, the daemon goes away (an error of code FN3001) or the loop is left.
-func (c *Client) Events(ctx context.Context) iter.Seq2[Event, error] {
+// Events returns the events that the daemon remembers from since on (all for the zero Time), and with follow what happens
+// until ctx ends, the loop is left or the daemon goes away (an error of code FN3001).
+func (c *Client) Events(ctx context.Context, since time.Time, follow bool) iter.Seq2[Event, error] {
+	q := url.Values{}
+	if !since.IsZero() {
+		q.Set("since", since.UTC().Format(time.RFC3339Nano))
+	}
+	if !follow {
+		q.Set("follow", "false")
+	}
 	return func(yield func(Event, error) bool) {
-		res, err := c.do(ctx, http.MethodGet, "/events", nil)
+		res, err := c.do(ctx, http.MethodGet, "/events?"+q.Encode(), nil)
 		if err != nil {
 			yield(Event{}, err)
 			return
@@ -184,10 +193,12 @@ func (c *Client) Events(ctx context.Context) iter.Seq2[Event, error] {
 		dec := json.NewDecoder(res.Body)
 		for {
 			var e Event
-			if err := dec.Decode(&e); err != nil {
-				if ctx.Err() == nil {
-					yield(Event{}, c.gone(err))
-				}
+			err := dec.Decode(&e)
+			if err == io.EOF && !follow || err != nil && ctx.Err() != nil {
+				return
+			}
+			if err != nil {
+				yield(Event{}, c.gone(err))
 				return
 			}
 			if !yield(e, nil) {

@@ -15,7 +15,7 @@
 //	GET    /workloads                     []Workload
 //	POST   /workloads                     WorkloadSpec → Changed[Workload]
 //	GET    /workloads/NAME                Workload
-//	DELETE /workloads/NAME                Changed[Workload]
+//	DELETE /workloads/NAME                Changed[Workload]     ?force=true also ends its processes
 //	POST   /workloads/NAME/process        Process → Workload    the command started in it, or ended
 //	POST   /workloads/NAME/stop           Stop → Workload       TERM, then KILL after the time-out
 //	GET    /forwards                      []Forward
@@ -28,7 +28,8 @@
 //	GET    /doctor                        []Finding
 //	POST   /doctor/fix                    Fix → []Step
 //	POST   /uninstall                     []Step                removes all that flatnet made from this host
-//	GET    /events                        stream of Event, one JSON value a line
+//	GET    /events                        stream of Event, one JSON value a line: those remembered (?since=RFC3339 cuts
+//	                                      the older ones off), then what happens until the caller leaves; not with ?follow=false
 //
 // Beside them, without the prefix: GET /metrics (Prometheus text) and GET /readyz.
 package api

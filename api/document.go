@@ -30,10 +30,15 @@ type Document struct {
 
 // Locate returns file:line of a field, as near as it is found.
 func (d Document) Locate(path string) string {
-	if d.item >= 0 {
-		path = join(fmt.Sprintf("%s[%d]", d.list, d.item), path)
+	return fmt.Sprintf("%s:%d", d.file, d.line+findLine(d.text, d.inText(path)))
+}
+
+// inText is a path of the manifest as one of the YAML document.
+func (d Document) inText(path string) string {
+	if d.item < 0 {
+		return path
 	}
-	return fmt.Sprintf("%s:%d", d.file, d.line+findLine(d.text, path))
+	return join(fmt.Sprintf("%s[%d]", d.list, d.item), path)
 }
 
 // Manifests are the values without their places.
@@ -215,6 +220,7 @@ func (d Document) decode(data []byte) ([]Document, []Problem) {
 		return nil, []Problem{{Code: CodeMalformed, File: d.Locate(""), Reason: err.Error()}}
 	}
 	problems := slices.Clone(e.Problems)
+	slices.SortStableFunc(problems, func(a, b Problem) int { return findLine(d.text, d.inText(a.Path)) - findLine(d.text, d.inText(b.Path)) })
 	for i, p := range problems {
 		problems[i].File = d.Locate(p.Path)
 	}

@@ -16,27 +16,33 @@ type events struct {
 	app     *app
 	output  string
 	follow  bool
+	since   time.Duration
 	explain bool
 }
 
 func newEvents(a *app) *cobra.Command {
 	c := &events{app: a}
-	cmd := command(a, "events [flags]", "follow what happens: repairs, conflicts, starts and ends", "flatnet events -f", cobra.NoArgs, c.run)
+	cmd := command(a, "events [flags]", "what happened: repairs, conflicts, starts and ends", "flatnet events -f --since 10m", cobra.NoArgs, c.run)
 	c.flags(cmd)
-	cmd.Flags().BoolVarP(&c.follow, "follow", "f", true, "go on until interrupted")
+	cmd.Flags().BoolVarP(&c.follow, "follow", "f", false, "go on until interrupted")
 	return cmd
 }
 
 func (c *events) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVarP(&c.output, "output", "o", "", "json: one value a line")
 	cmd.Flags().BoolVar(&c.explain, "explain", false, "with the steps of each event")
+	cmd.Flags().DurationVar(&c.since, "since", 0, "only the last 10m, 1h …")
 }
 
 func (c *events) run(ctx context.Context, _ []string, stdout io.Writer) error {
 	if c.output != "" && c.output != "json" {
 		return badUsage("-o takes json, not %q", c.output)
 	}
-	for e, err := range c.app.client().Events(ctx) {
+	var since time.Time
+	if c.since > 0 {
+		since = c.app.now().Add(-c.since)
+	}
+	for e, err := range c.app.client().Events(ctx, since, c.follow) {
 		if err != nil {
 			return err
 		}

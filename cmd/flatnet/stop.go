@@ -51,14 +51,12 @@ func newRm(a *app) *cobra.Command {
 }
 
 func (c *rm) run(ctx context.Context, args []string, stdout io.Writer) error {
+	var how []api.Option
+	if c.force {
+		how = append(how, api.Force)
+	}
 	return each(args, func(name string) error {
-		client := c.app.client()
-		if c.force && !c.change.dry() {
-			if _, err := client.StopWorkload(ctx, name, api.Stop{TimeoutSeconds: forcedStop}); err != nil {
-				return err
-			}
-		}
-		done, err := client.DeleteWorkload(ctx, name, c.change.options()...)
+		done, err := c.app.client().DeleteWorkload(ctx, name, c.change.options(how...)...)
 		if err != nil {
 			return err
 		}
@@ -66,6 +64,3 @@ func (c *rm) run(ctx context.Context, args []string, stdout io.Writer) error {
 		return nil
 	})
 }
-
-// forcedStop is how long `rm -f` leaves between TERM and KILL, in seconds.
-const forcedStop = 1
