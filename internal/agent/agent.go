@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,6 +40,7 @@ type Agent struct {
 	conflicts map[string]string // networks that something on the host overlaps, with what
 	broken    map[string]string // networks that could not be rendered, with the reason
 	namespace map[string]string // identities of the foreign workloads' namespaces, by workload
+	unsettled []string          // workloads that a crash left half set up; of the start only
 }
 
 type counters struct {
@@ -139,12 +141,14 @@ func (a *Agent) commit(ctx context.Context, e edit, dryRun bool) ([]api.Step, er
 	if err != nil {
 		return nil, err
 	}
-	if err := a.persist(ctx, e); err != nil {
+	settling := a.settling(e, inverse)
+	if err := a.persist(ctx, e, inverse, settling); err != nil {
 		return nil, errors.Join(err, a.revert(ctx, inverse))
 	}
 	changes, err := a.rec.Put(ctx, parts)
 	if err == nil {
 		a.count.changes.Add(1)
+		a.settled(settling)
 		return steps(changes), nil
 	}
 	a.count.refused.Add(1)
@@ -191,14 +195,87 @@ func (a *Agent) revert(ctx context.Context, inverse edit) error {
 	if err != nil {
 		return err
 	}
-	err = a.persist(ctx, inverse)
+	err = a.persist(ctx, inverse, edit{}, nil)
 	_, putErr := a.rec.Put(ctx, parts)
 	return errors.Join(err, putErr)
 }
 
+// settling are the workloads inside whose namespaces an edit changes something. What differs there is the workload's own doing
+// and left alone, except after a crash in the midst of such a change: so the journal tells of it before and after.
+func (a *Agent) settling(e, inverse edit) map[string]model.Workload {
+	list := map[string]model.Workload{}
+	add := func(w model.Workload) {
+		if w.Sharing == model.Own && w.Netns != "" {
+			list[w.Name] = w
+		}
+	}
+	for name, w := range e.workloads {
+		if was := inverse.workloads[name]; w != nil && (was == nil || !slices.EqualFunc(was.Endpoints, w.Endpoints, sameEndpoint)) {
+			add(*w)
+		}
+		for _, end := range a.otherEnds(name, e, inverse) {
+			add(end)
+		}
+	}
+	for name := range e.networks {
+		for _, w := range a.view().Workloads {
+			if _, on := w.Endpoint(name); on {
+				add(w)
+			}
+		}
+	}
+	return list
+}
+
+// otherEnds are the workloads at the far ends of the cables that a changed workload is or was on.
+func (a *Agent) otherEnds(name string, e, inverse edit) []model.Workload {
+	var list []model.Workload
+	for _, w := range []*model.Workload{e.workloads[name], inverse.workloads[name]} {
+		if w == nil {
+			continue
+		}
+		for _, ep := range w.Endpoints {
+			if a.view().Networks[ep.Network].Mode != model.Cable {
+				continue
+			}
+			for _, owner := range a.state.macs[ep.Network] {
+				if owner != name {
+					list = append(list, a.view().Workloads[owner])
+				}
+			}
+		}
+	}
+	return list
+}
+
+func sameEndpoint(a, b model.Endpoint) bool {
+	return a.Network == b.Network && a.IfName == b.IfName && a.MAC == b.MAC && a.Priority == b.Priority && slices.Equal(a.Addrs, b.Addrs)
+}
+
+// settled notes that the namespaces are as they should be. When it cannot be noted, the next start sets them up once more.
+func (a *Agent) settled(list map[string]model.Workload) {
+	for name, w := range list {
+		if err := a.deps.Journal.Put(w); err != nil {
+			a.deps.Log.Warn("note that a workload is set up", "workload", name, "err", err)
+		}
+	}
+}
+
 // persist writes an edit down. What goes is struck out of the journal before the networks it stands on, what comes is
 // written after them.
-func (a *Agent) persist(ctx context.Context, e edit) error {
+func (a *Agent) persist(ctx context.Context, e, inverse edit, settling map[string]model.Workload) error {
+	for name, w := range settling {
+		if _, comes := e.workloads[name]; comes && inverse.workloads[name] == nil {
+			continue
+		}
+		if was := inverse.workloads[name]; was != nil {
+			w = *was
+		}
+		w.Settling = true
+		if err := a.deps.Journal.Put(w); err != nil {
+			return fmt.Errorf("workload %q: %w", name, err)
+		}
+	}
 	for name, w := range e.workloads {
 		if w == nil {
 			if err := a.deps.Journal.Delete(name); err != nil {
@@ -212,10 +289,13 @@ func (a *Agent) persist(ctx context.Context, e edit) error {
 		}
 	}
 	for name, w := range e.workloads {
-		if w != nil {
-			if err := a.deps.Journal.Put(*w); err != nil {
-				return fmt.Errorf("workload %q: %w", name, err)
-			}
+		if w == nil {
+			continue
+		}
+		noted := *w
+		_, noted.Settling = settling[name]
+		if err := a.deps.Journal.Put(noted); err != nil {
+			return fmt.Errorf("workload %q: %w", name, err)
 		}
 	}
 	return nil

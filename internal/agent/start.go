@@ -42,7 +42,7 @@ func (a *Agent) start(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if err != nil {
+	if err = errors.Join(err, a.complete(ctx)); err != nil {
 		a.deps.Log.Error("make the kernel as asked", "err", err)
 		a.event("error", "node", err.Error())
 	}
@@ -70,6 +70,13 @@ func (a *Agent) load(ctx context.Context) (store.Installation, error) {
 	workloads := a.deps.Journal.Load()
 	if err := errors.Join(errN, errF, errS, errI); err != nil {
 		return install, err
+	}
+	for name, w := range workloads {
+		if w.Settling {
+			a.unsettled = append(a.unsettled, name)
+			w.Settling = false
+			workloads[name] = w
+		}
 	}
 	e := edit{networks: pointers(networks), forwards: pointers(forwards), workloads: pointers(workloads)}
 	a.state.apply(e)
@@ -157,6 +164,25 @@ func (a *Agent) findProcesses(ctx context.Context) {
 			a.deps.Log.Error("watch a workload's command", "workload", name, "err", err)
 		}
 	}
+}
+
+// complete sets up the namespaces that a crash left half done.
+func (a *Agent) complete(ctx context.Context) error {
+	done := map[string]model.Workload{}
+	var errs []error
+	for _, name := range a.unsettled {
+		w, ok := a.view().Workloads[name]
+		if _, lost := a.state.lost[name]; !ok || lost {
+			continue
+		}
+		if err := a.rec.Complete(ctx, w.Netns); err != nil {
+			errs = append(errs, fmt.Errorf("workload %q: %w", name, err))
+			continue
+		}
+		done[name] = w
+	}
+	a.settled(done)
+	return errors.Join(errs...)
 }
 
 // note remembers what could not be rendered, by network or workload.

@@ -29,6 +29,7 @@ type Workload struct {
 	Labels    map[string]string
 	Created   time.Time
 	Remove    bool // forgotten when its command ends; else it stays listed as exited
+	Settling  bool // in the journal: its namespace may be half set up, as a change of it was not seen done
 }
 
 // Process is the command that runs in a workload; the zero Process is none.
