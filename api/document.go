@@ -145,22 +145,23 @@ func ReadManifests(r io.Reader, name string) ([]Document, error) {
 // splitDocuments cuts at the lines that begin with ---.
 func splitDocuments(text string) []Document {
 	var docs []Document
-	d := Document{line: 1, item: -1}
-	flush := func() {
-		if !blank(d.text) {
-			docs = append(docs, d)
+	line, begin, at := 1, 0, 0
+	flush := func(end int) {
+		if body := text[begin:end]; !blank(body) {
+			docs = append(docs, Document{line: line, item: -1, text: body})
 		}
 	}
-	for i, line := range strings.SplitAfter(text, "\n") {
-		marker := strings.TrimRight(line, " \t\r\n")
+	n := 0
+	for s := range strings.Lines(text) {
+		n++
+		marker := strings.TrimRight(s, " \t\r\n")
 		if marker == "---" || strings.HasPrefix(marker, "--- ") || marker == "..." {
-			flush()
-			d = Document{line: i + 1, item: -1, text: strings.TrimPrefix(strings.TrimPrefix(line, "---"), "...")}
-			continue
+			flush(at)
+			line, begin = n, at+len("---")
 		}
-		d.text += line
+		at += len(s)
 	}
-	flush()
+	flush(len(text))
 	return docs
 }
 

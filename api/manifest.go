@@ -6,6 +6,9 @@ import (
 	"reflect"
 )
 
+// maxProblems bounds the answer to a manifest that is wrong everywhere.
+const maxProblems = 32
+
 // wireManifest is a Manifest as JSON has it.
 type wireManifest struct {
 	APIVersion string          `json:"apiVersion"`
@@ -55,7 +58,7 @@ func (m *Manifest) UnmarshalJSON(data []byte) error {
 		problems = checkManifest(root)
 	}
 	if len(problems) > 0 {
-		return Fail(ExitUsage, problems...)
+		return Fail(ExitUsage, problems[:min(len(problems), maxProblems)]...)
 	}
 	var w wireManifest
 	if err := json.Unmarshal(data, &w); err != nil {

@@ -81,7 +81,7 @@ func locate(err error, docs []api.Document) error {
 		at, path := 0, p.Path
 		if m := itemPath.FindStringSubmatch(p.Path); m != nil {
 			at, _ = strconv.Atoi(m[1])
-			path = m[2]
+			path = strings.TrimLeft(m[2], ".")
 		} else if len(docs) > 1 || p.Path == "" {
 			continue
 		}

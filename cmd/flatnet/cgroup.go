@@ -96,6 +96,23 @@ func removeCgroup(dir string) {
 	}
 }
 
+// sweepCgroups removes those that nobody is in: of starters that were killed, and the parent when it was the last. The
+// kernel keeps what is in use.
+func sweepCgroups() {
+	root, ok := cgroup2Root()
+	if !ok {
+		return
+	}
+	parent := filepath.Join(root, cgroupParent)
+	entries, _ := os.ReadDir(parent) // none there, none to sweep
+	for _, e := range entries {
+		if e.IsDir() {
+			_ = os.Remove(filepath.Join(parent, e.Name()))
+		}
+	}
+	_ = os.Remove(parent)
+}
+
 func exists(path string) bool {
 	_, err := os.Lstat(path)
 	return err == nil

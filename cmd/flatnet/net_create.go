@@ -97,7 +97,11 @@ func createdLine(n api.Network, steps int) string {
 	if n.Status.Bridge != "" {
 		parts = append(parts, "bridge "+n.Status.Bridge)
 	}
-	return fmt.Sprintf("  %s  (%d steps; --explain prints them)", strings.Join(parts, "  "), steps)
+	line := "  " + strings.Join(parts, "  ")
+	if steps > 0 {
+		line += fmt.Sprintf("  (%d steps; --explain prints them)", steps)
+	}
+	return line
 }
 
 // manifest says with the flags what a file would say.

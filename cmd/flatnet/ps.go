@@ -59,10 +59,12 @@ func stateCell(w api.Workload) string {
 }
 
 func networksCell(w api.Workload) string {
-	if len(w.Endpoints) == 0 && w.Sharing == "" {
+	switch {
+	case len(w.Endpoints) == 0 && w.Sharing == "" && w.State == "exited":
+		return "" // its endpoints went with its command
+	case len(w.Endpoints) == 0 && w.Sharing == "":
 		return "none"
-	}
-	if len(w.Endpoints) == 0 {
+	case len(w.Endpoints) == 0:
 		return w.Sharing
 	}
 	var nets []string

@@ -43,6 +43,7 @@ func (c *uninstall) run(ctx context.Context, _ []string, stdout io.Writer) error
 		done, err := client.Uninstall(ctx)
 		if err == nil {
 			writeStepTexts(stdout, done)
+			sweepCgroups()
 		}
 		return err
 	})
