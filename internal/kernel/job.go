@@ -111,7 +111,15 @@ func isFar(l dataplane.Link) bool { return l.Kind == dataplane.Veth && l.Peer ==
 // send encodes the tasks and sends them in as few system calls as there is room for.
 func (j *job) send(tasks []*task) {
 	const room = 4 // messages of one step, at most
-	for _, t := range tasks {
+	for len(tasks) > 0 {
+		if many := beginningLinkDeletions(tasks); len(many) >= enoughForGroup {
+			j.flush()
+			j.deleteMany(many)
+			tasks = tasks[len(many):]
+			continue
+		}
+		t := tasks[0]
+		tasks = tasks[1:]
 		if t.err != nil { // it could not be looked up
 			continue
 		}

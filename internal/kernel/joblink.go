@@ -13,7 +13,9 @@ import (
 func (j *job) encodeLink(t *task, l dataplane.Link) error {
 	switch {
 	case t.Op == dataplane.Del:
-		j.encodeDelete(t, l)
+		if mayDelete(t) {
+			encodeDelete(&j.batch, t.seen.index)
+		}
 		return nil
 	case !isMade(l):
 		return j.encodeFound(t, l)
@@ -33,11 +35,10 @@ func mustRemake(old link, l dataplane.Link) bool {
 	return old.Kind != l.Kind || old.Peer != l.Peer || old.PeerNetns != l.PeerNetns
 }
 
-// encodeDelete deletes a link if it is still ours. Far ends go with the end that we made, and lo never.
-func (j *job) encodeDelete(t *task, l dataplane.Link) {
-	if t.seen != nil && t.seen.marked && isMade(l) && isMade(t.seen.Link) {
-		encodeDelete(&j.batch, t.seen.index)
-	}
+// mayDelete reports whether a link that is to be deleted is there and still ours. Far ends go with the end that we made, and
+// lo never.
+func mayDelete(t *task) bool {
+	return t.seen != nil && t.seen.marked && isMade(t.seen.Link)
 }
 
 // encodeFound sets up a link that is there without a step of ours having made it in this namespace.

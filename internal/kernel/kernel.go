@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -48,7 +49,8 @@ type Kernel struct {
 	owned   *netns.Owned
 	changed *originals
 	memory  memory
-	busy    sync.RWMutex // read-locked while Apply changes the host: Watch does not look at what is half done
+	groups  atomic.Uint32 // of links to delete at once, used so far
+	busy    sync.RWMutex  // read-locked while Apply changes the host: Watch does not look at what is half done
 }
 
 // New opens the host's socket and reads RunDir, which is made when it is not there. Close the Kernel to free them.

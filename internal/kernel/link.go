@@ -20,6 +20,7 @@ type link struct {
 	dataplane.Link // Master is not set: the kernel tells an index
 	index          int
 	master         int
+	group          uint32
 	peer           int // index of a veth's other end, in that one's namespace
 	loopback       bool
 	marked         bool   // has our alias
@@ -60,6 +61,8 @@ func parseLink(p []byte) (l link, ok bool) {
 			l.MTU = int(a.Uint32())
 		case unix.IFLA_MASTER:
 			l.master = int(a.Uint32())
+		case unix.IFLA_GROUP:
+			l.group = a.Uint32()
 		case unix.IFLA_LINK:
 			l.peer = int(a.Uint32())
 		case unix.IFLA_IFALIAS:
