@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/flatnet/flatnet/api"
 )
@@ -96,7 +97,16 @@ func superviseMain(t *talk) int {
 	return s.conclude(ctx, client, run.cmd.Process.Pid, code)
 }
 
+// conclude tells the daemon. After an uninstall there is none to come back, and the workload's files are gone.
 func (s supervision) conclude(ctx context.Context, client *api.Client, pid, code int) int {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		for s.Workload.Files.Log != "" && exists(filepath.Dir(s.Workload.Files.Log)) {
+			time.Sleep(time.Second)
+		}
+		cancel()
+	}()
 	err := reportEnd(ctx, client, s.Workload.Name, pid, code, s.Args, supervisorPatience)
 	if err == nil && s.Remove {
 		err = removeWorkload(ctx, client, s.Workload.Name, supervisorPatience)

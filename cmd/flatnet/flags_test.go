@@ -1,0 +1,120 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/flatnet/flatnet/api"
+)
+
+func FuzzNetworkFlag(f *testing.F) {
+	f.Add("lab,ip=10.8.0.9,mac=02:00:00:00:00:01,ifname=lan0,priority=-3,guard=false,isolate")
+	f.Add("name=lab,,=,ip")
+	f.Fuzz(func(t *testing.T, s string) {
+		e, err := parseNetworkFlag(s)
+		if err == nil && (e.Network == "" || strings.ContainsAny(e.Network, ",=")) {
+			t.Errorf("%q gave network %q", s, e.Network)
+		}
+	})
+}
+
+// What is published is the daemon's to judge: it arrives as it was typed, whatever that is.
+func FuzzPublishFlag(f *testing.F) {
+	_, socket := startFake(f)
+	f.Add("8080:80")
+	f.Add("[fd00::1]:8080-8090:80-90/udp,x=y \x00")
+	f.Fuzz(func(t *testing.T, s string) {
+		c := newRun(testApp(socket, &bytes.Buffer{}, &bytes.Buffer{}))
+		if err := c.ParseFlags([]string{"-p", s, "--publish=" + s, "--", "-p"}); err != nil {
+			t.Fatalf("%q: %v", s, err)
+		}
+		got, err := c.Flags().GetStringArray("publish")
+		if want := []string{s, s}; err != nil || !slices.Equal(got, want) {
+			t.Errorf("%q arrived as %q, %v", s, got, err)
+		}
+	})
+}
+
+func TestSettingsByPrecedence(t *testing.T) {
+	file := t.TempDir() + "/config.yaml"
+	write(t, file, "socket: /from/file\nlog: other\n")
+	for _, c := range []struct{ flag, env, file, want string }{
+		{"/from/flag", "/from/env", file, "/from/flag"},
+		{"", "/from/env", file, "/from/env"},
+		{"", "", file, "/from/file"},
+		{"", "", "/no/such/file", api.DefaultSocket},
+	} {
+		a := &app{socketFlag: c.flag, configFile: c.file, getenv: func(string) string { return c.env }}
+		if err := a.loadConfig(); err != nil || a.config.Socket != c.want {
+			t.Errorf("%+v: socket %q, error %v", c, a.config.Socket, err)
+		}
+	}
+	write(t, file, "socket: [")
+	a := &app{configFile: file, getenv: func(string) string { return "" }}
+	if err := a.loadConfig(); err == nil || !strings.Contains(err.Error(), file) {
+		t.Errorf("broken file: %v", err)
+	}
+}
+
+func TestNaturalOrder(t *testing.T) {
+	names := []string{"web10", "web2", "web1", "10.8.0.10", "10.8.0.9", "", "a"}
+	slices.SortFunc(names, compareNatural)
+	if want := []string{"", "10.8.0.9", "10.8.0.10", "a", "web1", "web2", "web10"}; !slices.Equal(names, want) {
+		t.Errorf("got %q, want %q", names, want)
+	}
+}
+
+// Every command shows a real example in its help, and every example is a command line that its flags take.
+func TestEveryCommandHasAnExample(t *testing.T) {
+	a := testApp("/none", &bytes.Buffer{}, &bytes.Buffer{})
+	root := newRoot(a)
+	todo := root.Commands()
+	for len(todo) > 0 {
+		cmd := todo[0]
+		todo = append(todo[1:], cmd.Commands()...)
+		if !strings.Contains(cmd.Example, cmd.CommandPath()) {
+			t.Errorf("%s: example %q is of another command", cmd.CommandPath(), cmd.Example)
+		}
+		for line := range strings.Lines(cmd.Example) {
+			line, _, _ = strings.Cut(line, "&&")
+			line, _, _ = strings.Cut(line, ">")
+			words := strings.Fields(line)
+			i := slices.Index(words, "flatnet")
+			if i < 0 {
+				continue
+			}
+			found, rest, err := root.Find(words[i+1:])
+			if err == nil {
+				err = found.ParseFlags(rest)
+			}
+			if err != nil && !strings.Contains(line, "<(") {
+				t.Errorf("%s: example %q: %v", cmd.CommandPath(), line, err)
+			}
+		}
+	}
+}
+
+func TestColourOnlyOnTerminals(t *testing.T) {
+	a := testApp("/none", &bytes.Buffer{}, &bytes.Buffer{})
+	if code := a.main(context.Background(), []string{"status"}); code != api.ExitUnreachable {
+		t.Errorf("exit %d", code)
+	}
+	tty, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tty.Close()
+	for env, want := range map[string]bool{"": true, "1": false} {
+		b := &app{stderr: tty, getenv: func(k string) string { return map[string]string{"NO_COLOR": env}[k] }}
+		if got := strings.Contains(b.paint("error"), "\x1b"); got != want {
+			t.Errorf("NO_COLOR=%q: coloured %v", env, got)
+		}
+	}
+	if strings.Contains(a.paint("error"), "\x1b") {
+		t.Error("colour in a pipe")
+	}
+}
