@@ -114,7 +114,7 @@ func rules() []dataplane.Object {
 		mapSNAT, mapForward, mapForwardAny, mapForwardRange} {
 		objects = append(objects, pair[0], pair[1])
 	}
-	for _, c := range []chain{raw(), dnatIn(), dnatOut(), published(), input(), forward(), output(), postrouting(), guard()} {
+	for _, c := range []chain{raw(), dnatIn(), dnatOut(), published(), input(), forward(), oneNetwork(), output(), postrouting(), guard()} {
 		objects = append(objects, c.objects()...)
 	}
 	return objects
@@ -238,23 +238,29 @@ func input() chain {
 
 // forward decides what passes the host between links.
 func forward() chain {
-	return base("forward", "filter", dataplane.Forward, 0, concat(
-		only(rule(dataplane.Match{Lookup: notIn(iif, setNets), Lookup2: notIn(oif, setNets)}, dataplane.Accept, "not ours")),
+	return base("forward", "filter", dataplane.Forward, 0,
+		rule(dataplane.Match{Lookup: notIn(iif, setNets), Lookup2: notIn(oif, setNets)}, dataplane.Accept, "not ours"),
+		dataplane.Rule{Match: dataplane.Match{Lookup: in(iifOif, setSame)}, Verdict: dataplane.Verdict{Do: dataplane.Jump, Target: "one_network"}},
+		rule(dataplane.Match{Lookup: in(iif, setClosed)}, dataplane.Drop, "closed network: nothing leaves"),
+		rule(dataplane.Match{Lookup: in(oif, setClosed)}, dataplane.Drop, "closed network: nothing comes in"),
+		rule(dataplane.Match{CTState: dataplane.Established | dataplane.Related}, dataplane.Accept, "answers"),
+		rule(dataplane.Match{CTState: dataplane.Invalid}, dataplane.Drop, "NAT cannot translate it"),
+		rule(dataplane.Match{DNATed: true, Lookup: in(oif, setNAT)}, dataplane.Accept, "published port"),
+		rule(dataplane.Match{Lookup: in(oif, setNets)}, dataplane.Drop, "nat: no way in but published ports"),
+		rule(dataplane.Match{Lookup: in(iifOif, setUplinks)}, dataplane.Accept, "the uplink of this network"),
+		rule(dataplane.Match{Lookup: in(iif, setPinned)}, dataplane.Drop, "another uplink"),
+	)
+}
+
+// oneNetwork decides what comes back to the network it came from: by way of the gateway, or with br_netfilter between
+// two ports.
+func oneNetwork() chain {
+	return chain{dataplane.Chain{Family: dataplane.Inet, Name: "one_network"}, concat(
 		both(func(f int) dataplane.Rule {
 			return rule(dataplane.Match{L3: l3[f], Lookup: in(iifSaddr[f], setPortIso[f]), Lookup2: in(oifDaddr[f], setPortIso[f])}, dataplane.Drop, "isolated ports, by way of the gateway")
 		}),
-		only(
-			rule(dataplane.Match{Lookup: in(iifOif, setSame)}, dataplane.Accept, "one network"),
-			rule(dataplane.Match{Lookup: in(iif, setClosed)}, dataplane.Drop, "closed network: nothing leaves"),
-			rule(dataplane.Match{Lookup: in(oif, setClosed)}, dataplane.Drop, "closed network: nothing comes in"),
-			rule(dataplane.Match{CTState: dataplane.Established | dataplane.Related}, dataplane.Accept, "answers"),
-			rule(dataplane.Match{CTState: dataplane.Invalid}, dataplane.Drop, "NAT cannot translate it"),
-			rule(dataplane.Match{DNATed: true, Lookup: in(oif, setNAT)}, dataplane.Accept, "published port"),
-			rule(dataplane.Match{Lookup: in(oif, setNets)}, dataplane.Drop, "nat: no way in but published ports"),
-			rule(dataplane.Match{Lookup: in(iifOif, setUplinks)}, dataplane.Accept, "the uplink of this network"),
-			rule(dataplane.Match{Lookup: in(iif, setPinned)}, dataplane.Drop, "another uplink"),
-		),
-	)...)
+		only(rule(dataplane.Match{}, dataplane.Accept, "one network")),
+	)}
 }
 
 // output keeps the host from networks where it has no adapter.
