@@ -1,70 +1,128 @@
 package reach
 
 import (
-	"context"
-	"net/netip"
+	"fmt"
+	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
 
-	"github.com/flatnet/flatnet/internal/dataplane"
-	"github.com/flatnet/flatnet/internal/kernel"
-	"github.com/flatnet/flatnet/internal/kernel/nft"
+	"github.com/flatnet/flatnet/internal/kernel/kerneltest"
 	"github.com/flatnet/flatnet/internal/model"
-	"github.com/flatnet/flatnet/internal/reconcile"
-	"github.com/flatnet/flatnet/internal/render"
 )
 
-// flatnet drives render, reconcile and kernel in this process.
+// flatnet is the real daemon at work on the lab's host, and the command line tool that speaks to it.
 type flatnet struct {
 	l    *lab
-	view model.View
-	rec  *reconcile.Reconciler
+	bin  string // directory of the programs
+	dir  string // of the daemon's state and log
+	cmd  *exec.Cmd
+	done chan error
 }
 
+// newFlatnet builds the programs and starts the daemon on the host.
 func newFlatnet(l *lab) *flatnet {
-	f := &flatnet{l: l, view: model.View{
-		Node: model.Node{Name: "host", Links: []model.HostLink{{Name: "eth0", MTU: 1500, Up: true}, {Name: "eth1", MTU: 1500, Up: true}},
-			Routes: []model.HostRoute{{Dest: netip.MustParsePrefix("0.0.0.0/0"), Link: "eth0"}}},
-		Networks: map[string]model.Network{}, Workloads: map[string]model.Workload{}, Forwards: map[string]model.Forward{}}}
-	var k *kernel.Kernel
-	l.host.Do(func() error {
-		rules, err := nft.New(nft.Config{})
-		if err != nil {
-			return err
-		}
-		k, err = kernel.New(kernel.Config{RunDir: l.TempDir(), Nft: rules})
-		return err
-	})
-	f.rec = reconcile.New(k, reconcile.Deps{})
+	l.Helper()
+	f := &flatnet{l: l, bin: buildPrograms(l.T), dir: l.TempDir()}
+	f.start()
+	l.Cleanup(f.stop)
 	return f
 }
 
-func (f *flatnet) set() {
-	f.l.Helper()
-	parts, err := render.Parts(f.view)
-	if err == nil {
-		_, err = f.rec.Set(context.Background(), parts)
+func buildPrograms(t *testing.T) string {
+	t.Helper()
+	bin := t.TempDir()
+	build := exec.Command("go", "build", "-o", bin, "./cmd/flatnetd", "./cmd/flatnet")
+	build.Dir = "../.."
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
 	}
+	return bin
+}
+
+func (f *flatnet) start() {
+	f.l.Helper()
+	log, err := os.OpenFile(f.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		f.l.Fatal(err)
 	}
+	defer log.Close()
+	f.cmd = exec.Command(filepath.Join(f.bin, "flatnetd"), "--state-dir", f.dir)
+	f.cmd.Stdout, f.cmd.Stderr = log, log
+	if err := f.l.host.Start(f.cmd); err != nil {
+		f.l.Fatal(err)
+	}
+	f.done = make(chan error, 1)
+	go func() { f.done <- f.cmd.Wait() }()
+	kerneltest.Eventually(f.l.T, "flatnetd", func() bool {
+		_, err := f.try("status")
+		return err == nil
+	})
 }
 
+func (f *flatnet) logFile() string { return filepath.Join(f.dir, "log") }
+
+// stop ends the daemon, and shows its log when the test failed.
+func (f *flatnet) stop() {
+	if err := f.cmd.Process.Signal(syscall.SIGTERM); err == nil {
+		if err := <-f.done; err != nil {
+			f.l.Errorf("flatnetd: %v", err)
+		}
+	}
+	if text, err := os.ReadFile(f.logFile()); err == nil && f.l.Failed() {
+		f.l.Logf("flatnetd's log:\n%s", text)
+	}
+}
+
+// try runs the command line tool on the host.
+func (f *flatnet) try(args ...string) (string, error) {
+	return f.l.host.Try(append([]string{filepath.Join(f.bin, "flatnet")}, args...)...)
+}
+
+// must is try for what has to succeed.
+func (f *flatnet) must(args ...string) string {
+	f.l.Helper()
+	out, err := f.try(args...)
+	if err != nil {
+		f.l.Fatalf("flatnet %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return out
+}
+
+// network creates one as the row of the table says.
 func (f *flatnet) network(n model.Network) {
 	f.l.Helper()
-	f.view.Networks[n.Name] = n
-	f.set()
+	args := []string{"net", "create", n.Name, "--mode", string(n.Mode)}
+	for _, s := range n.Subnets {
+		args = append(args, "--subnet", s.Prefix.String())
+	}
+	if n.NoHostAdapter {
+		args = append(args, "--no-host-adapter")
+	}
+	if n.IsolatePorts {
+		args = append(args, "--isolate-ports")
+	}
+	f.must(args...)
 }
 
-func (f *flatnet) workload(name string, n *network, number int) {
+// workload starts one that sleeps, with the number-th addresses.
+func (f *flatnet) workload(name string, n *network, number int, flags ...string) {
 	f.l.Helper()
-	e := model.Endpoint{Network: n.name, IfName: "eth0", MAC: model.EndpointMAC(name, n.name), Isolated: n.model.IsolatePorts}
+	network := n.name
 	for _, s := range n.model.Subnets {
-		e.Addrs = append(e.Addrs, nth(s.Prefix, number))
+		network += fmt.Sprintf(",ip=%s", nth(s.Prefix, number))
 	}
-	f.view.Workloads[name] = model.Workload{Name: name, Netns: f.netns(name), Managed: true, Endpoints: []model.Endpoint{e}}
-	f.set()
+	args := append([]string{"run", "-d", "--name", name, "--network", network}, flags...)
+	f.must(append(args, "--", "sleep", "infinity")...)
 }
 
 func (f *flatnet) netns(name string) string { return filepath.Join("/run/netns", name) }
 
-var _ dataplane.State
+// forward publishes ports of a workload, in the words of `-p`.
+func (f *flatnet) forward(workload string, ports ...string) {
+	f.l.Helper()
+	f.must(append([]string{"net", "forward", "add", workload}, ports...)...)
+}

@@ -1,11 +1,8 @@
 package reach
 
 import (
-	"fmt"
 	"net/netip"
-	"strings"
 
-	"github.com/flatnet/flatnet/internal/model"
 	"github.com/flatnet/flatnet/test/reach/prober"
 )
 
@@ -30,9 +27,7 @@ var anywhere = map[string]uint16{"n1a": 8080, "noffa": 8180, "nisoa": 8280}
 func (l *lab) publish() {
 	l.Helper()
 	for _, p := range published {
-		for _, ports := range p.ports {
-			l.flat.forward(p.workload, ports)
-		}
+		l.flat.forward(p.workload, p.ports...)
 	}
 	for _, port := range []uint16{8999, 9000, 9005, 9010, 9011, 9199, 9200, 9205, 9210, 9211} {
 		if err := l.actor("n1a").agent.Listen(prober.Listen{Kind: prober.TCP, Port: port}, prober.Listen{Kind: prober.UDP, Port: port}); err != nil {
@@ -181,17 +176,3 @@ func (l *lab) oneAddressTrials() []trial {
 		trial{cell: "forward of 127.0.0.1", from: l.host, kind: prober.UDP, to: addrs("127.0.0.1")[0], port: 8082, by: target},
 		trial{cell: "forward of 127.0.0.1", from: l.host, kind: prober.TCP, to: addrs("127.0.0.1")[0], port: 8081, never: target})
 }
-
-// forward publishes ports of a workload, in the words of `-p`.
-func (f *flatnet) forward(workload, ports string) {
-	f.l.Helper()
-	fw, err := model.ParseForward(ports)
-	if err != nil {
-		f.l.Fatal(err)
-	}
-	fw.Workload, fw.Network = workload, strings.TrimSuffix(workload, "a")
-	f.view.Forwards[fw.Name()] = fw
-	f.set()
-}
-
-var _ = fmt.Sprint

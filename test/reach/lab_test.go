@@ -39,6 +39,14 @@ type actor struct {
 
 func (a *actor) workload() bool { return a.net != nil }
 
+// isolated reports whether its port is.
+func (a *actor) isolated() bool {
+	return a.net.model.IsolatePorts || slices.ContainsFunc(singles, func(s single) bool { return s.name == a.Name && s.flag == "--isolate" })
+}
+
+// portsIsolated ends the names of rows.
+const portsIsolated = ", ports isolated"
+
 // network is one of the networks that the lab has, and the row of the table that it is an example of.
 type network struct {
 	name  string
@@ -61,6 +69,11 @@ var networks = []network{
 	{name: "iiso", row: "isolated, ports isolated"},
 	{name: "c1", row: "cable"},
 }
+
+// singles are further workloads of the first network, set apart by a flag.
+type single struct{ name, flag string }
+
+var singles = []single{{"n1x", "--isolate"}, {"n1y", "--isolate"}, {"n1free", "--guard=false"}}
 
 // define settles what the network's row means in the model.
 func (n *network) define(index int) {
@@ -139,8 +152,7 @@ func newLab(t *testing.T) *lab {
 	router.Sysctl("net/ipv4/ip_forward=1", "net/ipv6/conf/all/forwarding=1")
 	route(host, "default", "::/0", routerLAN)
 	for m, via := range map[*kerneltest.Machine][]netip.Addr{lan1: hostLAN1, lan2: hostLAN2, router: hostLAN1} {
-		route(m, "10.66.0.0/16", "fd66::/16", via)
-		route(m, hostLo[0].String(), hostLo[1].String(), via)
+		route(m, "10.0.0.0/8", "fc00::/7", via)
 	}
 	route(router, "203.0.113.0/24", "2001:db8:2::/64", hostLAN1)
 	route(inet, "default", "::/0", routerInet)
@@ -241,11 +253,17 @@ func (l *lab) addNetworks() {
 			l.flat.workload(n.name+suffix, n, 10+j)
 		}
 	}
+	for j, s := range singles {
+		l.flat.workload(s.name, &networks[0], 20+j, s.flag)
+	}
 	for i := range networks { // after all of them, as their link-local addresses take a while
 		n := &networks[i]
 		for j, suffix := range []string{"a", "b"} {
 			l.attach(n.name+suffix, n, 10+j)
 		}
+	}
+	for j, s := range singles {
+		l.attach(s.name, &networks[0], 20+j)
 	}
 	for _, n := range networks {
 		if n.model.Mode != model.Cable && !n.numbered() { // a route of the host makes it try

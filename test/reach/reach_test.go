@@ -26,25 +26,29 @@ func TestReachability(t *testing.T) {
 	l := newLab(t)
 	l.flat = newFlatnet(l)
 	l.addNetworks()
-	for _, bridgeNF := range []string{"0", "1"} {
-		t.Run("table, bridge-nf-call-iptables="+bridgeNF, func(t *testing.T) {
-			l.T = t
-			l.host.Sysctl("net/bridge/bridge-nf-call-iptables="+bridgeNF, "net/bridge/bridge-nf-call-ip6tables="+bridgeNF)
-			l.forgetNeighbours()
-			l.try(l.cells(readTable(t, "network")))
-		})
-	}
+	l.both(t, "networks", func(t *testing.T) { l.try(l.cells(readTable(t, "network"))) })
+	l.both(t, "frames", l.guards)
+	isolation := l.isolationTrials()
+	l.both(t, "isolation", func(*testing.T) { l.try(isolation) })
 	l.publish()
+	l.both(t, "forwards", func(t *testing.T) {
+		l.try(l.forwardCells(readTable(t, "from")))
+		l.try(append(l.rangeTrials(), l.oneAddressTrials()...))
+	})
+}
+
+// both runs a test with and without bridged packets passing through iptables and nft's inet tables.
+func (l *lab) both(t *testing.T, name string, run func(t *testing.T)) {
 	for _, bridgeNF := range []string{"0", "1"} {
-		t.Run("forwards, bridge-nf-call-iptables="+bridgeNF, func(t *testing.T) {
-			l.T = t
-			l.host.Sysctl("net/bridge/bridge-nf-call-iptables="+bridgeNF, "net/bridge/bridge-nf-call-ip6tables="+bridgeNF)
+		t.Run(name+",bridge-nf-call-iptables="+bridgeNF, func(sub *testing.T) {
+			l.T = sub
+			defer func() { l.T = t }()
+			l.host.Sysctl("net/bridge/bridge-nf-call-iptables="+bridgeNF, "net/bridge/bridge-nf-call-ip6tables="+bridgeNF,
+				"net/bridge/bridge-nf-call-arptables="+bridgeNF)
 			l.forgetNeighbours()
-			l.try(l.forwardCells(readTable(t, "from")))
-			l.try(append(l.rangeTrials(), l.oneAddressTrials()...))
+			run(sub)
 		})
 	}
-	l.T = t
 }
 
 // cells are the trials of every cell of the table.
@@ -122,6 +126,8 @@ func columnOf(l *lab, from, to *actor) (column, row string) {
 		return fromLAN, to.net.row
 	case !to.workload():
 		return toLAN, from.net.row
+	case from.net == to.net && from.isolated() && to.isolated():
+		return toNeighbour, string(from.net.model.Mode) + portsIsolated
 	case from.net == to.net:
 		return toNeighbour, from.net.row
 	}

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -30,7 +31,7 @@ func newOffice(t *testing.T) office {
 	o := office{topo.Machine("host"), topo.Machine("router")}
 	topo.Cable(o.host, "eth0", o.router, "lan0")
 	o.host.IP("address add 192.0.2.10/24 dev eth0", "route add default via 192.0.2.1",
-		"address add 2001:db8::10/64 dev eth0 nodad", "-6 route add default via 2001:db8::1")
+		"address add 2001:db8::10/64 dev eth0 nodad", "route add default via 2001:db8::1 dev eth0")
 	o.router.IP("address add 192.0.2.1/24 dev lan0", "address add 2001:db8::1/64 dev lan0 nodad",
 		"address add 203.0.113.80/32 dev lo")
 	return o
@@ -173,20 +174,12 @@ func TestRepair(t *testing.T) {
 		"the bridge down":     "ip link set fn-default down",
 		"a port unplugged":    "ip link set fv-b nomaster",
 		"the MTU":             "ip link set fv-b mtu 1400",
-		"forwarding":          "",
 	}
 	for name, script := range vandals {
-		if script == "" {
-			continue
-		}
-		t.Run(name, func(t *testing.T) {
-			o.host.Run("sh", "-c", script)
-			start := time.Now()
-			h.Eventually("the host is as before", func() bool { return state(o.host) == before })
-			t.Logf("%s: repaired %v after it (polled)", name, time.Since(start).Round(time.Millisecond))
-			h.Flatnet("exec", "a", "--", "ping", "-c1", "-W2", strings.Split(endpoint(t, h, "b").IPs[0], "/")[0])
-			h.Flatnet("exec", "b", "--", "ping", "-c1", "-W2", "203.0.113.80")
-		})
+		o.host.Run("sh", "-c", script)
+		h.Eventually(name+": the host is as before", func() bool { return state(o.host) == before })
+		h.Flatnet("exec", "a", "--", "ping", "-c1", "-W2", strings.Split(endpoint(t, h, "b").IPs[0], "/")[0])
+		h.Flatnet("exec", "b", "--", "ping", "-c1", "-W2", "203.0.113.80")
 	}
 	if now := o.host.Run("sh", "-c", "nft list table inet theirs | grep -v counter; ip route show 198.51.100.0/24; ip link show theirs"); now != theirs {
 		t.Errorf("what is not ours changed:\n%s\nwas:\n%s", now, theirs)
@@ -200,7 +193,9 @@ func TestRepair(t *testing.T) {
 // state is all that a vandal could change and a repair must bring back, without what differs from one making to the next.
 func state(m *kerneltest.Machine) string {
 	out, _ := m.Try("sh", "-c", `nft list table inet flatnet; nft list table bridge flatnet; ip -d link show type bridge; ip -d link show type veth; ip address; ip route; ip -6 route`)
-	return unstable.ReplaceAllString(out, "")
+	lines := strings.Split(unstable.ReplaceAllString(out, ""), "\n")
+	slices.Sort(lines) // a link made anew comes last
+	return strings.Join(lines, "\n")
 }
 
 var unstable = regexp.MustCompile(`(?m)^\d+: |@if\d+|link-netnsid \d+|link-netns \S+|(gc|hello|tcn|topology_change)_timer +[\d.]+|designated_(port|bridge) \S+|(root|bridge)_id \S+|port_(id|no) \S+|valid_lft.*|state \S+|<[A-Z,_-]*>|inet6 fe80.*\n|.*fe80::/64.*\n|.*ff00::/8.*\n|qdisc \S+|linkdown|num\w+ \d+|gso\w* \d+|gro\w* \d+|tso\w* \d+|elements = \{[^}]*\}|( +# handle \d+)|brd 0.*`)
@@ -285,7 +280,7 @@ func TestDoctorNamesForeignRules(t *testing.T) {
 		{"Docker", "iptables-nft -N DOCKER-USER; iptables-nft -A FORWARD -j DOCKER-USER; iptables-nft -A DOCKER-USER -j RETURN; iptables-nft -P FORWARD DROP",
 			"iptables-nft -P FORWARD ACCEPT; iptables-nft -F; iptables-nft -X; nft delete table ip filter", "Docker"},
 		{"legacy", "iptables-legacy -P FORWARD DROP", "iptables-legacy -P FORWARD ACCEPT", "FORWARD"},
-		{"nft", "nft add table inet fw '{ chain fwd { type filter hook forward priority 0; policy drop; }; }'", "nft delete table inet fw", "fw"},
+		{"nft", "nft add table inet fw '{ chain hand { type filter hook forward priority 0; policy drop; }; }'", "nft delete table inet fw", "fw"},
 	}
 	for _, r := range rules {
 		t.Run(r.name, func(t *testing.T) {
