@@ -43,6 +43,7 @@ type Store interface {
 // Journal keeps this boot's workloads across restarts of the daemon.
 type Journal interface {
 	Load() map[string]model.Workload
+	Past() []model.Workload // in order, with those that are no more, as far back as it knows
 	Put(w model.Workload) error
 	Delete(name string) error
 }

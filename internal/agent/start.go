@@ -81,7 +81,11 @@ func (a *Agent) load(ctx context.Context) (store.Installation, error) {
 	e := edit{networks: pointers(networks), forwards: pointers(forwards), workloads: pointers(workloads)}
 	a.state.apply(e)
 	a.sticky.load(sticky)
-	for _, w := range workloads {
+	for _, w := range a.deps.Journal.Past() {
+		w.Endpoints = slices.DeleteFunc(slices.Clone(w.Endpoints), func(e model.Endpoint) bool {
+			_, there := networks[e.Network]
+			return !there
+		})
 		a.sticky.remember(w)
 	}
 	if !known {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -94,7 +95,7 @@ func newWorld(t *testing.T) *world {
 			{Dest: netip.MustParsePrefix("192.0.2.0/24"), Link: "eth0", Proto: "kernel"},
 		},
 	}, events: make(chan Event)}
-	w.procs = &fakeProcesses{world: w, alive: map[int]uint64{}}
+	w.procs = &fakeProcesses{world: w, alive: map[int]uint64{}, watched: map[string]int{}}
 	w.kernel.BeforeStep = func(n int, netns string, s dataplane.Step) error {
 		if w.fuse.burn(fmt.Sprintf("kernel %s%s", netns, s)) != nil {
 			return kerneltest.ErrCrash
@@ -182,8 +183,9 @@ func (s dyingStore) Write(ctx context.Context, changes ...store.Change) ([]store
 }
 
 type memoryJournal struct {
-	mu  sync.Mutex
-	all map[string]model.Workload
+	mu   sync.Mutex
+	all  map[string]model.Workload
+	past []model.Workload
 }
 
 type dyingJournal struct{ *world }
@@ -194,6 +196,12 @@ func (j dyingJournal) Load() map[string]model.Workload {
 	return maps.Clone(j.journal.all)
 }
 
+func (j dyingJournal) Past() []model.Workload {
+	j.journal.mu.Lock()
+	defer j.journal.mu.Unlock()
+	return slices.Clone(j.journal.past)
+}
+
 func (j dyingJournal) Put(w model.Workload) error {
 	if err := j.fuse.burn("journal put " + w.Name); err != nil {
 		return err
@@ -201,6 +209,7 @@ func (j dyingJournal) Put(w model.Workload) error {
 	j.journal.mu.Lock()
 	defer j.journal.mu.Unlock()
 	j.journal.all[w.Name] = w
+	j.journal.past = append(j.journal.past, w)
 	return nil
 }
 
@@ -331,6 +340,11 @@ func (p *fakeProcesses) Stop(_ context.Context, pid int, _ uint64, _ string, _ t
 
 // kill ends a process; who watches it is told.
 func (p *fakeProcesses) kill(pid, code int) {
+	eventually(p.t, "somebody watches processes", func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.exited != nil
+	})
 	p.mu.Lock()
 	delete(p.alive, pid)
 	var who []string

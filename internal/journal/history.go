@@ -14,6 +14,7 @@ type history struct {
 	missing    uint64           // records that were there by their generations, but could not be read
 	entries    map[string]entry // by workload name
 	live       int              // bytes of their records
+	past       []model.Workload // every workload with endpoints that was read, in order, also such as are no more
 }
 
 type entry struct {
@@ -43,6 +44,9 @@ func (h *history) apply(r record, raw []byte) error {
 			return err
 		}
 		h.remember(w, raw)
+		if len(w.Endpoints) > 0 {
+			h.past = append(h.past, w)
+		}
 	case opDelete:
 		h.forget(string(r.body))
 	default:

@@ -195,6 +195,16 @@ func (j *Journal) Load() map[string]model.Workload {
 	return all
 }
 
+// Past returns, once, the workloads with endpoints that the file told of when it was opened, in order: also those that have
+// ended since the file was last rewritten, so that their addresses are known even when nobody had time to save them.
+func (j *Journal) Past() []model.Workload {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	past := j.history.past
+	j.history.past = nil
+	return past
+}
+
 // Generation is the number of changes ever made; it grows over restarts too, as long as the machine runs.
 func (j *Journal) Generation() uint64 {
 	j.mu.Lock()
