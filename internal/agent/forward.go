@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/flatnet/flatnet/api"
 	"github.com/flatnet/flatnet/internal/model"
@@ -84,7 +85,7 @@ func (a *Agent) newForwards(specs []api.ForwardSpec, path func(int) string) ([]m
 		f, ps := readForward(v, spec)
 		if len(ps) == 0 {
 			ps = append(ps, a.exists(f)...)
-			ps = append(ps, model.ValidateForward(v, f)...)
+			ps = append(ps, withoutSpec(model.ValidateForward(v, f))...)
 		}
 		if other, clash := among.add(f); clash && len(ps) == 0 {
 			ps = append(ps, model.Problem{Code: model.CodeForwardClash, Path: "publish", Reason: fmt.Sprintf("%s is asked for twice", f.Name()),
@@ -94,6 +95,14 @@ func (a *Agent) newForwards(specs []api.ForwardSpec, path func(int) string) ([]m
 		list = append(list, f)
 	}
 	return list, problems
+}
+
+// withoutSpec names the fields as the request has them: only a manifest has them below spec.
+func withoutSpec(ps model.Problems) model.Problems {
+	for i := range ps {
+		ps[i].Path = strings.TrimPrefix(ps[i].Path, "spec.")
+	}
+	return ps
 }
 
 // exists is the problem of a forward that is there already, also with the same target.
@@ -126,16 +135,20 @@ func readForward(v model.View, spec api.ForwardSpec) (model.Forward, model.Probl
 	return f, nil
 }
 
+// asProblems are the problems of an error, below a path; none of no error.
 func asProblems(err error, path string) model.Problems {
-	var many model.Problems
-	var one model.Problem
-	switch {
-	case errors.As(err, &many):
-		return many.Under(path)
-	case errors.As(err, &one):
-		return model.Problems{one}.Under(path)
+	if err == nil {
+		return nil
 	}
-	return model.Problems{{Code: model.CodeInternal, Path: path, Reason: err.Error()}}
+	many := model.Problems{{Code: model.CodeInternal, Reason: err.Error()}}
+	var one model.Problem
+	if !errors.As(err, &many) && errors.As(err, &one) {
+		many = model.Problems{one}
+	}
+	if path == "" {
+		return many
+	}
+	return many.Under(path)
 }
 
 // RemoveForwards takes back published ports by name, live: all of them, or none.

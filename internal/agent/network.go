@@ -75,10 +75,28 @@ func readNetwork(s *state, m api.Manifest, now time.Time) (model.Network, error)
 	if changes {
 		n.Created = old.Created
 	}
-	if len(r.problems) > 0 {
-		return n, r.problems.Err()
+	return n, allProblems(r.problems, model.Validate(s.view, n)).Err()
+}
+
+// allProblems are those of reading a request, and of what was read; not of what is missing for not having been read.
+func allProblems(read, of model.Problems) model.Problems {
+	all := slices.Clone(read)
+	for _, p := range of {
+		said := slices.ContainsFunc(read, func(r model.Problem) bool { return field(r.Path) == field(p.Path) })
+		if !said {
+			all = append(all, p)
+		}
 	}
-	return n, model.Validate(s.view, n).Err()
+	return all
+}
+
+// field is the outermost field of a path below spec: spec.subnets of spec.subnets[0].gateway.
+func field(path string) string {
+	rest, _ := strings.CutPrefix(path, "spec.")
+	if i := strings.IndexAny(rest, ".["); i >= 0 {
+		rest = rest[:i]
+	}
+	return rest
 }
 
 func (a *Agent) putNetwork(ctx context.Context, n model.Network, dryRun bool, event string) (api.Changed[api.Network], error) {

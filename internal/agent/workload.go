@@ -164,7 +164,7 @@ func (a *Agent) allocate(w *model.Workload) error {
 			}
 			addr, err := a.freeAddr(e.Network, s, w.Name)
 			if err != nil {
-				return err
+				return asProblems(err, fmt.Sprintf("endpoints[%d].network", i)).Err()
 			}
 			e.Addrs = append(e.Addrs, addr)
 		}

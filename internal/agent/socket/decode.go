@@ -66,7 +66,7 @@ func typeProblem(err error) error {
 	var wrong *json.UnmarshalTypeError
 	if errors.As(err, &wrong) {
 		return model.Problem{Code: model.CodeMalformed, Path: wrong.Field,
-			Reason: fmt.Sprintf("a %s stands where a %s is wanted", wrong.Value, typeWord(wrong.Type))}
+			Reason: fmt.Sprintf("want %s, not %s", typeWord(wrong.Type), wrong.Value)}
 	}
 	var wire *api.Error
 	if errors.As(err, &wire) {
@@ -87,17 +87,17 @@ func fromWire(e *api.Error) error {
 func typeWord(t reflect.Type) string {
 	switch t.Kind() {
 	case reflect.String:
-		return "string"
+		return "text"
 	case reflect.Bool:
 		return "true or false"
 	case reflect.Slice:
-		return "list"
+		return "a list"
 	case reflect.Map, reflect.Struct:
-		return "object"
+		return "an object"
 	case reflect.Pointer:
 		return typeWord(t.Elem())
 	}
-	return "number"
+	return "a number"
 }
 
 // checkFields walks the value beside its type and collects unknown and repeated fields. encoding/json would name the
