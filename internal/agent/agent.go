@@ -149,14 +149,14 @@ func (a *Agent) commit(ctx context.Context, e edit, dryRun bool) ([]api.Step, er
 	if err == nil {
 		a.count.changes.Add(1)
 		a.settled(settling)
-		return steps(changes), nil
+		return did(changes), nil
 	}
 	a.count.refused.Add(1)
 	refused := kernelProblem(err)
 	if onlyRemoves(e) {
 		// What is to go stays struck out; the loop goes on trying.
 		a.rec.Kick()
-		return steps(changes), refused
+		return did(changes), refused
 	}
 	if err := a.revert(ctx, inverse); err != nil {
 		a.deps.Log.Error("take back a change that the kernel refused", "err", err)

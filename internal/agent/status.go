@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/flatnet/flatnet/api"
+	"github.com/flatnet/flatnet/internal/dataplane"
 	"github.com/flatnet/flatnet/internal/ipam"
 	"github.com/flatnet/flatnet/internal/model"
 	"github.com/flatnet/flatnet/internal/reconcile"
@@ -219,12 +220,25 @@ func addrText(w model.Workload) string {
 	return strings.Join(words, " ")
 }
 
-// steps turns what was done into the caller's words.
+// steps turns what would be done into the caller's words, with the commands to do it by hand.
 func steps(changes []reconcile.Change) []api.Step {
-	list := []api.Step{}
+	return worded(changes, dataplane.Step.Command)
+}
+
+// did is steps of what was done: nobody has to type that any more, and an attachment is quick.
+func did(changes []reconcile.Change) []api.Step {
+	return worded(changes, func(dataplane.Step, string) string { return "" })
+}
+
+func worded(changes []reconcile.Change, command func(dataplane.Step, string) string) []api.Step {
+	n := 0
+	for _, c := range changes {
+		n += len(c.Plan)
+	}
+	list := make([]api.Step, 0, n)
 	for _, c := range changes {
 		for _, s := range c.Plan {
-			list = append(list, api.Step{Netns: c.Netns, Text: s.String(), Command: s.Command(c.Netns)})
+			list = append(list, api.Step{Netns: c.Netns, Text: s.String(), Command: command(s, c.Netns)})
 		}
 	}
 	return list
