@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -70,14 +69,17 @@ func (d *daemon) stop() {
 
 func (d *daemon) netns(i int) string { return "/run/netns/" + d.label + "-" + labName(i) }
 
+// createLab makes the lab the only network.
 func (d *daemon) createLab(ctx context.Context) error {
+	if _, err := d.client.DeleteNetwork(ctx, "default"); err != nil {
+		return fmt.Errorf("delete the default network: %w", err)
+	}
 	_, err := d.client.CreateNetwork(ctx, api.Manifest{
 		APIVersion: api.APIVersion, Kind: api.KindNetwork, Metadata: api.Metadata{Name: labNetwork},
 		Network: &api.NetworkSpec{Subnets: []api.SubnetSpec{{Subnet: lab4}, {Subnet: lab6}}},
 	})
-	var known *api.Error
-	if errors.As(err, &known) {
-		return fmt.Errorf("create the lab: %v", known.Problems)
+	if err != nil {
+		return fmt.Errorf("create the lab: %w", err)
 	}
-	return err
+	return nil
 }
