@@ -107,11 +107,11 @@ func (n *news) add(o dataplane.Object, gone bool) {
 }
 
 func (n *news) tell(each func(Event)) {
-	for _, key := range n.order {
-		each(n.objects[key])
-	}
 	if n.resync || n.foreign {
 		each(Event{Resync: n.resync, Foreign: n.foreign})
+	}
+	for _, key := range n.order {
+		each(n.objects[key])
 	}
 	clear(n.objects)
 	*n = news{objects: n.objects, order: n.order[:0]}

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"testing"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/flatnet/flatnet/internal/dataplane"
 	"github.com/flatnet/flatnet/internal/kernel/netns"
 	"github.com/flatnet/flatnet/internal/model"
@@ -217,4 +219,52 @@ func randomState(r *rand.Rand, spaces []string) dataplane.State {
 		}
 	}
 	return s
+}
+
+// TestConcurrentAttaches attaches and detaches from many goroutines while the host is observed and watched.
+func TestConcurrentAttaches(t *testing.T) {
+	k := host(t)
+	reach(t, k, "", state(bridge("fn-a")))
+	watch(t, k)
+	var g errgroup.Group
+	for w := range 8 {
+		ns := workload(t, fmt.Sprint(w))
+		name := fmt.Sprintf("fv-%d", w)
+		out := state(veth(name, "fn-a", ns), sysctl("net/ipv4/conf/"+name+"/arp_ignore", name, "1"))
+		in := state(lo(true), farVeth(name), addr("eth0", fmt.Sprintf("10.1.0.%d/24", w+2)), dest("0.0.0.0/0", "10.1.0.1", "eth0"))
+		g.Go(func() error {
+			for range 5 {
+				for _, one := range []struct {
+					netns string
+					plan  dataplane.Plan
+				}{
+					{"", dataplane.Diff(out, dataplane.State{})},
+					{ns, dataplane.Diff(in, dataplane.State{})},
+					{"", dataplane.Diff(dataplane.State{}, out)},
+				} {
+					if err := k.Apply(context.Background(), one.netns, one.plan); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		})
+		g.Go(func() error {
+			for range 5 {
+				if _, err := k.Observe(context.Background(), ""); err != nil {
+					return err
+				}
+				if _, err := k.Node(context.Background()); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Error(err)
+	}
+	if got := text(observe(t, k, "")); got != text(state(bridge("fn-a"))) {
+		t.Errorf("left:\n%s", got)
+	}
 }

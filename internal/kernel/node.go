@@ -18,7 +18,7 @@ import (
 // but local. Routes by our links are left out: they come with our addresses.
 func (k *Kernel) Node(ctx context.Context) (model.Node, error) {
 	n := nodeReader{names: map[int]string{}, at: map[int]int{}, ours: map[int]bool{}}
-	if err := n.read(k); err != nil {
+	if err := k.steadily(func() error { return n.read(k) }); err != nil {
 		return model.Node{}, fmt.Errorf("node: %w", err)
 	}
 	name, err := os.Hostname()

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -14,6 +15,26 @@ import (
 // sysctls; on the host also the namespaces we made and all of nft's and BPF's; in others also lo. When the namespace is gone the error
 // is fs.ErrNotExist.
 func (k *Kernel) Observe(ctx context.Context, netns string) (dataplane.State, error) {
+	var state dataplane.State
+	err := k.steadily(func() (err error) {
+		state, err = k.observe(ctx, netns)
+		return err
+	})
+	return state, err
+}
+
+// steadily reads once more without our own changes of the host in between, when they have interrupted all dumps.
+func (k *Kernel) steadily(read func() error) error {
+	err := read()
+	if errors.Is(err, netlink.ErrInterrupted) {
+		k.busy.Lock()
+		defer k.busy.Unlock()
+		return read()
+	}
+	return err
+}
+
+func (k *Kernel) observe(ctx context.Context, netns string) (dataplane.State, error) {
 	s, err := k.enter(netns)
 	if err != nil {
 		return nil, fmt.Errorf("observe: %w", err)

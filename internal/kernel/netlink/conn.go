@@ -19,7 +19,7 @@ const (
 	// 128 answers of up to 16 KiB each: a unicast answer that finds no room is lost.
 	receiveBuffer = 2 << 20
 	// How often an interrupted dump is walked again before what came is given up.
-	dumpTries = 10
+	dumpTries = 5
 )
 
 // ErrInterrupted says that a dump was changed under our hands each time.
