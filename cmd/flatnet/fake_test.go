@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -102,6 +103,38 @@ func (d *fakeDaemon) takeAsked() []string {
 	asked := d.asked
 	d.asked = nil
 	return asked
+}
+
+// put places a workload; told, gone and workload are what the daemon knows.
+func (d *fakeDaemon) put(w api.Workload) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.workloads[w.Name] = w
+}
+
+func (d *fakeDaemon) told() []api.Process {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.processes)
+}
+
+func (d *fakeDaemon) gone() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.removed)
+}
+
+func (d *fakeDaemon) workload(name string) api.Workload {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.workloads[name]
+}
+
+// fail makes the next n requests find nobody.
+func (d *fakeDaemon) fail(n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.down = n
 }
 
 func (d *fakeDaemon) list() []api.Workload {

@@ -40,8 +40,8 @@ func hostFor(t *testing.T) (*fakeDaemon, string) {
 	dir := t.TempDir()
 	write(t, dir+"/resolv.conf", "nameserver 192.0.2.53\n")
 	write(t, dir+"/hosts", "127.0.0.1 localhost cell\n")
-	d.workloads["cell"] = api.Workload{Name: "cell", State: "created", Netns: "/proc/" + strconv.Itoa(holder.Process.Pid) + "/ns/net",
-		Files: api.Files{ResolvConf: dir + "/resolv.conf", Hosts: dir + "/hosts", Log: dir + "/log"}}
+	d.put(api.Workload{Name: "cell", State: "created", Netns: "/proc/" + strconv.Itoa(holder.Process.Pid) + "/ns/net",
+		Files: api.Files{ResolvConf: dir + "/resolv.conf", Hosts: dir + "/hosts", Log: dir + "/log"}})
 	return d, socket
 }
 
@@ -106,17 +106,17 @@ func TestCommandSeesItsOwnNetworkAndFiles(t *testing.T) {
 	if after := read(t, "/proc/self/mountinfo"); after != before {
 		t.Errorf("mounts leaked: before\n%s\nafter\n%s", before, after)
 	}
-	if len(d.processes) != 2 || d.processes[0].PID == 0 || d.processes[0].Exited || !d.processes[1].Exited || d.processes[1].Code != 7 {
-		t.Errorf("the daemon was told %+v", d.processes)
+	if p := d.told(); len(p) != 2 || p[0].PID == 0 || p[0].Exited || !p[1].Exited || p[1].Code != 7 {
+		t.Errorf("the daemon was told %+v", p)
 	}
-	if len(d.removed) != 1 {
-		t.Errorf("removed %v, want cell", d.removed)
+	if gone := d.gone(); len(gone) != 1 {
+		t.Errorf("removed %v, want cell", gone)
 	}
 }
 
 func TestExitStatusIsTheCommands(t *testing.T) {
 	d, socket := hostFor(t)
-	for _, c := range []struct {
+	for i, c := range []struct {
 		args []string
 		want int
 	}{
@@ -126,13 +126,12 @@ func TestExitStatusIsTheCommands(t *testing.T) {
 		{[]string{"/etc/hostname"}, 126},
 		{[]string{"/no/such/file"}, 127},
 	} {
-		d.removed = nil
 		_, errs, code := flatnet(t, socket, append([]string{"run", "--name", "cell"}, c.args...)...)
 		if code != c.want {
 			t.Errorf("%v: exit %d, want %d; stderr %s", c.args, code, c.want, errs)
 		}
-		if len(d.removed) != 1 {
-			t.Errorf("%v: removed %v, want cell", c.args, d.removed)
+		if gone := d.gone(); len(gone) != i+1 {
+			t.Errorf("%v: removed %v, want cell once more", c.args, gone)
 		}
 	}
 }
@@ -173,7 +172,7 @@ func TestLeftOversEndWithTheCommand(t *testing.T) {
 
 func TestDetached(t *testing.T) {
 	d, socket := hostFor(t)
-	log := d.workloads["cell"].Files.Log
+	log := d.workload("cell").Files.Log
 	fifo := filepath.Join(filepath.Dir(log), "fifo")
 	if err := unix.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
@@ -182,23 +181,19 @@ func TestDetached(t *testing.T) {
 	if code != 0 || out != "cell\n" {
 		t.Fatalf("exit %d, output %q, stderr %s", code, out, errs)
 	}
-	d.mu.Lock()
-	if len(d.processes) != 1 || d.processes[0].PID == 0 {
-		t.Errorf("when run -d returned the daemon knew %+v", d.processes)
+	if p := d.told(); len(p) != 1 || p[0].PID == 0 {
+		t.Errorf("when run -d returned the daemon knew %+v", p)
 	}
-	d.mu.Unlock()
 	write(t, fifo, "go\n")
-	eventually(t, "exit reported", func() bool { d.mu.Lock(); defer d.mu.Unlock(); return len(d.processes) == 2 })
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if p := d.processes[1]; !p.Exited || p.Code != 3 {
+	eventually(t, "exit reported", func() bool { return len(d.told()) == 2 })
+	if p := d.told()[1]; !p.Exited || p.Code != 3 {
 		t.Errorf("reported %+v", p)
 	}
 	if got := read(t, log); got != "hello\nbye\n" {
 		t.Errorf("log %q", got)
 	}
-	if len(d.removed) != 0 {
-		t.Errorf("removed %v", d.removed)
+	if gone := d.gone(); len(gone) != 0 {
+		t.Errorf("removed %v", gone)
 	}
 }
 
@@ -211,12 +206,11 @@ func TestDetachedOutlivesDaemonRestarts(t *testing.T) {
 	if _, errs, code := flatnet(t, socket, "run", "-d", "--rm", "--name", "cell", "--", "sh", "-c", "read x < "+fifo); code != 0 {
 		t.Fatalf("exit %d, stderr %s", code, errs)
 	}
-	d.mu.Lock()
-	d.down = 4
-	d.mu.Unlock()
+	d.fail(4)
 	write(t, fifo, "go\n")
-	eventually(t, "removed", func() bool { d.mu.Lock(); defer d.mu.Unlock(); return len(d.removed) == 1 })
-	if p := d.processes[len(d.processes)-1]; !p.Exited || p.Code != 0 {
+	eventually(t, "removed", func() bool { return len(d.gone()) == 1 })
+	told := d.told()
+	if p := told[len(told)-1]; !p.Exited || p.Code != 0 {
 		t.Errorf("reported %+v", p)
 	}
 }
@@ -227,8 +221,8 @@ func TestDetachedSaysWhatIsWrong(t *testing.T) {
 	if code != 127 || !strings.Contains(errs, `command "no-such-command" is not found`) {
 		t.Errorf("exit %d, stderr %s", code, errs)
 	}
-	if len(d.removed) != 1 {
-		t.Errorf("removed %v, want cell", d.removed)
+	if gone := d.gone(); len(gone) != 1 {
+		t.Errorf("removed %v, want cell", gone)
 	}
 }
 
@@ -243,14 +237,14 @@ func TestExecSharesTheView(t *testing.T) {
 	if _, errs, code := flatnet(t, socket, "run", "-d", "--name", "cell", "--", "sh", "-c", script); code != 0 {
 		t.Fatalf("exit %d, stderr %s", code, errs)
 	}
-	log := d.workloads["cell"].Files.Log
+	log := d.workload("cell").Files.Log
 	eventually(t, "started", func() bool { return strings.Contains(read(t, log), "up") })
 	out, errs, code := flatnet(t, socket, "exec", "cell", "--", "sh", "-c", "cat /mnt/x /etc/resolv.conf; ls /sys/class/net; exit 4")
 	if want := "inside\nnameserver 192.0.2.53\nlo\n"; code != 4 || out != want {
 		t.Errorf("exit %d, output %q, want %q; stderr %s", code, out, want, errs)
 	}
 	write(t, fifo, "go\n")
-	eventually(t, "ended", func() bool { d.mu.Lock(); defer d.mu.Unlock(); return d.workloads["cell"].State == "exited" })
+	eventually(t, "ended", func() bool { return d.workload("cell").State == "exited" })
 	out, errs, code = flatnet(t, socket, "exec", "cell", "--", "sh", "-c", "cat /etc/hosts; ls /sys/class/net; ls /mnt")
 	if want := "127.0.0.1 localhost cell\nlo\n"; code != 0 || !strings.HasPrefix(out, want) || strings.Contains(out, "x\n") {
 		t.Errorf("after its end: exit %d, output %q, want %q; stderr %s", code, out, want, errs)
@@ -259,9 +253,9 @@ func TestExecSharesTheView(t *testing.T) {
 
 func TestLogs(t *testing.T) {
 	d, socket := hostFor(t)
-	w := d.workloads["cell"]
+	w := d.workload("cell")
 	w.State = "exited"
-	d.workloads["cell"] = w
+	d.put(w)
 	write(t, w.Files.Log, "1\n2\n3\n4")
 	for args, want := range map[string]string{"": "1\n2\n3\n4", "-n 2": "3\n4", "-n 0": "", "-n 9": "1\n2\n3\n4", "-f -n 1": "4"} {
 		out, errs, code := flatnet(t, socket, append([]string{"logs", "cell"}, strings.Fields(args)...)...)
@@ -378,8 +372,8 @@ func TestKilledStarterLeavesTheCommand(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "started", func() bool { d.mu.Lock(); defer d.mu.Unlock(); return len(d.processes) == 1 })
-	pid := d.processes[0].PID
+	eventually(t, "started", func() bool { return len(d.told()) == 1 })
+	pid := d.told()[0].PID
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
 	// The command may not have begun by now, and then never will: either way nothing stays once it is let go.
