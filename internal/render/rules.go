@@ -178,7 +178,10 @@ func raw() chain {
 // dnatIn and dnatOut send what is addressed to the host itself to the forwards, from outside and from the host.
 func dnatIn() chain {
 	return base("dnat_in", "nat", dataplane.Prerouting, -100, concat(
-		only(rule(dataplane.Match{Lookup: in(iif, setClosed)}, dataplane.Accept, "forwards are not for closed networks")),
+		only(
+			rule(dataplane.Match{L3: dataplane.IPv4, Dest: loopback4}, dataplane.Accept, "from outside, forwards of 127.0.0.1 stay closed"),
+			rule(dataplane.Match{Lookup: in(iif, setClosed)}, dataplane.Accept, "forwards are not for closed networks"),
+		),
 		both(func(f int) dataplane.Rule {
 			return rule(dataplane.Match{L3: l3[f], Lookup: in(daddr[f], setHiddenIP[f])}, dataplane.Accept, "no host adapter: the host is not here")
 		}),
