@@ -10,8 +10,6 @@ import (
 	"github.com/flatnet/flatnet/internal/reconcile"
 )
 
-type nodeFacts = model.Node
-
 // namespaces tells them apart by inode: one stat an attachment. An inode may come again after its namespace ended; by then
 // the workload's link is gone and its end was noticed.
 type namespaces struct{}

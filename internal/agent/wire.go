@@ -12,13 +12,16 @@ import (
 	"strings"
 	"time"
 
+	"github.com/flatnet/flatnet/api"
 	"github.com/flatnet/flatnet/internal/agent/metrics"
 	"github.com/flatnet/flatnet/internal/agent/process"
 	"github.com/flatnet/flatnet/internal/agent/socket"
 	"github.com/flatnet/flatnet/internal/journal"
 	"github.com/flatnet/flatnet/internal/kernel"
 	"github.com/flatnet/flatnet/internal/kernel/bpf"
+	"github.com/flatnet/flatnet/internal/kernel/foreign"
 	"github.com/flatnet/flatnet/internal/kernel/nft"
+	"github.com/flatnet/flatnet/internal/model"
 	"github.com/flatnet/flatnet/internal/store/local"
 	"golang.org/x/sync/errgroup"
 )
@@ -92,7 +95,7 @@ func Serve(ctx context.Context, o Options) (err error) {
 
 	a := New(Config{RunDir: o.RunDir, NetnsDir: o.NetnsDir, BootID: boot, Version: o.Version}, Deps{
 		Store: kept, Journal: log, Kernel: host.Kernel, Host: host, Namespaces: namespaces{}, Processes: processes{watcher},
-		Log: o.Log, Remove: func() error { return removeFiles(o) },
+		Foreign: rules{}, Log: o.Log, Remove: func() error { return removeFiles(o) },
 	})
 	mux := http.NewServeMux()
 	mux.Handle("/", a.Handler())
@@ -145,24 +148,24 @@ type host struct {
 // and no error.
 func openHost(o Options) (*host, error) {
 	h := &host{features: map[string]string{}}
-	rules, err := nft.New(nft.Config{})
+	ruleset, err := nft.New(nft.Config{})
 	if err != nil {
 		return nil, err
 	}
-	c := kernel.Config{RunDir: o.RunDir, Nft: rules}
+	c := kernel.Config{RunDir: o.RunDir, Nft: ruleset}
 	programs, err := bpf.New(bpf.Config{RunDir: o.RunDir})
 	var lacks *bpf.Unsupported
 	switch {
 	case errors.As(err, &lacks):
 		h.features[featureLoopback6] = "no: " + lacks.Error()
 	case err != nil:
-		return nil, errors.Join(err, rules.Close())
+		return nil, errors.Join(err, ruleset.Close())
 	default:
 		c.BPF, h.features[featureLoopback6] = programs, "yes"
 	}
 	h.Kernel, err = kernel.New(c)
 	if err != nil {
-		return nil, errors.Join(err, rules.Close())
+		return nil, errors.Join(err, ruleset.Close())
 	}
 	return h, nil
 }
@@ -174,7 +177,7 @@ const featureLoopback6 = "ipv6-loopback-forwards"
 func (h *host) Features() map[string]string { return h.features }
 
 // Node tells also what of BPF works here.
-func (h *host) Node(ctx context.Context) (n nodeFacts, err error) {
+func (h *host) Node(ctx context.Context) (n model.Node, err error) {
 	n, err = h.Kernel.Node(ctx)
 	n.LoopbackBPF = h.features[featureLoopback6] == "yes"
 	return n, err
@@ -207,6 +210,26 @@ func (h *host) Watch(ctx context.Context, each func(Event)) error {
 	return h.Kernel.Watch(ctx, func(ev kernel.Event) {
 		each(Event{Hint: hintOf(ev), Foreign: ev.Foreign})
 	})
+}
+
+// rules is package kernel/foreign as the agent asks for it.
+type rules struct{}
+
+// Findings says which rules of others drop packets of ours; what may drop them or not is only noted.
+func (rules) Findings(ctx context.Context, v model.View) ([]api.Finding, error) {
+	all, err := foreign.Read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var list []api.Finding
+	for _, f := range foreign.Findings(all, foreign.Probes(v)) {
+		level := levelNote
+		if f.Certain {
+			level = levelError
+		}
+		list = append(list, api.Finding{Code: f.Code(), Level: level, What: f.Link + ": " + f.String(), Owner: f.Owner, Fix: f.Fix})
+	}
+	return list, nil
 }
 
 // processes is package process as the agent asks for it.

@@ -90,7 +90,7 @@ func readLegacy() ([]Chain, error) {
 }
 
 func (l layout) read(table string) ([]Chain, error) {
-	fd, err := unix.Socket(l.domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+	fd, err := unix.Socket(l.domain, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
