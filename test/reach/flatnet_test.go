@@ -77,6 +77,16 @@ func (f *flatnet) stop() {
 	}
 }
 
+// uninstall takes everything away, after which the daemon ends by itself.
+func (f *flatnet) uninstall() {
+	f.l.Helper()
+	f.must("uninstall", "-y")
+	if err := <-f.done; err != nil {
+		f.l.Errorf("flatnetd after an uninstall: %v", err)
+	}
+	f.done <- nil
+}
+
 // try runs the command line tool on the host.
 func (f *flatnet) try(args ...string) (string, error) {
 	return f.l.host.Try(append([]string{filepath.Join(f.bin, "flatnet")}, args...)...)

@@ -22,15 +22,16 @@ const (
 
 // trial is a probe with what is expected of it.
 type trial struct {
-	cell   string // of the specification
-	from   *actor
-	kind   prober.Kind
-	to     netip.Addr
-	port   uint16
-	by     *actor       // who must receive it; nil: nobody may, or
-	never  *actor       // only this one may not: of what is for everybody
-	source []netip.Addr // one of which the receiver must see; empty: any
-	atPort uint16       // at which it must arrive; 0: any
+	cell     string // of the specification
+	from     *actor
+	kind     prober.Kind
+	to       netip.Addr
+	port     uint16
+	fromPort uint16
+	by       *actor       // who must receive it; nil: nobody may, or
+	never    *actor       // only this one may not: of what is for everybody
+	source   []netip.Addr // one of which the receiver must see; empty: any
+	atPort   uint16       // at which it must arrive; 0: any
 }
 
 func (tr trial) String() string {
@@ -91,7 +92,7 @@ func (l *lab) try(trials []trial) {
 	for i, tr := range trials {
 		l.token++
 		tokens[i] = l.token
-		probes[tr.from] = append(probes[tr.from], prober.Probe{Token: l.token, Kind: tr.kind, To: tr.to, Port: tr.port, Wait: tr.wait()})
+		probes[tr.from] = append(probes[tr.from], prober.Probe{Token: l.token, Kind: tr.kind, To: tr.to, Port: tr.port, FromPort: tr.fromPort, Wait: tr.wait()})
 	}
 	r := l.carryOut(probes)
 	var wrong []string

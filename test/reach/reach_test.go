@@ -24,6 +24,7 @@ const (
 
 func TestReachability(t *testing.T) {
 	l := newLab(t)
+	before := l.traces()
 	l.flat = newFlatnet(l)
 	l.addNetworks()
 	l.both(t, "networks", func(t *testing.T) { l.try(l.cells(readTable(t, "network"))) })
@@ -34,7 +35,18 @@ func TestReachability(t *testing.T) {
 	l.both(t, "forwards", func(t *testing.T) {
 		l.try(l.forwardCells(readTable(t, "from")))
 		l.try(append(l.rangeTrials(), l.oneAddressTrials()...))
+		l.loopbackIsClosed()
+		l.loopback6()
+		l.removedForward()
 	})
+	onLink, uplinks := l.onLinkTrials(), l.uplinkTrials()
+	l.both(t, "beside", func(*testing.T) { l.try(append(onLink, uplinks...)) })
+	l.host.IP("address del 198.51.100.11/24 dev eth0", "address del 2001:db8:1::11/64 dev eth0")
+	l.attachments()
+	l.flat.uninstall()
+	if left := leftBehind(before, l.traces()); len(left) > 0 {
+		t.Errorf("after the uninstall:\n%s", strings.Join(left, ""))
+	}
 }
 
 // both runs a test with and without bridged packets passing through iptables and nft's inet tables.

@@ -168,10 +168,10 @@ func run(t testing.TB, stdin, name string, args ...string) string {
 	return string(out)
 }
 
-// Eventually waits until ok holds, for at most 10 seconds.
+// Eventually waits until ok holds, for at most a minute.
 func Eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if ok() {
 			return
 		}

@@ -153,8 +153,8 @@ func (a *agent) noteUDP(token []byte, from net.Addr, to net.IP, conn net.PacketC
 
 func probeUDP(p Probe) error {
 	var d net.Dialer
-	if p.From.IsValid() {
-		d.LocalAddr = net.UDPAddrFromAddrPort(netip.AddrPortFrom(p.From, 0))
+	if p.From.IsValid() || p.FromPort != 0 {
+		d.LocalAddr = &net.UDPAddr{IP: p.From.AsSlice(), Port: int(p.FromPort)}
 	}
 	conn, err := d.Dial("udp", netip.AddrPortFrom(p.To, p.Port).String())
 	if err != nil {

@@ -38,12 +38,13 @@ const Port = 7777
 
 // Probe is one packet or connection to send.
 type Probe struct {
-	Token uint32
-	Kind  Kind
-	To    netip.Addr // with a zone when link-local
-	Port  uint16     // 0: Port
-	From  netip.Addr // zero: as the kernel chooses
-	Wait  time.Duration
+	Token    uint32
+	Kind     Kind
+	To       netip.Addr // with a zone when link-local
+	Port     uint16     // 0: Port
+	From     netip.Addr // zero: as the kernel chooses
+	FromPort uint16     `json:",omitempty"` // UDP: 0: as the kernel chooses
+	Wait     time.Duration
 }
 
 // Outcome is what became of a probe at its sender.
