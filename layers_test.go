@@ -63,7 +63,7 @@ var owners = map[string][]string{
 	"go.etcd.io/bbolt":                    {"internal/store/local"},
 	"github.com/prometheus/client_golang": {"internal/agent/metrics"},
 	"github.com/spf13/cobra":              {"cmd/flatnet"},
-	"sigs.k8s.io/yaml":                    {"api", "cmd/flatnet"}, // manifests; and -o yaml with the CLI's own settings
+	"sigs.k8s.io/yaml":                    {"api", "cmd/flatnet", "cmd/flatnetd"}, // manifests; -o yaml with the CLI's own settings; the settings file
 }
 
 // everyones are the modules that extend the standard library.
