@@ -70,7 +70,7 @@ func (l *lab) extra(name string, index int, flags ...string) *actor {
 
 // loopbackIsClosed sends packets to and from the host's loopback addresses on the wire: route_localnet, which forwards of
 // 127.0.0.1 need, must not open it.
-func (l *lab) loopbackIsClosed() {
+func (l *lab) loopbackIsClosed() []string {
 	l.Helper()
 	lo := netip.MustParseAddr("127.0.0.1")
 	type shot struct {
@@ -114,11 +114,13 @@ func (l *lab) loopbackIsClosed() {
 	}
 	time.Sleep(silence)
 	r := l.carryOut(nil)
+	var wrong []string
 	for _, s := range shots {
 		if got := len(r.seen[s.token]) > 0; got != s.arrives {
-			l.Errorf("a packet of %s %s: arrives %t, want %t; %s", s.from.Name, s.describe, got, s.arrives, describe(prober.Result{}, r.seen[s.token]))
+			wrong = append(wrong, fmt.Sprintf("[packet %s] of %s: arrives %t, want %t; %s", s.describe, s.from.Name, got, s.arrives, describe(prober.Result{}, r.seen[s.token])))
 		}
 	}
+	return wrong
 }
 
 // loopback6 tries forwards on [::1] from the host, as far as this kernel has them.

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"testing"
 	"time"
 
 	"github.com/flatnet/flatnet/internal/kernel/kerneltest"
@@ -84,8 +83,9 @@ func (s self) forgeries() []forgery {
 }
 
 // guardCells tries every row of the table of frames on the named networks; open says that all of it must pass.
-func (l *lab) guardCells(tab table, from, to *actor, open bool) {
+func (l *lab) guardCells(tab table, from, to *actor, open bool) []string {
 	l.Helper()
+	var wrong []string
 	s := self{
 		mac: l.macOf(from), otherMAC: model.MAC{2, 0xba, 0xd0, 0xba, 0xd0, 1},
 		v4: from.addrs[0], v6: global6(from), local: l.macOf(from).LinkLocal(),
@@ -102,9 +102,10 @@ func (l *lab) guardCells(tab table, from, to *actor, open bool) {
 	}
 	for _, dst := range []model.MAC{broadcastMAC, l.macOf(to)} {
 		s.to = dst
-		l.sendForgeries(tab, from, watch, s.forgeries(), open)
+		wrong = append(wrong, l.sendForgeries(tab, from, watch, s.forgeries(), open)...)
 		watch = watch[:1] // the bridge hears nothing of what is for somebody else
 	}
+	return wrong
 }
 
 // sniffPoint is where frames that leave a port arrive.
@@ -113,8 +114,9 @@ type sniffPoint struct {
 	link string
 }
 
-func (l *lab) sendForgeries(tab table, from *actor, watch []sniffPoint, forgeries []forgery, open bool) {
+func (l *lab) sendForgeries(tab table, from *actor, watch []sniffPoint, forgeries []forgery, open bool) []string {
 	l.Helper()
+	var wrong []string
 	var frames [][]byte
 	for _, f := range forgeries {
 		frames = append(frames, f.frame)
@@ -127,10 +129,11 @@ func (l *lab) sendForgeries(tab table, from *actor, watch []sniffPoint, forgerie
 		for _, f := range forgeries {
 			passed := slices.ContainsFunc(caught, func(frame []byte) bool { return bytes.Contains(frame, f.marker) })
 			if want := open || l.passes(tab, f.row, from.net); passed != want {
-				l.Errorf("%s: %s %s seen on %s of %s: got %t, want %t", from.Name, f.row, f.what, p.link, p.Name, passed, want)
+				wrong = append(wrong, fmt.Sprintf("[%s] %s: %s seen on %s of %s: got %t, want %t", f.row, from.Name, f.what, p.link, p.Name, passed, want))
 			}
 		}
 	}
+	return wrong
 }
 
 // caughtUntil returns what a sniffer caught until that marker came, and a little longer.
@@ -186,13 +189,14 @@ func global6(a *actor) netip.Addr {
 	return a.addrs[i]
 }
 
-// guards runs all of it: every mode, with the guard as it is, and one workload without.
-func (l *lab) guards(t *testing.T) {
-	tab := readTable(t, "frame")
+// guards tries every mode with the guard as it is, and one workload without.
+func (l *lab) guards(tab table) []string {
+	l.Helper()
+	var wrong []string
 	for _, name := range []string{"n1", "noff", "h1", "hoff", "i1", "c1"} {
-		l.guardCells(tab, l.actor(name+"a"), l.actor(name+"b"), false)
+		wrong = append(wrong, l.guardCells(tab, l.actor(name+"a"), l.actor(name+"b"), false)...)
 	}
-	l.guardCells(tab, l.actor("n1free"), l.actor("n1b"), true)
+	return append(wrong, l.guardCells(tab, l.actor("n1free"), l.actor("n1b"), true)...)
 }
 
 // isolationTrials try endpoints that are isolated singly in a network that is not: directly, and by way of the gateway.

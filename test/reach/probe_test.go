@@ -87,6 +87,31 @@ type sighting struct {
 func (l *lab) try(trials []trial) {
 	l.Helper()
 	begin := time.Now()
+	wrong := l.failures(trials)
+	l.Logf("%d probes in %.1f s", len(trials), time.Since(begin).Seconds())
+	l.alive()
+	if len(wrong) == 0 {
+		return
+	}
+	var lines []string
+	senders := map[string]bool{}
+	for _, w := range wrong {
+		lines = append(lines, w.why)
+		senders[w.from.Name] = true
+	}
+	sort.Strings(lines)
+	l.Errorf("%d of %d probes ended otherwise than the specification says; all of them with dumps are in %s\n%s", len(wrong), len(trials),
+		l.dump(lines, sortedKeys(senders)...), strings.Join(digest(lines), "\n"))
+}
+
+// failure is a trial that ended otherwise than expected.
+type failure struct {
+	trial
+	why string
+}
+
+func (l *lab) failures(trials []trial) []failure {
+	l.Helper()
 	tokens := make([]uint32, len(trials))
 	probes := map[*actor][]prober.Probe{}
 	for i, tr := range trials {
@@ -95,22 +120,24 @@ func (l *lab) try(trials []trial) {
 		probes[tr.from] = append(probes[tr.from], prober.Probe{Token: l.token, Kind: tr.kind, To: tr.to, Port: tr.port, FromPort: tr.fromPort, Wait: tr.wait()})
 	}
 	r := l.carryOut(probes)
-	var wrong []string
-	dumped := map[string]bool{}
+	var wrong []failure
 	for i, tr := range trials {
 		if why := r.judge(tr, tokens[i]); why != "" {
-			wrong = append(wrong, fmt.Sprintf("%s: %s", tr, why))
-			dumped[tr.from.Name] = true
+			wrong = append(wrong, failure{tr, fmt.Sprintf("%s: %s", tr, why)})
 		}
 	}
-	l.Logf("%d probes by %d actors in %.1f s", len(trials), len(probes), time.Since(begin).Seconds())
-	l.alive()
-	if len(wrong) == 0 {
-		return
+	return append(wrong, r.strays()...)
+}
+
+func sortedKeys(m map[string]bool) []string {
+	var keys []string
+	for k := range m {
+		if k != "host" {
+			keys = append(keys, k)
+		}
 	}
-	sort.Strings(wrong)
-	l.Errorf("%d of %d probes ended otherwise than the specification says; all of them with dumps are in %s\n%s", len(wrong), len(trials),
-		l.dump(wrong, sortedKeys(dumped)...), strings.Join(digest(wrong), "\n"))
+	sort.Strings(keys)
+	return keys
 }
 
 // digest is the first three failures of each cell and kind, with how many more there are.
@@ -130,17 +157,6 @@ func digest(wrong []string) []string {
 	}
 	sort.Strings(out)
 	return out
-}
-
-func sortedKeys(m map[string]bool) []string {
-	var keys []string
-	for k := range m {
-		if k != "host" {
-			keys = append(keys, k)
-		}
-	}
-	sort.Strings(keys)
-	return keys
 }
 
 func (l *lab) carryOut(probes map[*actor][]prober.Probe) report {
@@ -169,12 +185,19 @@ func (l *lab) carryOut(probes map[*actor][]prober.Probe) report {
 		}
 		for _, s := range seen {
 			r.seen[s.Token] = append(r.seen[s.Token], sighting{a, s})
-			if s.Token == 0 {
-				l.Errorf("%s was connected from %s and then heard nothing", a.Name, s.From)
-			}
 		}
 	}
 	return r
+}
+
+// strays are connections that were made, but too late for their probe.
+func (r report) strays() []failure {
+	var all []failure
+	for _, s := range r.seen[0] {
+		tr := trial{cell: "stray", from: s.by, kind: s.Kind, to: s.To}
+		all = append(all, failure{tr, fmt.Sprintf("%s: connected from %s and then heard nothing", tr, s.From)})
+	}
+	return all
 }
 
 // judge says what is wrong with a trial's end; nothing when it is as expected.

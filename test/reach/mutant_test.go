@@ -1,0 +1,122 @@
+package reach
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// TestEveryRuleIsNeeded takes one rule after the other out of the host's ruleset and expects that a cell of the
+// specification breaks: a rule that none misses is either superfluous or not tested. It takes a quarter of an hour:
+//
+//	REACH_MUTANTS=1 go test -run EveryRule -timeout 1h -v ./test/reach
+func TestEveryRuleIsNeeded(t *testing.T) {
+	if os.Getenv("REACH_MUTANTS") == "" {
+		t.Skip("takes a quarter of an hour: set REACH_MUTANTS=1")
+	}
+	l := newLab(t)
+	l.flat = newFlatnet(l)
+	l.addNetworks()
+	l.publish()
+	checks := l.allChecks(l.readTables())
+	l.flat.signal(syscall.SIGSTOP) // or it would repair the ruleset
+	defer l.flat.signal(syscall.SIGCONT)
+	for _, r := range l.rules() {
+		t.Run(r.chain+","+r.handle, func(t *testing.T) {
+			ruleset := l.host.Run("nft", "list", "ruleset")
+			l.host.Run("nft", "delete", "rule", r.family, "flatnet", r.chain, "handle", r.handle)
+			broken := l.firstBroken(checks)
+			l.restore(ruleset)
+			if broken == "" {
+				t.Errorf("nobody misses: %s", r.text)
+			}
+			t.Logf("%s\nis missed by %s", r.text, broken)
+		})
+	}
+}
+
+// allChecks are the checks that the rules are for, each returning one failure or nothing.
+func (l *lab) allChecks(tabs tables) []func() string {
+	tries := func(trials []trial) func() string {
+		return func() string {
+			if wrong := l.failures(trials); len(wrong) > 0 {
+				return fmt.Sprintf("%d of %d probes, such as %s", len(wrong), len(trials), wrong[0].why)
+			}
+			return ""
+		}
+	}
+	tells := func(check func() []string) func() string {
+		return func() string {
+			if wrong := check(); len(wrong) > 0 {
+				return fmt.Sprintf("%d frames, such as %s", len(wrong), wrong[0])
+			}
+			return ""
+		}
+	}
+	cells, isolation, uplinks, onLink := l.cells(tabs.networks), l.isolationTrials(), l.uplinkTrials(), l.onLinkTrials()
+	return []func() string{
+		tells(func() []string { return l.guards(tabs.frames) }),
+		tells(l.loopbackIsClosed),
+		tries(append(append(isolation, uplinks...), onLink...)),
+		tries(cells),
+		tries(append(append(l.forwardCells(tabs.forwards), l.rangeTrials()...), l.oneAddressTrials()...)),
+	}
+}
+
+func (l *lab) firstBroken(checks []func() string) string {
+	for _, bridgeNF := range []string{"0", "1"} {
+		l.bridgeNF(bridgeNF)
+		l.host.Try("conntrack", "-F")
+		for _, check := range checks {
+			if broken := check(); broken != "" {
+				return "bridge-nf-call-iptables=" + bridgeNF + ": " + broken
+			}
+		}
+	}
+	return ""
+}
+
+// rule is a rule as nft lists it.
+type rule struct{ family, chain, handle, text string }
+
+var handle = regexp.MustCompile(`^\t\t(.*) # handle (\d+)$`)
+
+func (l *lab) rules() []rule {
+	var all []rule
+	for _, family := range []string{"inet", "bridge"} {
+		chain := ""
+		for line := range strings.Lines(l.host.Run("nft", "-a", "list", "table", family, "flatnet")) {
+			line = strings.TrimRight(line, "\n")
+			if rest, ok := strings.CutPrefix(line, "\tchain "); ok {
+				chain, _, _ = strings.Cut(rest, " ")
+			} else if strings.HasPrefix(line, "\tset ") || strings.HasPrefix(line, "\tmap ") {
+				chain = ""
+			}
+			if m := handle.FindStringSubmatch(line); m != nil && chain != "" && !strings.HasPrefix(m[1], "type ") {
+				all = append(all, rule{family, chain, m[2], m[1]})
+			}
+		}
+	}
+	return all
+}
+
+// restore puts a listed ruleset in the place of what is there.
+func (l *lab) restore(ruleset string) {
+	l.Helper()
+	file := l.TempDir() + "/ruleset"
+	if err := os.WriteFile(file, []byte("flush ruleset\n"+ruleset), 0o600); err != nil {
+		l.Fatal(err)
+	}
+	l.host.Run("nft", "-f", file)
+}
+
+// signal sends the daemon a signal.
+func (f *flatnet) signal(s syscall.Signal) {
+	f.l.Helper()
+	if err := f.cmd.Process.Signal(s); err != nil {
+		f.l.Error(err)
+	}
+}
