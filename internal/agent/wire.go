@@ -95,7 +95,7 @@ func Serve(ctx context.Context, o Options) (err error) {
 
 	a := New(Config{RunDir: o.RunDir, NetnsDir: o.NetnsDir, BootID: boot, Version: o.Version}, Deps{
 		Store: kept, Journal: log, Kernel: host.Kernel, Host: host, Namespaces: namespaces{}, Processes: processes{watcher},
-		Foreign: rules{}, Log: o.Log, Remove: func() error { return removeFiles(o) },
+		Foreign: rules{}, Log: o.Log, Remove: func() error { return errors.Join(host.Leave(), removeFiles(o)) },
 	})
 	mux := http.NewServeMux()
 	mux.Handle("/", a.Handler())

@@ -96,6 +96,10 @@ func (k *Kernel) parts() (parts []Part) {
 	return parts
 }
 
+// Leave takes back what was done to directories of the host for our namespaces; the namespaces must be gone. Nothing else of
+// ours is outside of a State.
+func (k *Kernel) Leave() error { return k.owned.Leave() }
+
 // space is a network namespace while we work in it.
 type space struct {
 	path string

@@ -17,15 +17,16 @@ const self = "/proc/thread-self/ns/net"
 // Create makes a network namespace and keeps it by a file at path, which `ip netns` shows when it is below /run/netns. A
 // namespace that is there already is left as it is. In the new one not even lo is up.
 func Create(path string) error {
-	return create(path, func(ID) error { return nil })
+	return create(path, func(Dir) error { return nil }, func(ID) error { return nil })
 }
 
-// create calls made with the new namespace's identity before anything of it can be seen.
-func create(path string, made func(ID) error) error {
+// create calls making before it changes the directory, and made with the new namespace's identity before anything of it can
+// be seen.
+func create(path string, making func(Dir) error, made func(ID) error) error {
 	if Exists(path) {
 		return nil
 	}
-	if err := prepareDir(filepath.Dir(path)); err != nil {
+	if err := prepareDir(filepath.Dir(path), making); err != nil {
 		return fmt.Errorf("netns %q: %w", path, err)
 	}
 	err := onThread(func() error {
@@ -66,34 +67,6 @@ func keep(path string) error {
 		return os.NewSyscallError("mount", err)
 	}
 	return nil
-}
-
-// prepareDir makes the directory, and a shared mount of it when it is no mount yet, so that an unmount here is also seen by
-// the processes that have a mount namespace of their own; else they would keep removed namespaces alive. The lock is the
-// one that iproute2 takes for the same steps.
-func prepareDir(dir string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	if unix.Mount("", dir, "none", unix.MS_SHARED, "") == nil {
-		return nil
-	}
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
-		return os.NewSyscallError("flock", err)
-	}
-	err = unix.Mount("", dir, "none", unix.MS_SHARED, "")
-	if !errors.Is(err, unix.EINVAL) { // EINVAL: not the root of a mount
-		return os.NewSyscallError("mount", err)
-	}
-	if err := unix.Mount(dir, dir, "none", unix.MS_BIND|unix.MS_REC, ""); err != nil {
-		return os.NewSyscallError("mount", err)
-	}
-	return os.NewSyscallError("mount", unix.Mount("", dir, "none", unix.MS_SHARED, ""))
 }
 
 // Delete removes the file that keeps a namespace; the namespace ends with its last process and socket. That there is

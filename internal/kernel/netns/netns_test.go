@@ -145,8 +145,9 @@ func TestOwnedSurvivesARestartAndTheUser(t *testing.T) {
 	if netns.Exists(kept) || !netns.Exists(replaced) || !netns.Exists(foreign) {
 		t.Error("Delete removed others' namespaces, or not ours")
 	}
-	if left, _ := os.ReadDir(marks); len(left) != 0 {
-		t.Errorf("markers left: %v", left)
+	// The directory is still in use by others, and stays prepared.
+	if left, _ := os.ReadDir(marks); len(left) != 1 {
+		t.Errorf("markers left: %v, want that of the directory", left)
 	}
 }
 
@@ -189,7 +190,10 @@ func TestCrashLeftoversAreClearedUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	os.WriteFile(filepath.Join(marks, "half"), []byte(`{"Path":"/x`), 0o600)
-	if _, err := netns.OpenOwned(marks); err != nil {
+	if o, err = netns.OpenOwned(marks); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.Leave(); err != nil {
 		t.Fatal(err)
 	}
 	for _, dir := range []string{d, marks} {
@@ -209,5 +213,36 @@ func BenchmarkDo(b *testing.B) {
 		if err := netns.Do(path, func() error { return nil }); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// What was done to the directory is taken back when nothing is in it any more, also by the next process.
+func TestOwnedLeavesTheDirectory(t *testing.T) {
+	dir, marks := filepath.Join(t.TempDir(), "netns"), t.TempDir()
+	o, err := netns.OpenOwned(marks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "web")
+	if err := o.Create(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.Leave(); err != nil {
+		t.Fatal(err)
+	}
+	if !netns.Exists(path) {
+		t.Fatal("a directory in use was taken away")
+	}
+	if o, err = netns.OpenOwned(marks); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(o.Delete(path), o.Leave()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%s is left: %v", dir, err)
+	}
+	if left, _ := os.ReadDir(marks); len(left) > 0 {
+		t.Errorf("marks left: %v", left)
 	}
 }

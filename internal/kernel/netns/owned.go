@@ -21,14 +21,16 @@ type Owned struct {
 	dir  string
 	boot string
 
-	mu  sync.Mutex
-	ids map[string]ID // by path
+	mu   sync.Mutex
+	ids  map[string]ID  // by path
+	dirs map[string]Dir // by path
 }
 
 // marker is the file's content.
 type marker struct {
 	Path string
 	ID   ID
+	Dir  *Dir   `json:",omitempty"` // it is a directory that we prepared
 	Boot string // the kernel's boot id: cookies and inodes mean nothing after it changed
 }
 
@@ -41,7 +43,7 @@ func OpenOwned(dir string) (*Owned, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("netns: %w", err)
 	}
-	o := &Owned{dir: dir, boot: strings.TrimSpace(string(boot)), ids: map[string]ID{}}
+	o := &Owned{dir: dir, boot: strings.TrimSpace(string(boot)), ids: map[string]ID{}, dirs: map[string]Dir{}}
 	files, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("netns: %w", err)
@@ -64,6 +66,10 @@ func (o *Owned) load(file string) error {
 	if json.Unmarshal(text, &m) != nil || m.Path == "" { // half written: nothing was made yet
 		return os.Remove(file)
 	}
+	if m.Dir != nil {
+		o.dirs[m.Path] = *m.Dir
+		return nil
+	}
 	if id, err := Identify(m.Path); err == nil && id == m.ID && m.Boot == o.boot {
 		o.ids[m.Path] = m.ID
 		return nil
@@ -82,25 +88,60 @@ func (o *Owned) Create(path string) error {
 	if Exists(path) {
 		return fmt.Errorf("netns %q: exists and is not ours", path)
 	}
-	return create(path, func(id ID) error { return o.put(path, id) })
+	preparing := func(d Dir) error { return o.prepare(filepath.Dir(path), d) }
+	return create(path, preparing, func(id ID) error { return o.put(path, id) })
 }
 
 func (o *Owned) put(path string, id ID) error {
-	text, err := json.Marshal(marker{Path: path, ID: id, Boot: o.boot})
-	if err != nil {
-		return err
-	}
-	file := o.file(path)
-	if err := os.WriteFile(file+".new", text, 0o600); err != nil {
-		return err
-	}
-	if err := os.Rename(file+".new", file); err != nil {
+	if err := o.mark(marker{Path: path, ID: id, Boot: o.boot}); err != nil {
 		return err
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.ids[path] = id
 	return nil
+}
+
+// prepare remembers what is about to be done to a directory; what was done to it first stays.
+func (o *Owned) prepare(dir string, d Dir) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if was, ok := o.dirs[dir]; ok {
+		d.Made = d.Made || was.Made
+	}
+	o.dirs[dir] = d
+	return o.mark(marker{Path: dir, Dir: &d, Boot: o.boot})
+}
+
+func (o *Owned) mark(m marker) error {
+	text, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	file := o.file(m.Path)
+	if err := os.WriteFile(file+".new", text, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(file+".new", file)
+}
+
+// Leave takes back what was done to the directories of our namespaces, where nothing is kept in them any more.
+func (o *Owned) Leave() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var errs []error
+	for dir, d := range o.dirs {
+		if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
+			continue
+		}
+		if err := d.undo(dir); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		delete(o.dirs, dir)
+		errs = append(errs, os.Remove(o.file(dir)))
+	}
+	return errors.Join(errs...)
 }
 
 // Delete removes a namespace of ours. One that is gone, or that somebody else has put in its place, is only forgotten.
