@@ -19,7 +19,7 @@ func TestPacketsAgree(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			newNetns(t)
 			workload := topology(t)
-			if !reaches(t, workload) {
+			if !reaches(t, workload, 30*time.Second) {
 				t.Fatal("does not pass without foreign rules")
 			}
 			ar, err := txtar.ParseFile("testdata/" + name + ".txtar")
@@ -28,11 +28,11 @@ func TestPacketsAgree(t *testing.T) {
 			}
 			shell(t, string(ar.Files[0].Data))
 			found := Findings(read(t), Probes(lab()))
-			if reaches(t, workload) || len(found) == 0 || !found[0].Certain {
+			if reaches(t, workload, 2*time.Second) || len(found) == 0 || !found[0].Certain {
 				t.Fatalf("passes, or is not found: %s", text(found))
 			}
 			shell(t, found[0].Fix)
-			if !reaches(t, workload) {
+			if !reaches(t, workload, 30*time.Second) {
 				t.Errorf("does not pass after\n%s", found[0].Fix)
 			}
 		})
@@ -45,31 +45,35 @@ func topology(t *testing.T) int {
 	self := netns(t)
 	workload, lan := another(t, self), another(t, self)
 	path := func(fd int) string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd) }
-	shell(t, `ip link add fn-lab type bridge
-ip link add fv-web type veth peer name eth0 netns `+path(workload)+`
+	shell(t, `ip link add fn-lab address 02:00:00:00:00:01 type bridge
+ip link add fv-web type veth peer name eth0 address 02:00:00:00:00:02 netns `+path(workload)+`
 ip link set fv-web master fn-lab up
 ip addr add 10.66.0.1/24 dev fn-lab
 ip link set fn-lab up
-ip link add eth0 type veth peer name eth0 netns `+path(lan)+`
+ip link add eth0 address 02:00:00:00:00:03 type veth peer name eth0 address 02:00:00:00:00:04 netns `+path(lan)+`
 ip addr add 192.0.2.10/24 dev eth0
 ip link set eth0 up
+ip neigh add 10.66.0.2 lladdr 02:00:00:00:00:02 dev fn-lab nud permanent
+ip neigh add 192.0.2.1 lladdr 02:00:00:00:00:04 dev eth0 nud permanent
 echo 1 > /proc/sys/net/ipv4/ip_forward`)
 	in(t, self, workload, func() {
-		shell(t, "ip addr add 10.66.0.2/24 dev eth0; ip link set eth0 up; ip route add default via 10.66.0.1")
+		shell(t, `ip addr add 10.66.0.2/24 dev eth0; ip link set eth0 up; ip route add default via 10.66.0.1
+ip neigh add 10.66.0.1 lladdr 02:00:00:00:00:01 dev eth0 nud permanent`)
 	})
 	in(t, self, lan, func() {
-		shell(t, "ip addr add 192.0.2.1/24 dev eth0; ip link set eth0 up; ip route add default via 192.0.2.10")
+		shell(t, `ip addr add 192.0.2.1/24 dev eth0; ip link set eth0 up; ip route add default via 192.0.2.10
+ip neigh add 192.0.2.10 lladdr 02:00:00:00:00:03 dev eth0 nud permanent`)
 	})
 	return workload
 }
 
 // reaches asks a port where nobody listens: a refusal is an answer.
-func reaches(t *testing.T, workload int) bool {
+func reaches(t *testing.T, workload int, wait time.Duration) bool {
 	t.Helper()
 	var err error
 	in(t, netns(t), workload, func() {
 		var conn net.Conn
-		if conn, err = net.DialTimeout("tcp4", "192.0.2.1:443", 1500*time.Millisecond); err == nil {
+		if conn, err = net.DialTimeout("tcp4", "192.0.2.1:443", wait); err == nil {
 			conn.Close()
 		}
 	})

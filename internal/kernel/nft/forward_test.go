@@ -35,7 +35,35 @@ func newLAN(t *testing.T) lan {
 	sysctl(t, "net/ipv6/conf/all/forwarding")
 	l.in(t, l.client, func() { host(t, "192.0.2.2/24", "fd01::2/64", "", "") })
 	l.in(t, l.server, func() { host(t, "10.88.0.2/24", "fd88::2/64", "10.88.0.1", "fd88::1") })
+	l.introduce(t, "c0", l.client, []string{"192.0.2.1", "fd01::1"}, []string{"192.0.2.2", "fd01::2"})
+	l.introduce(t, "s0", l.server, []string{"10.88.0.1", "fd88::1"}, []string{"10.88.0.2", "fd88::2"})
 	return l
+}
+
+// introduce makes the ends of a cable know each other, so that nothing depends on neighbour discovery, whose table all
+// namespaces of the machine share.
+func (l lan) introduce(t *testing.T, link string, ns int, here, there []string) {
+	t.Helper()
+	own := hardwareAddr(t, link)
+	var peer string
+	l.in(t, ns, func() {
+		peer = hardwareAddr(t, "eth0")
+		for _, a := range here {
+			ip(t, "neigh replace "+a+" lladdr "+own+" dev eth0 nud permanent")
+		}
+	})
+	for _, a := range there {
+		ip(t, "neigh replace "+a+" lladdr "+peer+" dev "+link+" nud permanent")
+	}
+}
+
+func hardwareAddr(t *testing.T, link string) string {
+	t.Helper()
+	l, err := net.InterfaceByName(link)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l.HardwareAddr.String()
 }
 
 func host(t *testing.T, v4, v6, gw4, gw6 string) {
