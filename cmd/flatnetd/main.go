@@ -72,7 +72,7 @@ func serve(ctx context.Context, c config, getenv func(string) string, log *slog.
 	}
 	defer manager.close()
 	go manager.watchdog(ctx)
-	go manager.reloads(ctx)
+	go manager.reloads(ctx, func() {})
 	stopping := context.AfterFunc(ctx, func() { manager.tell("STOPPING=1") })
 	defer stopping()
 	err = agent.Serve(ctx, agent.Options{

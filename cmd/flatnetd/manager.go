@@ -62,11 +62,12 @@ func (m *manager) watchdog(ctx context.Context) {
 }
 
 // reloads answers SIGHUP. There is nothing to read again, as all settings hold for the daemon's life, but a manager that
-// reloads must see it end.
-func (m *manager) reloads(ctx context.Context) {
+// reloads must see it end. listening is called when a signal would be heard.
+func (m *manager) reloads(ctx context.Context, listening func()) {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
+	listening()
 	for {
 		select {
 		case <-hup:

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/flatnet/flatnet/api"
@@ -160,7 +162,7 @@ func (c *checker) field(t reflect.Type, name, path string) reflect.Type {
 	ft, ok := names[name]
 	if !ok {
 		p := model.Problem{Code: model.CodeUnknownField, Path: path, Reason: fmt.Sprintf("there is no field %q here", name)}
-		if near := nearest(name, names); near != "" {
+		if near, ok := api.Nearest(name, slices.Sorted(maps.Keys(names))); ok {
 			p.Fix = fmt.Sprintf("did you mean %q?", near)
 		}
 		c.add(p)
@@ -204,38 +206,4 @@ func fieldNames(t reflect.Type) map[string]reflect.Type {
 		}
 	}
 	return names
-}
-
-// nearest is the known name that differs in case or in one or two letters.
-func nearest(name string, names map[string]reflect.Type) string {
-	best, bestDistance := "", 3
-	for known := range names {
-		d := distance(strings.ToLower(name), strings.ToLower(known))
-		if d < bestDistance || d == bestDistance && best != "" && known < best {
-			best, bestDistance = known, d
-		}
-	}
-	return best
-}
-
-// distance is Levenshtein's, of names cut at 64 bytes.
-func distance(a, b string) int {
-	a, b = a[:min(len(a), 64)], b[:min(len(b), 64)]
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }
