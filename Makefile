@@ -14,9 +14,13 @@ BUILD = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VE
 build: ## static binaries in bin/
 	$(BUILD) -o bin/ ./cmd/...
 
-demo: build root ## the tutorial, in namespaces of its own: this machine's network is not touched
+demo: build stage root ## the tutorial, in namespaces of its own: this machine's network is not touched
+	@demo/enter demo/story
+
+stage: # the tools of the demo
 	@CGO_ENABLED=0 $(GO) build -o bin/demo/probe ./demo/probe
-	@demo/run
+	@ln -sf probe bin/demo/serve
+	@ln -sf probe bin/demo/fetch
 
 test: root ## every test: traffic in network namespaces, so it needs root
 	$(GO) vet ./...
@@ -48,5 +52,5 @@ root:
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
-.PHONY: build demo test bench fuzz generate install clean root help
+.PHONY: build demo stage test bench fuzz generate install clean root help
 .DEFAULT_GOAL := build
