@@ -190,36 +190,3 @@ func TestCodesAndHelpPagesAgree(t *testing.T) {
 		}
 	}
 }
-
-var linkPattern = regexp.MustCompile(`\]\(([^)#]+)(#[^)]*)?\)`)
-
-// Documents link only to what is there.
-func TestDocumentsLinkToWhatExists(t *testing.T) {
-	documents, err := filepath.Glob("*.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = filepath.WalkDir("docs", func(path string, d fs.DirEntry, err error) error {
-		if err == nil && filepath.Ext(path) == ".md" {
-			documents = append(documents, path)
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, document := range documents {
-		text, err := os.ReadFile(document)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, link := range linkPattern.FindAllStringSubmatch(string(text), -1) {
-			if strings.Contains(link[1], "://") {
-				continue
-			}
-			if _, err := os.Stat(filepath.Join(filepath.Dir(document), link[1])); err != nil {
-				t.Errorf("%s links to %s: %v", document, link[1], err)
-			}
-		}
-	}
-}
