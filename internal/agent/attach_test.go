@@ -20,8 +20,10 @@ import (
 // obeying is a kernel that costs nothing.
 type obeying struct{}
 
-func (obeying) Observe(context.Context, string) (dataplane.State, error) { return dataplane.State{}, nil }
-func (obeying) Apply(context.Context, string, dataplane.Plan) error      { return nil }
+func (obeying) Observe(context.Context, string) (dataplane.State, error) {
+	return dataplane.State{}, nil
+}
+func (obeying) Apply(context.Context, string, dataplane.Plan) error { return nil }
 
 // What an attachment costs besides the kernel: the request, checks, addresses, journal, rendering and the answer, with 500
 // endpoints there.
