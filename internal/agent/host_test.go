@@ -90,6 +90,9 @@ func TestAVanishedNamespaceIsNotMadeAgain(t *testing.T) {
 	w.kernel.RemoveNetns("/run/netns/theirs")
 	w.host.events <- Event{Hint: reconcile.Hint{Object: dataplane.Link{Name: "fv-web", Kind: dataplane.Veth}, Gone: true}}
 	eventually(t, "it is told", func() bool { return strings.Contains(d.eventTypes(), "lost workload/web") })
+	if types := d.eventTypes(); strings.Contains(types, "repaired") {
+		t.Errorf("it was tried to repair: %s", types)
+	}
 	w.checkConverged(d)
 	if f := d.Forwards(); f[0].Active {
 		t.Errorf("its forward is still active: %+v", f)

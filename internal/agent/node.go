@@ -31,8 +31,11 @@ func (a *Agent) watch(ctx context.Context) error {
 	g.Go(func() error { return a.followHost(ctx, facts, lost) })
 	g.Go(func() error {
 		err := a.deps.Host.Watch(ctx, func(ev Event) {
-			if ev.Hint.Resync || ev.Hint.Gone {
+			if a.mayBeLost(ev.Hint) {
 				offer(lost, ev.Hint)
+				if !ev.Hint.Resync {
+					return // to be let go of, not to be repaired
+				}
 			}
 			if ev.Hint.Resync || ev.Hint.Object != nil {
 				a.rec.Hint(ev.Hint)
@@ -177,6 +180,20 @@ func (a *Agent) lookForLost(ctx context.Context, h reconcile.Hint) {
 			a.lose(ctx, name, reason)
 		}
 	}
+}
+
+// mayBeLost reports whether a hint tells that a namespace made by others has gone, with the workload's link in it.
+func (a *Agent) mayBeLost(h reconcile.Hint) bool {
+	if h.Resync || !h.Gone {
+		return h.Resync
+	}
+	for name, identity := range a.suspects(h) {
+		a.mu.RLock()
+		w := a.state.view.Workloads[name]
+		a.mu.RUnlock()
+		return a.gone(w, identity) != ""
+	}
+	return false
 }
 
 // suspects are the workloads that a hint may mean, with the identities that their namespaces had.
