@@ -21,6 +21,7 @@ type config struct {
 	NetnsDir  string
 	Socket    string
 	Group     string
+	GroupMay  string // look or change
 	LogLevel  slog.Level
 	LogFormat string // text or json
 	Version   bool
@@ -62,7 +63,14 @@ func settings() []setting {
 			}
 			return path(func(c *config) *string { return &c.Socket })(c, s)
 		}},
-		{"group", "", "group whose members may look, by name or number (default: root only)", text(func(c *config) *string { return &c.Group })},
+		{"group", "", "group that the socket is for beside root, by name or number (default: none)", text(func(c *config) *string { return &c.Group })},
+		{"group-may", "look", "what members of the group may do: look, or change, which makes them as good as root", func(c *config, s string) error {
+			if s != "look" && s != "change" {
+				return fmt.Errorf("%q is neither look nor change", s)
+			}
+			c.GroupMay = s
+			return nil
+		}},
 		{"log-level", "info", "debug, info, warn or error", func(c *config, s string) error { return c.LogLevel.UnmarshalText([]byte(s)) }},
 		{"log-format", "text", "text or json", func(c *config, s string) error {
 			if s != "text" && s != "json" {

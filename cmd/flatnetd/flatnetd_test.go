@@ -3,17 +3,50 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 )
+
+// dropping has the test binary drop its capabilities, as the daemon does, and print what is left.
+const dropping = "FLATNETD_TEST_DROPPING"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(dropping) == "" {
+		os.Exit(m.Run())
+	}
+	if err := dropCapabilities(); err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	left, err := permitted()
+	fmt.Printf("%x %v", left, err)
+}
+
+func TestOnlyTheStatedCapabilitiesAreKept(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Fatal("run as root")
+	}
+	have, err := permitted()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), dropping+"=1")
+	out, err := cmd.CombinedOutput()
+	if want := fmt.Sprintf("%x <nil>", have&mask()); err != nil || string(out) != want {
+		t.Errorf("got %q, %v, want %q", out, err, want)
+	}
+}
 
 func env(pairs ...string) func(string) string {
 	return func(name string) string {
@@ -41,7 +74,7 @@ func TestFlagsBeatEnvironmentBeatsFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := config{StateDir: "/from/flag", RunDir: "/from/env", NetnsDir: "/from/file", LogLevel: slog.LevelDebug, LogFormat: "text"}
+	want := config{StateDir: "/from/flag", RunDir: "/from/env", NetnsDir: "/from/file", GroupMay: "look", LogLevel: slog.LevelDebug, LogFormat: "text"}
 	if c != want {
 		t.Errorf("got  %+v\nwant %+v", c, want)
 	}

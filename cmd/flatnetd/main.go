@@ -8,7 +8,7 @@
 //	CAP_KILL             ending the command of a workload that another user started
 //	CAP_CHOWN            giving the socket to its group
 //
-// A member of the socket's group may look at everything; only root may change.
+// A member of the socket's group may look at everything; only root may change, unless group-may says otherwise.
 //
 //	flatnetd --state-dir /var/lib/flatnet --run-dir /run/flatnet --group flatnet
 package main
@@ -76,7 +76,7 @@ func serve(ctx context.Context, c config, getenv func(string) string, log *slog.
 	stopping := context.AfterFunc(ctx, func() { manager.tell("STOPPING=1") })
 	defer stopping()
 	err = agent.Serve(ctx, agent.Options{
-		StateDir: c.StateDir, RunDir: c.RunDir, NetnsDir: c.NetnsDir, Socket: c.Socket, Group: c.Group, Version: release(), Log: log,
+		StateDir: c.StateDir, RunDir: c.RunDir, NetnsDir: c.NetnsDir, Socket: c.Socket, Group: c.Group, GroupChanges: c.GroupMay == "change", Version: release(), Log: log,
 		Ready: func() {
 			log.Info("ready", "version", release())
 			manager.tell("READY=1")

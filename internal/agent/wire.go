@@ -36,6 +36,8 @@ type Options struct {
 	Version  string
 	Log      *slog.Logger
 	Ready    func() // called once the host is as asked and requests are answered; may be nil
+
+	GroupChanges bool // members of Group may change too
 }
 
 // SocketName is the socket's name in RunDir.
@@ -100,7 +102,7 @@ func Serve(ctx context.Context, o Options) (err error) {
 	mux := http.NewServeMux()
 	mux.Handle("/", a.Handler())
 	mux.Handle("GET /metrics", metrics.Handler(func() []metrics.Value { return values(a.Counters()) }))
-	server := socket.Server{Handler: mux, Access: socket.Access{Group: group}, Log: o.Log, Panicked: a.Panicked, Grace: 3 * time.Second}
+	server := socket.Server{Handler: mux, Access: socket.Access{Group: group, GroupChanges: o.GroupChanges}, Log: o.Log, Panicked: a.Panicked, Grace: 3 * time.Second}
 
 	// The server ends after the agent, so that the answer to an uninstall still goes out.
 	g, running := errgroup.WithContext(ctx)
