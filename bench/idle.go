@@ -9,9 +9,9 @@ import (
 
 // idleDaemon watches a flatnetd with many endpoints that has nothing to do.
 func idleDaemon(ctx context.Context, b *bench) error {
-	n, long := manyEndpoints, 10*time.Second
+	n, calm, long := manyEndpoints, 15*time.Second, 10*time.Second
 	if b.quick {
-		n, long = 10, time.Second
+		n, calm, long = 10, time.Second, time.Second
 	}
 	h, err := newDaemonHost(ctx, b, "idle")
 	if err != nil {
@@ -21,7 +21,7 @@ func idleDaemon(ctx context.Context, b *bench) error {
 	if err := h.populate(ctx, n); err != nil {
 		return err
 	}
-	time.Sleep(time.Second) // until it has written down what it learnt
+	time.Sleep(calm) // the kernel goes on telling of new links, routes and addresses for some seconds
 	pidBefore, err := lastPID()
 	if err != nil {
 		return err
