@@ -1,11 +1,13 @@
 package reach
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -35,6 +37,7 @@ func (l *lab) onLinkTrials() []trial {
 func (l *lab) uplinkTrials() []trial {
 	own := addrs("198.51.100.11", "2001:db8:1::11")
 	number(l.host.Machine, "eth0", own, 0)
+	l.host.IP(fmt.Sprintf("address change %s/64 dev eth0 nodad preferred_lft 0", own[1])) // masquerade prefers the latest
 	pinned, snat := l.extra("npin", 101, "--uplink", "eth1"), l.extra("nsnat", 102, "--snat-ip", own[0].String(), "--snat-ip", own[1].String())
 	var all []trial
 	add := func(cell string, from, to *actor, source []netip.Addr) {
@@ -123,6 +126,43 @@ func (l *lab) loopbackIsClosed() []string {
 	return wrong
 }
 
+// invalidPackets sends TCP segments that conntrack finds invalid: those of workloads must not leave untranslated, those that
+// only pass the host are not ours to drop.
+func (l *lab) invalidPackets() []string {
+	l.Helper()
+	var wrong []string
+	for _, c := range []struct {
+		from, to, link, host string
+		passes               bool
+	}{{"n1a", "lan1", "eth0", "fn-n1", false}, {"n1a", "lan2", "eth0", "fn-n1", false}, {"lan1", "lan2", "eth0", "eth0", true}, {"lan2", "lan1", "eth0", "eth1", true}} {
+		from, to := l.actor(c.from), l.actor(c.to)
+		if err := to.agent.Sniff(c.link); err != nil {
+			l.Fatal(err)
+		}
+		dst := l.macOf(&actor{Machine: l.host.Machine, link: c.host})
+		marker, last := fmt.Appendf(nil, "<bad %s>", c.from), fmt.Appendf(nil, "<last %s>", c.from)
+		bad := ipv4(from.addrs[0], to.addrs[0], tcpSynFin(from.addrs[0], to.addrs[0], marker))
+		bad[9] = protoTCP
+		bad[10], bad[11] = 0, 0
+		binary.BigEndian.PutUint16(bad[10:], checksum(bad[:20]))
+		good := ipv4(from.addrs[0], to.addrs[0], udp(9, 9, last))
+		if err := from.agent.Send(from.link, ether(dst, l.macOf(from), etherIPv4, bad), ether(dst, l.macOf(from), etherIPv4, good)); err != nil {
+			l.Fatal(err)
+		}
+		caught := l.caughtUntil(sniffPoint{to, c.link}, last)
+		passed := slices.ContainsFunc(caught, func(f []byte) bool { return bytes.Contains(f, marker) })
+		if passed != c.passes {
+			wrong = append(wrong, fmt.Sprintf("[invalid segment] %s → %s: passes %t, want %t", c.from, c.to, passed, c.passes))
+		}
+	}
+	return wrong
+}
+
+// sctpOnLoopback6 is what neither NAT nor a program turns: it must reach the host itself.
+func (l *lab) sctpOnLoopback6() trial {
+	return trial{cell: "SCTP on [::1]", from: l.host, kind: prober.SCTP, to: netip.MustParseAddr("::1"), port: anywhere["n1a"], by: l.host}
+}
+
 // loopback6 tries forwards on [::1] from the host, as far as this kernel has them.
 func (l *lab) loopback6() {
 	l.Helper()
@@ -137,7 +177,7 @@ func (l *lab) loopback6() {
 	}
 	one := netip.MustParseAddr("::1")
 	target := l.actor("n1a")
-	var all []trial
+	all := []trial{l.sctpOnLoopback6()}
 	for _, kind := range []prober.Kind{prober.TCP, prober.UDP} {
 		for at, port := range map[uint16]uint16{8080: prober.Port, 9000: 9000, 9005: 9005, 9010: 9010, 9100: 9200, 9110: 9210} {
 			all = append(all, trial{cell: "forward from host, on [::1]", from: l.host, kind: kind, to: one, port: at, by: target, atPort: port})
@@ -221,7 +261,7 @@ func (l *lab) traces() string {
 	var b strings.Builder
 	for _, command := range []string{"ip -o link", "ip -o address", "ip route show table all", "ip -6 route show table all", "ip rule", "nft list ruleset",
 		"sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding net.ipv6.conf.eth0.accept_ra net.ipv6.conf.eth1.accept_ra net.ipv4.conf.all",
-		"ls /run /run/netns /sys/class/bpf"} {
+		"ls /run /run/netns", "grep flatnet /proc/mounts"} {
 		out, _ := l.host.Try(strings.Fields(command)...)
 		b.WriteString("# " + command + "\n" + out)
 	}

@@ -2,7 +2,9 @@ package reach
 
 import (
 	"net/netip"
+	"slices"
 
+	"github.com/flatnet/flatnet/internal/model"
 	"github.com/flatnet/flatnet/test/reach/prober"
 )
 
@@ -36,6 +38,9 @@ func (l *lab) publish() {
 	}
 }
 
+// onLoopback is the row of the host by its loopback address.
+const onLoopback = "host, on 127.0.0.1"
+
 // transports are the kinds that have ports.
 var transports = []prober.Kind{prober.TCP, prober.UDP, prober.SCTP}
 
@@ -52,10 +57,7 @@ func (l *lab) forwardCells(tab table) []trial {
 				all = append(all, l.forwardTrials(tab, row, from, target, at.addr, hosts)...)
 			}
 		}
-		for _, kind := range transports {
-			all = append(all, trial{cell: "host, on 127.0.0.1", from: l.host, kind: kind, to: netip.MustParseAddr("127.0.0.1"),
-				port: anywhere[target.Name], by: target, source: l.forwardSources(tab, "host, on 127.0.0.1", l.host, target, addrs("127.0.0.1")[0], hosts)})
-		}
+		all = append(all, l.forwardTrials(tab, onLoopback, l.host, target, netip.MustParseAddr("127.0.0.1"), hosts)...)
 	}
 	return all
 }
@@ -95,9 +97,11 @@ func (l *lab) forwardTrials(tab table, row string, from, target *actor, at netip
 	if yes == "yes" && !at.IsLinkLocalUnicast() && !hidden {
 		tr.by, tr.never, tr.source, tr.atPort = target, nil, l.forwardSources(tab, row, from, target, at, hosts), prober.Port
 	}
+	ownGateway := from.workload() && from.net.model.Mode == model.HostOnly && slices.Contains(addrsOf(hosts, "fn-"+from.net.name), at)
 	var all []trial
 	for _, kind := range transports {
 		tr.kind = kind
+		tr.refused = ownGateway && kind == prober.TCP // there the host is, and has nobody on that port
 		all = append(all, tr)
 	}
 	return all

@@ -16,6 +16,7 @@ const (
 	etherExperimental = 0x88b5 // IEEE 802, local experimental
 
 	protoHopByHop = 0
+	protoTCP      = 6
 	protoUDP      = 17
 	protoICMPv6   = 58
 
@@ -64,6 +65,17 @@ func udp(from, to uint16, payload []byte) []byte {
 	b = binary.BigEndian.AppendUint16(b, to)
 	b = binary.BigEndian.AppendUint16(b, uint16(8+len(payload)))
 	return append(append(b, 0, 0), payload...)
+}
+
+// tcpSynFin is a segment that opens and ends a connection at once, which no conntrack takes.
+func tcpSynFin(src, dst netip.Addr, payload []byte) []byte {
+	b := []byte{0, 9, 0, 9, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x03, 1, 0, 0, 0, 0, 0} // ports 9, flags SYN and FIN
+	b = append(b, payload...)
+	pseudo := append(src.AsSlice(), dst.AsSlice()...)
+	pseudo = append(pseudo, 0, protoTCP)
+	pseudo = binary.BigEndian.AppendUint16(pseudo, uint16(len(b)))
+	binary.BigEndian.PutUint16(b[16:], checksum(append(pseudo, b...)))
+	return b
 }
 
 // arpReply says that ip is at mac.

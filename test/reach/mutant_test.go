@@ -7,6 +7,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/flatnet/flatnet/internal/kernel/kerneltest"
 )
 
 // TestEveryRuleIsNeeded takes one rule after the other out of the host's ruleset and expects that a cell of the
@@ -22,14 +24,18 @@ func TestEveryRuleIsNeeded(t *testing.T) {
 	l.addNetworks()
 	l.publish()
 	checks := l.allChecks(l.readTables())
+	all := l.rules()
+	if broken := l.firstBroken(checks); broken != "" {
+		t.Fatalf("with all rules: %s", broken)
+	}
 	l.flat.signal(syscall.SIGSTOP) // or it would repair the ruleset
 	defer l.flat.signal(syscall.SIGCONT)
-	for _, r := range l.rules() {
-		t.Run(r.chain+","+r.handle, func(t *testing.T) {
-			ruleset := l.host.Run("nft", "list", "ruleset")
+	for i, r := range all {
+		t.Run(fmt.Sprintf("%s,%d", r.chain, i), func(t *testing.T) {
+			r := l.rules()[i] // a repaired chain has new handles
 			l.host.Run("nft", "delete", "rule", r.family, "flatnet", r.chain, "handle", r.handle)
 			broken := l.firstBroken(checks)
-			l.restore(ruleset)
+			l.flat.repair()
 			if broken == "" {
 				t.Errorf("nobody misses: %s", r.text)
 			}
@@ -60,6 +66,8 @@ func (l *lab) allChecks(tabs tables) []func() string {
 	return []func() string{
 		tells(func() []string { return l.guards(tabs.frames) }),
 		tells(l.loopbackIsClosed),
+		tells(l.invalidPackets),
+		tries([]trial{l.sctpOnLoopback6()}),
 		tries(append(append(isolation, uplinks...), onLink...)),
 		tries(cells),
 		tries(append(append(l.forwardCells(tabs.forwards), l.rangeTrials()...), l.oneAddressTrials()...)),
@@ -103,14 +111,15 @@ func (l *lab) rules() []rule {
 	return all
 }
 
-// restore puts a listed ruleset in the place of what is there.
-func (l *lab) restore(ruleset string) {
-	l.Helper()
-	file := l.TempDir() + "/ruleset"
-	if err := os.WriteFile(file, []byte("flush ruleset\n"+ruleset), 0o600); err != nil {
-		l.Fatal(err)
-	}
-	l.host.Run("nft", "-f", file)
+// repair lets the daemon put back what was taken out, and stops it again.
+func (f *flatnet) repair() {
+	f.l.Helper()
+	f.signal(syscall.SIGCONT)
+	kerneltest.Eventually(f.l.T, "the repair", func() bool {
+		_, err := f.try("plan")
+		return err == nil
+	})
+	f.signal(syscall.SIGSTOP)
 }
 
 // signal sends the daemon a signal.

@@ -30,6 +30,7 @@ type trial struct {
 	fromPort uint16
 	by       *actor       // who must receive it; nil: nobody may, or
 	never    *actor       // only this one may not: of what is for everybody
+	refused  bool         // with never: the kernel of the machine addressed must say that nobody listens there
 	source   []netip.Addr // one of which the receiver must see; empty: any
 	atPort   uint16       // at which it must arrive; 0: any
 }
@@ -38,6 +39,9 @@ func (tr trial) String() string {
 	want := "nothing arrives"
 	if tr.never != nil {
 		want = "nothing arrives at " + tr.never.Name
+		if tr.refused {
+			want += ", and it is refused"
+		}
 	}
 	if tr.by != nil {
 		want = "it reaches " + tr.by.Name
@@ -54,7 +58,7 @@ func (tr trial) String() string {
 
 func (tr trial) wait() time.Duration {
 	switch {
-	case tr.by != nil:
+	case tr.by != nil, tr.refused:
 		return patience
 	case tr.kind == prober.TCP:
 		return silenceTCP
@@ -204,7 +208,7 @@ func (r report) strays() []failure {
 func (r report) judge(tr trial, token uint32) string {
 	res, seen := r.results[token], r.seen[token]
 	if tr.never != nil {
-		if res.Outcome == prober.Failed || slices.ContainsFunc(seen, func(s sighting) bool { return s.by == tr.never }) {
+		if tr.refused && res.Outcome != prober.Refused || res.Outcome == prober.Failed || slices.ContainsFunc(seen, func(s sighting) bool { return s.by == tr.never }) {
 			return describe(res, seen)
 		}
 		return ""

@@ -37,6 +37,7 @@ func TestReachability(t *testing.T) {
 		l.try(l.forwardCells(tabs.forwards))
 		l.try(append(l.rangeTrials(), l.oneAddressTrials()...))
 		l.none(l.loopbackIsClosed())
+		l.none(l.invalidPackets())
 		l.loopback6()
 		l.removedForward()
 	})
@@ -44,6 +45,11 @@ func TestReachability(t *testing.T) {
 	l.both(t, "beside", func() { l.try(append(onLink, uplinks...)) })
 	l.host.IP("address del 198.51.100.11/24 dev eth0", "address del 2001:db8:1::11/64 dev eth0")
 	l.attachments()
+	for _, tab := range []table{tabs.networks, tabs.forwards, tabs.frames} {
+		for _, cell := range tab.unread() {
+			t.Errorf("%s: nobody tried %q", specification, cell)
+		}
+	}
 	l.flat.uninstall()
 	if left := leftBehind(before, l.traces()); len(left) > 0 {
 		t.Errorf("after the uninstall:\n%s", strings.Join(left, ""))
@@ -112,7 +118,7 @@ func (l *lab) pair(tab table, from, to *actor, hosts []linkAddr) []trial {
 		}
 		return all
 	case !from.workload() && !to.workload():
-		return nil // no business of ours
+		return l.notOurs(from, to, hosts)
 	}
 	column, row := columnOf(l, from, to)
 	for _, a := range to.addrs {
@@ -125,6 +131,24 @@ func (l *lab) pair(tab table, from, to *actor, hosts []linkAddr) []trial {
 			tr.source = l.sources(tab, row, column, from, to, a, hosts)
 		}
 		all = append(all, every(tr)...)
+	}
+	return all
+}
+
+// notOurs are the trials between machines, which flatnet must leave alone.
+func (l *lab) notOurs(from, to *actor, hosts []linkAddr) []trial {
+	at := to.addrs
+	if to == l.host {
+		at = nil
+		for _, h := range hosts {
+			at = append(at, h.addr)
+		}
+	}
+	var all []trial
+	for _, a := range at {
+		if !a.IsLinkLocalUnicast() {
+			all = append(all, every(trial{cell: "not ours", from: from, to: a, by: to})...)
+		}
 	}
 	return all
 }
@@ -240,6 +264,9 @@ func (l *lab) atHost(tab table, from *actor, at linkAddr, hosts []linkAddr) []tr
 		column = toGateway
 	}
 	row := from.net.row
+	if own && len(from.net.model.Subnets) == 0 {
+		l.Errorf("%s has an address on %s", l.host.Name, at.link)
+	}
 	tr := trial{cell: fmt.Sprintf("%s: %s (%s)", row, column, at.link), from: from, to: at.addr}
 	if at.addr.Is6() && at.addr.IsLinkLocalUnicast() {
 		tr.to = at.addr.WithZone(from.link)

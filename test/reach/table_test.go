@@ -3,6 +3,7 @@ package reach
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -13,6 +14,7 @@ const specification = "../../docs/reference/reachability.md"
 type table struct {
 	columns []string
 	rows    map[string]map[string]string
+	read    map[string]bool // cells that were asked for
 }
 
 // readTable returns the table whose first column has that title.
@@ -22,7 +24,7 @@ func readTable(t *testing.T, title string) table {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tab := table{rows: map[string]map[string]string{}}
+	tab := table{rows: map[string]map[string]string{}, read: map[string]bool{}}
 	for line := range strings.Lines(string(text)) {
 		cells := splitRow(line)
 		switch {
@@ -71,5 +73,20 @@ func (tab table) cell(row, column string) (string, error) {
 	if !ok {
 		return "", fmt.Errorf("%s: no cell %q of %q", specification, column, row)
 	}
+	tab.read[row+": "+column] = true
 	return c, nil
+}
+
+// unread are the cells that say something and that nobody asked for.
+func (tab table) unread() []string {
+	var all []string
+	for row, cells := range tab.rows {
+		for column, c := range cells {
+			if c != "–" && !tab.read[row+": "+column] {
+				all = append(all, row+": "+column)
+			}
+		}
+	}
+	slices.Sort(all)
+	return all
 }
