@@ -113,12 +113,22 @@ func checkFields(data []byte, t reflect.Type) model.Problems {
 type checker struct {
 	d        *json.Decoder
 	problems model.Problems
+	stopped  bool // deeper than anything we know: the rest is not looked at
 }
+
+// maxDepth bounds the nesting; the deepest request has six levels. Without it, the paths of a body of a few megabytes, nested
+// thousands deep with long names, add up to gigabytes.
+const maxDepth = 32
 
 // maxProblems bounds the answer to a request that is wrong everywhere.
 const maxProblems = 32
 
 func (c *checker) value(t reflect.Type, path string, depth int) {
+	if depth > maxDepth {
+		c.stopped = true
+		c.problems = model.Problems{{Code: model.CodeMalformed, Reason: fmt.Sprintf("nested deeper than %d levels", maxDepth)}}
+		return
+	}
 	tok, err := c.d.Token()
 	if err != nil {
 		return
@@ -128,7 +138,7 @@ func (c *checker) value(t reflect.Type, path string, depth int) {
 	case json.Delim('{'):
 		c.object(t, path, depth)
 	case json.Delim('['):
-		for i := 0; c.d.More(); i++ {
+		for i := 0; !c.stopped && c.d.More(); i++ {
 			c.value(elem(t, reflect.Slice), fmt.Sprintf("%s[%d]", path, i), depth+1)
 		}
 		c.d.Token()
@@ -137,7 +147,7 @@ func (c *checker) value(t reflect.Type, path string, depth int) {
 
 func (c *checker) object(t reflect.Type, path string, depth int) {
 	seen := map[string]bool{}
-	for c.d.More() {
+	for !c.stopped && c.d.More() {
 		tok, err := c.d.Token()
 		name, ok := tok.(string)
 		if err != nil || !ok {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -293,5 +294,22 @@ func TestExplain(t *testing.T) {
 		if e := Explain(c.err); e.Exit != c.exit || status(e) != c.status || len(e.Problems) != c.n {
 			t.Errorf("%v: got %+v status %d", c.err, e, status(e))
 		}
+	}
+}
+
+// A few megabytes of JSON, nested deep under long names, must not become gigabytes of paths.
+func TestDeepBodiesAreRefusedCheaply(t *testing.T) {
+	key := strings.Repeat("k", 380)
+	body := strings.Repeat(`{"`+key+`":`, 9000) + "1" + strings.Repeat("}", 9000)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	var spec api.WorkloadSpec
+	err := Decode([]byte(body), &spec)
+	runtime.ReadMemStats(&after)
+	if err == nil || !strings.Contains(err.Error(), "nested deeper than 32 levels") {
+		t.Errorf("error %.200v", err)
+	}
+	if used := after.TotalAlloc - before.TotalAlloc; used > 64<<20 {
+		t.Errorf("it took %d MB", used>>20)
 	}
 }
