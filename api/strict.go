@@ -23,7 +23,7 @@ type tree struct {
 func parseTree(data []byte) (any, []Problem) {
 	t := tree{dec: json.NewDecoder(bytes.NewReader(data))}
 	t.dec.UseNumber()
-	v, err := t.value("", 0)
+	v, err := t.value(nil)
 	if err == nil {
 		if _, more := t.dec.Token(); more != io.EOF {
 			err = fmt.Errorf("something follows the value")
@@ -35,7 +35,7 @@ func parseTree(data []byte) (any, []Problem) {
 	return v, t.problems
 }
 
-func (t *tree) value(at string, depth int) (any, error) {
+func (t *tree) value(at *place) (any, error) {
 	tok, err := t.dec.Token()
 	if err != nil {
 		return nil, err
@@ -44,19 +44,19 @@ func (t *tree) value(at string, depth int) (any, error) {
 	if !ok {
 		return tok, nil
 	}
-	if depth == maxDepth {
+	if at.depth() == maxDepth {
 		return nil, fmt.Errorf("nested deeper than %d levels", maxDepth)
 	}
 	if delim == '[' {
-		return t.list(at, depth)
+		return t.list(at)
 	}
-	return t.object(at, depth)
+	return t.object(at)
 }
 
-func (t *tree) list(at string, depth int) (any, error) {
+func (t *tree) list(at *place) (any, error) {
 	list := []any{}
 	for t.dec.More() {
-		v, err := t.value(fmt.Sprintf("%s[%d]", at, len(list)), depth+1)
+		v, err := t.value(&place{in: at, index: len(list)})
 		if err != nil {
 			return nil, err
 		}
@@ -66,7 +66,7 @@ func (t *tree) list(at string, depth int) (any, error) {
 	return list, err
 }
 
-func (t *tree) object(at string, depth int) (any, error) {
+func (t *tree) object(at *place) (any, error) {
 	object := map[string]any{}
 	for t.dec.More() {
 		tok, err := t.dec.Token()
@@ -74,15 +74,50 @@ func (t *tree) object(at string, depth int) (any, error) {
 			return nil, err
 		}
 		key := tok.(string)
-		if _, twice := object[key]; twice {
-			t.problems = append(t.problems, Problem{Code: CodeMalformed, Path: join(at, key), Reason: fmt.Sprintf("field %q is given twice", key)})
+		field := &place{in: at, key: key, index: -1}
+		if _, twice := object[key]; twice && len(t.problems) < maxProblems {
+			t.problems = append(t.problems, Problem{Code: CodeMalformed, Path: field.String(), Reason: fmt.Sprintf("field %q is given twice", brief(key))})
 		}
-		if object[key], err = t.value(join(at, key), depth+1); err != nil {
+		if object[key], err = t.value(field); err != nil {
 			return nil, err
 		}
 	}
 	_, err := t.dec.Token()
 	return object, err
+}
+
+// place is where a value stands. It is put into words only when something is wrong there: a path for every value would cost
+// a file of a few megabytes its square in memory.
+type place struct {
+	in    *place // nil: the whole value
+	key   string
+	index int // of a list; -1: a field
+}
+
+func (p *place) depth() (n int) {
+	for ; p != nil; p = p.in {
+		n++
+	}
+	return n
+}
+
+func (p *place) String() string {
+	switch {
+	case p == nil:
+		return ""
+	case p.index >= 0:
+		return fmt.Sprintf("%s[%d]", p.in, p.index)
+	}
+	return join(p.in.String(), brief(p.key))
+}
+
+// brief cuts a name short that nobody could have meant.
+func brief(name string) string {
+	const most = 80
+	if len(name) > most {
+		return strings.ToValidUTF8(name[:most], "") + "…"
+	}
+	return name
 }
 
 // check compares a tree with the Go type that it is meant for: unknown fields and values of another kind are problems.
@@ -129,10 +164,13 @@ func checkStruct(v any, t reflect.Type, at string) []Problem {
 	fields := jsonFields(t)
 	var problems []Problem
 	for _, key := range sortedKeys(object) {
+		if len(problems) >= maxProblems {
+			break
+		}
 		if ft, ok := fields[key]; ok {
 			problems = append(problems, check(object[key], ft, join(at, key))...)
 		} else {
-			problems = append(problems, unknownField(join(at, key), key, sortedKeys(fields)))
+			problems = append(problems, unknownField(join(at, brief(key)), key, sortedKeys(fields)))
 		}
 	}
 	return problems
@@ -145,7 +183,10 @@ func checkMap(v any, t reflect.Type, at string) []Problem {
 	}
 	var problems []Problem
 	for _, key := range sortedKeys(object) {
-		problems = append(problems, check(object[key], t.Elem(), join(at, key))...)
+		if len(problems) >= maxProblems {
+			break
+		}
+		problems = append(problems, check(object[key], t.Elem(), join(at, brief(key)))...)
 	}
 	return problems
 }
@@ -157,6 +198,9 @@ func checkSlice(v any, t reflect.Type, at string) []Problem {
 	}
 	var problems []Problem
 	for i, item := range list {
+		if len(problems) >= maxProblems {
+			break
+		}
 		problems = append(problems, check(item, t.Elem(), fmt.Sprintf("%s[%d]", at, i))...)
 	}
 	return problems
@@ -188,7 +232,7 @@ func wrongKind(v any, at, want, fix string) []Problem {
 }
 
 func unknownField(at, key string, known []string) Problem {
-	p := Problem{Code: CodeUnknownField, Path: at, Reason: fmt.Sprintf("there is no field %q here", key),
+	p := Problem{Code: CodeUnknownField, Path: at, Reason: fmt.Sprintf("there is no field %q here", brief(key)),
 		Fix: "fields here: " + strings.Join(known, ", ")}
 	if s, ok := Nearest(key, known); ok {
 		p.Fix = fmt.Sprintf("did you mean %q? ", s) + p.Fix
