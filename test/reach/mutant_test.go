@@ -36,12 +36,21 @@ func TestEveryRuleIsNeeded(t *testing.T) {
 			l.host.Run("nft", "delete", "rule", r.family, "flatnet", r.chain, "handle", r.handle)
 			broken := l.firstBroken(checks)
 			l.flat.repair()
-			if broken == "" {
+			switch {
+			case broken != "":
+				t.Logf("%s\nis missed by %s", r.text, broken)
+			case spare[r.text] != "":
+				t.Logf("%s\nis missed by nobody: %s", r.text, spare[r.text])
+			default:
 				t.Errorf("nobody misses: %s", r.text)
 			}
-			t.Logf("%s\nis missed by %s", r.text, broken)
 		})
 	}
+}
+
+// spare are the rules that no cell needs, and why they are there.
+var spare = map[string]string{
+	`oifname @closed drop comment "closed network: nothing comes in"`: "others drop it too, but for answers to connections older than the mode of a network that was made anew",
 }
 
 // allChecks are the checks that the rules are for, each returning one failure or nothing.
