@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -189,8 +190,10 @@ func (a *Agent) preview(e edit) ([]api.Step, error) {
 	return steps(changes), err
 }
 
-// revert makes the inverse of an edit, as far as it can.
+// revert makes the inverse of an edit, as far as it can. It has its own time: that of the edit may be what has run out.
 func (a *Agent) revert(ctx context.Context, inverse edit) error {
+	ctx, cancel := detached(ctx)
+	defer cancel()
 	_, parts, err := a.apply(inverse)
 	if err != nil {
 		return err
@@ -335,8 +338,15 @@ func gone[V any](change map[string]*V) bool {
 // view is what is asked for now. Only who has the token may use it, and not after giving that back.
 func (a *Agent) view() model.View { return a.state.view }
 
+// mostSteps is how many steps an event keeps: a thousand events of a hundred thousand steps would fill the memory.
+const mostSteps = 64
+
 // event tells those who listen, and the log.
 func (a *Agent) event(typ, object, text string, did ...api.Step) {
+	if n := len(did); n > mostSteps {
+		did = slices.Clone(did[:mostSteps])
+		text = strings.TrimPrefix(fmt.Sprintf("%s; the first %d of %d steps", text, mostSteps, n), "; ")
+	}
 	a.count.events.Add(1)
 	a.events.add(api.Event{Time: a.deps.Now().UTC(), Type: typ, Object: object, Text: text, Steps: did})
 	a.deps.Log.Info("event", "type", typ, "object", object, "text", text, "steps", len(did))

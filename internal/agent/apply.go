@@ -42,7 +42,7 @@ func (a *Agent) Apply(ctx context.Context, manifests []api.Manifest, dryRun bool
 		return changed, err
 	}
 	defer a.end()
-	p := applying{agent: a, e: edit{networks: map[string]*model.Network{}, workloads: map[string]*model.Workload{}, forwards: map[string]*model.Forward{}}}
+	p := applying{agent: a, objects: []api.Manifest{}, e: edit{networks: map[string]*model.Network{}, workloads: map[string]*model.Workload{}, forwards: map[string]*model.Forward{}}}
 	if err := p.all(ctx, manifests); err != nil {
 		return changed, err
 	}

@@ -223,7 +223,14 @@ func (a *Agent) serveEvents(w http.ResponseWriter, r *http.Request) {
 		}
 		next = a.events.since(t)
 	}
-	follow := r.URL.Query().Get("follow") != "false"
+	follow := true
+	if text := r.URL.Query().Get("follow"); text != "" {
+		var err error
+		if follow, err = strconv.ParseBool(text); err != nil {
+			socket.Fail(w, model.Problem{Code: model.CodeMalformed, Path: "?follow", Reason: fmt.Sprintf("%q is neither true nor false", short(text)), Example: "?follow=false"})
+			return
+		}
+	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	out := http.NewResponseController(w)
 	enc := json.NewEncoder(w)

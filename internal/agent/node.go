@@ -131,7 +131,7 @@ func (a *Agent) rerender(ctx context.Context) {
 		a.rec.Kick()
 	}
 	if len(changes) > 0 {
-		a.event("followed", "node", "links or routes of the host changed", steps(changes)...)
+		a.event("followed", "node", "links or routes of the host changed", did(changes)...)
 	}
 }
 

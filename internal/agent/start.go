@@ -49,7 +49,7 @@ func (a *Agent) start(ctx context.Context) error {
 	a.sweepFiles()
 	a.writeAllFiles()
 	a.checkOverlaps()
-	a.event("ready", "node", startText(a.view()), steps(changes)...)
+	a.event("ready", "node", startText(a.view()), did(changes)...)
 	return nil
 }
 
@@ -205,6 +205,6 @@ func (a *Agent) note(errs []error) {
 
 // repaired hears from reconcile what had drifted.
 func (a *Agent) repaired(changes []reconcile.Change) {
-	did := steps(changes)
-	a.event("repaired", "node", fmt.Sprintf("%d steps", len(did)), did...)
+	done := did(changes)
+	a.event("repaired", "node", fmt.Sprintf("%d steps", len(done)), done...)
 }

@@ -483,7 +483,11 @@ func TestEventsAreRememberedAndFollowed(t *testing.T) {
 	for range 3 * keptEvents {
 		d.event("created", "network/x", "")
 	}
+	d.event("created", "forward/x", "", make([]api.Step, 100_000)...)
 	list, next, _ := d.events.after(0)
+	if last := list[len(list)-1]; len(last.Steps) != mostSteps || !strings.Contains(last.Text, "of 100000 steps") {
+		t.Errorf("an event keeps %d steps: %s", len(last.Steps), last.Text)
+	}
 	if len(list) != keptEvents || next < 3*keptEvents {
 		t.Errorf("kept %d of %d", len(list), next)
 	}
