@@ -106,24 +106,23 @@ func typeWord(t reflect.Type) string {
 // first unknown field only, without its path, take keys of any case, and let the last of two equal keys win.
 func checkFields(data []byte, t reflect.Type) model.Problems {
 	c := checker{d: json.NewDecoder(bytes.NewReader(data))}
-	c.value(t, "", 0)
+	c.value(t, nil, 0)
 	return c.problems
 }
 
 type checker struct {
 	d        *json.Decoder
 	problems model.Problems
-	stopped  bool // deeper than anything we know: the rest is not looked at
+	stopped  bool // deeper than anything we know, or wrong enough: the rest is not looked at
 }
 
-// maxDepth bounds the nesting; the deepest request has six levels. Without it, the paths of a body of a few megabytes, nested
-// thousands deep with long names, add up to gigabytes.
+// maxDepth bounds the nesting; the deepest request has six levels.
 const maxDepth = 32
 
 // maxProblems bounds the answer to a request that is wrong everywhere.
 const maxProblems = 32
 
-func (c *checker) value(t reflect.Type, path string, depth int) {
+func (c *checker) value(t reflect.Type, at *position, depth int) {
 	if depth > maxDepth {
 		c.stopped = true
 		c.problems = model.Problems{{Code: model.CodeMalformed, Reason: fmt.Sprintf("nested deeper than %d levels", maxDepth)}}
@@ -136,16 +135,16 @@ func (c *checker) value(t reflect.Type, path string, depth int) {
 	t = concrete(t)
 	switch tok {
 	case json.Delim('{'):
-		c.object(t, path, depth)
+		c.object(t, at, depth)
 	case json.Delim('['):
 		for i := 0; !c.stopped && c.d.More(); i++ {
-			c.value(elem(t, reflect.Slice), fmt.Sprintf("%s[%d]", path, i), depth+1)
+			c.value(elem(t, reflect.Slice), &position{in: at, index: i}, depth+1)
 		}
 		c.d.Token()
 	}
 }
 
-func (c *checker) object(t reflect.Type, path string, depth int) {
+func (c *checker) object(t reflect.Type, at *position, depth int) {
 	seen := map[string]bool{}
 	for !c.stopped && c.d.More() {
 		tok, err := c.d.Token()
@@ -153,25 +152,53 @@ func (c *checker) object(t reflect.Type, path string, depth int) {
 		if err != nil || !ok {
 			return
 		}
-		at := strings.TrimPrefix(path+"."+name, ".")
+		field := &position{in: at, field: name, index: -1}
 		if seen[name] {
-			c.add(model.Problem{Code: model.CodeMalformed, Path: at, Reason: fmt.Sprintf("field %q is given twice", name)})
+			c.add(model.Problem{Code: model.CodeMalformed, Path: field.String(), Reason: fmt.Sprintf("field %q is given twice", brief(name))})
 		}
 		seen[name] = true
-		c.value(c.field(t, name, at), at, depth+1)
+		c.value(c.field(t, field), field, depth+1)
 	}
 	c.d.Token()
 }
 
+// position is where a value stands. It is put into words only when something is wrong there: paths made for every value of a body
+// of a few megabytes with long names would add up to gigabytes.
+type position struct {
+	in    *position // nil: the whole value
+	field string
+	index int // of a list; -1: a field
+}
+
+func (p *position) String() string {
+	switch {
+	case p == nil:
+		return ""
+	case p.index >= 0:
+		return fmt.Sprintf("%s[%d]", p.in, p.index)
+	}
+	return strings.TrimPrefix(p.in.String()+"."+brief(p.field), ".")
+}
+
+// brief cuts a name that is none of ours.
+func brief(name string) string {
+	const most = 80 // bytes
+	if len(name) <= most {
+		return name
+	}
+	return strings.ToValidUTF8(name[:most], "") + "…"
+}
+
 // field is the type of a field; nil when anything may stand there.
-func (c *checker) field(t reflect.Type, name, path string) reflect.Type {
+func (c *checker) field(t reflect.Type, at *position) reflect.Type {
 	if t == nil || t.Kind() != reflect.Struct {
 		return elem(t, reflect.Map)
 	}
+	name := at.field
 	names := fieldNames(t)
 	ft, ok := names[name]
 	if !ok {
-		p := model.Problem{Code: model.CodeUnknownField, Path: path, Reason: fmt.Sprintf("there is no field %q here", name)}
+		p := model.Problem{Code: model.CodeUnknownField, Path: at.String(), Reason: fmt.Sprintf("there is no field %q here", brief(name))}
 		if near, ok := api.Nearest(name, slices.Sorted(maps.Keys(names))); ok {
 			p.Fix = fmt.Sprintf("did you mean %q?", near)
 		}
@@ -181,9 +208,8 @@ func (c *checker) field(t reflect.Type, name, path string) reflect.Type {
 }
 
 func (c *checker) add(p model.Problem) {
-	if len(c.problems) < maxProblems {
-		c.problems = append(c.problems, p)
-	}
+	c.problems = append(c.problems, p)
+	c.stopped = c.stopped || len(c.problems) >= maxProblems
 }
 
 // concrete is the type below pointers; nil for one that reads JSON by itself.

@@ -313,3 +313,25 @@ func TestDeepBodiesAreRefusedCheaply(t *testing.T) {
 		t.Errorf("it took %d MB", used>>20)
 	}
 }
+
+// Neither must long names over many values, nor may an answer hold every unknown field.
+func TestLongNamesAreRefusedCheaply(t *testing.T) {
+	fields := strings.TrimSuffix(strings.Repeat(`"abc":1,`, 20_000), ",")
+	for name, body := range map[string]string{
+		"object":  `{"` + strings.Repeat("k", 200_000) + `":{` + fields + `}}`,
+		"list":    `{"` + strings.Repeat("k", 200_000) + `":[` + strings.TrimSuffix(strings.Repeat("1,", 20_000), ",") + `]}`,
+		"unknown": `{` + fields + `}`,
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		var spec api.WorkloadSpec
+		err := Decode([]byte(body), &spec)
+		runtime.ReadMemStats(&after)
+		if err == nil || len(err.Error()) > 64<<10 {
+			t.Errorf("%s: error %.200v", name, err)
+		}
+		if used := after.TotalAlloc - before.TotalAlloc; used > 64<<20 {
+			t.Errorf("%s: it took %d MB", name, used>>20)
+		}
+	}
+}
