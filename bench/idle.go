@@ -9,9 +9,9 @@ import (
 
 // idleDaemon watches a flatnetd with many endpoints that has nothing to do.
 func idleDaemon(ctx context.Context, b *bench) error {
-	n, calm, long := manyEndpoints, 15*time.Second, 10*time.Second
+	n, long := manyEndpoints, 10*time.Second
 	if b.quick {
-		n, calm, long = 10, time.Second, time.Second
+		n, long = 10, time.Second
 	}
 	h, err := newDaemonHost(ctx, b, "idle")
 	if err != nil {
@@ -21,7 +21,9 @@ func idleDaemon(ctx context.Context, b *bench) error {
 	if err := h.populate(ctx, n); err != nil {
 		return err
 	}
-	time.Sleep(calm) // the kernel goes on telling of new links, routes and addresses for some seconds
+	if err := h.calmDown(); err != nil {
+		return err
+	}
 	pidBefore, err := lastPID()
 	if err != nil {
 		return err
@@ -53,4 +55,23 @@ func idleDaemon(ctx context.Context, b *bench) error {
 		return errors.New("interrupted")
 	}
 	return nil
+}
+
+// calmDown returns when the daemon did next to nothing for some seconds: the kernel goes on telling of new links, routes and
+// addresses for a while.
+func (d *daemon) calmDown() error {
+	const (
+		quiet    = 5 * time.Second
+		little   = 5 * time.Millisecond
+		patience = 2 * time.Minute
+	)
+	last := time.Duration(0)
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(quiet) {
+		now, err := cpuOf(d.pid)
+		if err != nil || now-last < little {
+			return err
+		}
+		last = now
+	}
+	return errors.New("the daemon does not come to rest")
 }
