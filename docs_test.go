@@ -206,16 +206,22 @@ func TestManifestFieldsAreDocumented(t *testing.T) {
 // The page of commands is what the program says of itself; -update writes it.
 func TestCommandReferenceIsCurrent(t *testing.T) {
 	const page = "docs/reference/cli.md"
-	program := filepath.Join(t.TempDir(), "flatnet")
-	if out, err := exec.Command("go", "build", "-o", program, "./cmd/flatnet").CombinedOutput(); err != nil {
+	dir := t.TempDir()
+	if out, err := exec.Command("go", "build", "-o", dir, "./cmd/...").CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
+	program := filepath.Join(dir, "flatnet")
 	var b strings.Builder
 	b.WriteString("# Commands\n\nMade from the programs by `go test . -update`.\n")
 	writeHelp(t, &b, program, nil)
 	for _, topic := range []string{"exit-codes", "settings"} {
 		b.WriteString("\n## flatnet help " + topic + "\n\n```\n" + help(t, program, []string{topic}) + "```\n")
 	}
+	out, err := exec.Command(filepath.Join(dir, "flatnetd"), "-h").CombinedOutput()
+	if err != nil {
+		t.Fatalf("flatnetd -h: %v\n%s", err, out)
+	}
+	b.WriteString("\n## flatnetd\n\n```\n" + string(out) + "```\n")
 	if *update {
 		if err := os.WriteFile(page, []byte(b.String()), 0o644); err != nil {
 			t.Fatal(err)
