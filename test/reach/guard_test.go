@@ -26,13 +26,14 @@ type self struct {
 	v4, v6, local  netip.Addr
 	other4, other6 netip.Addr
 	to             model.MAC
+	round          uint32 // tells the markers of one round from those of another
 }
 
 // forgeries are examples of each row of the table, to one MAC.
 func (s self) forgeries() []forgery {
 	var all []forgery
 	add := func(row, what string, build func(marker []byte) []byte) {
-		marker := fmt.Appendf(nil, "<%s%02d>", map[bool]string{true: "bc", false: "uc"}[s.to == broadcastMAC], len(all))
+		marker := fmt.Appendf(nil, "<%d,%02d>", s.round, len(all))
 		all = append(all, forgery{row, what, build(marker), marker})
 	}
 	frame := func(kind uint16, payload []byte) []byte { return ether(s.to, s.mac, kind, payload) }
@@ -101,7 +102,8 @@ func (l *lab) guardCells(tab table, from, to *actor, open bool) []string {
 		}
 	}
 	for _, dst := range []model.MAC{broadcastMAC, l.macOf(to)} {
-		s.to = dst
+		l.token++
+		s.to, s.round = dst, l.token
 		wrong = append(wrong, l.sendForgeries(tab, from, watch, s.forgeries(), open)...)
 		watch = watch[:1] // the bridge hears nothing of what is for somebody else
 	}
@@ -121,11 +123,13 @@ func (l *lab) sendForgeries(tab table, from *actor, watch []sniffPoint, forgerie
 	for _, f := range forgeries {
 		frames = append(frames, f.frame)
 	}
-	if err := from.agent.Send(from.link, frames...); err != nil {
-		l.Fatal(err)
+	send := func() {
+		if err := from.agent.Send(from.link, frames...); err != nil {
+			l.Fatal(err)
+		}
 	}
 	for _, p := range watch {
-		caught := l.caughtUntil(p, forgeries[len(forgeries)-1].marker)
+		caught := l.caughtUntil(p, forgeries[len(forgeries)-1].marker, send)
 		for _, f := range forgeries {
 			passed := slices.ContainsFunc(caught, func(frame []byte) bool { return bytes.Contains(frame, f.marker) })
 			if want := open || l.passes(tab, f.row, from.net); passed != want {
@@ -136,8 +140,9 @@ func (l *lab) sendForgeries(tab table, from *actor, watch []sniffPoint, forgerie
 	return wrong
 }
 
-// caughtUntil returns what a sniffer caught until that marker came, and a little longer.
-func (l *lab) caughtUntil(p sniffPoint, marker []byte) [][]byte {
+// caughtUntil sends, again when the kernel loses frames, and returns what a sniffer caught until that marker came and a
+// little longer.
+func (l *lab) caughtUntil(p sniffPoint, marker []byte, send func()) [][]byte {
 	l.Helper()
 	var all [][]byte
 	take := func() {
@@ -147,7 +152,12 @@ func (l *lab) caughtUntil(p sniffPoint, marker []byte) [][]byte {
 		}
 		all = append(all, frames...)
 	}
+	var sent time.Time
 	kerneltest.Eventually(l.T, "the last frame on "+p.link+" of "+p.Name, func() bool {
+		if time.Since(sent) > time.Second {
+			send()
+			sent = time.Now()
+		}
 		take()
 		return slices.ContainsFunc(all, func(f []byte) bool { return bytes.Contains(f, marker) })
 	})

@@ -47,11 +47,16 @@ type sniffer struct {
 	frames [][]byte
 }
 
+// sniff begins anew when the link is sniffed already.
 func (a *agent) sniff(link string) error {
+	if _, err := a.caught(link); err == nil {
+		return nil
+	}
 	fd, err := packetSocket(link, unix.ETH_P_ALL)
 	if err != nil {
 		return err
 	}
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20) // what is missing of it only makes losses likelier
 	s := &sniffer{}
 	a.mu.Lock()
 	a.sniffers[link] = s
