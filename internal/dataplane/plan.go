@@ -115,8 +115,8 @@ func inOrder(p Plan) {
 	}
 }
 
-// place is what objects of one kind are sorted by: their text, but the rules of a chain in their order, and accept_ra before
-// all other sysctls: with forwarding on, the kernel drops the default route that it had from a router advertisement
+// place is what objects of one kind are sorted by: their text, but the rules of a chain in their order; forwarding of a link
+// after ip_forward, which sets that of all links; and accept_ra before all other sysctls: with forwarding on, the kernel drops the default route that it had from a router advertisement
 // unless accept_ra is 2 by then (net/ipv6/ndisc.c, rt6_purge_dflt_routers).
 func place(o Object) string {
 	switch o := o.(type) {
@@ -125,6 +125,9 @@ func place(o Object) string {
 	case Sysctl:
 		if strings.HasSuffix(o.Name, "/accept_ra") {
 			return "0 " + o.Name
+		}
+		if o.Link != "" && strings.HasSuffix(o.Name, "/forwarding") {
+			return "2 " + o.Name
 		}
 		return "1 " + o.Name
 	}

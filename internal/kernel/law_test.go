@@ -268,3 +268,17 @@ func TestConcurrentAttaches(t *testing.T) {
 		t.Errorf("left:\n%s", got)
 	}
 }
+
+// Turning ip_forward on or off sets forwarding of every link; a closed network must not be open until the next repair.
+func TestForwardingOfALinkOutlivesTheHosts(t *testing.T) {
+	k := host(t)
+	closed := []dataplane.Object{bridge("fn-a"), dataplane.Sysctl{Name: "net/ipv4/conf/fn-a/forwarding", Link: "fn-a", Value: "0"}}
+	forwarding := dataplane.Sysctl{Name: "net/ipv4/ip_forward", Value: "1"}
+	for _, want := range []dataplane.State{state(closed...), state(append(closed, forwarding)...), state(closed...)} {
+		have := observe(t, k, dataplane.HostNetns)
+		apply(t, k, dataplane.HostNetns, dataplane.Diff(want, have))
+		if got := observe(t, k, dataplane.HostNetns); text(got) != text(want) {
+			t.Errorf("got\n%s\nwant\n%s", text(got), text(want))
+		}
+	}
+}

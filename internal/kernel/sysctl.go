@@ -189,7 +189,28 @@ func (k *Kernel) changeSysctl(want dataplane.Sysctl) error {
 	if err := k.changed.changing(want.Name, before, want.Value); err != nil {
 		return fmt.Errorf("remember the value before: %w", err)
 	}
-	return writeSysctl(want.Name, want.Value)
+	return k.switchSysctl(want.Name, want.Value)
+}
+
+// switchSysctl writes a value of the host. Writing ip_forward sets forwarding of every link (net/ipv4/devinet.c,
+// inet_forward_change); that of our links is put back at once, as a closed network would be open until the next repair.
+func (k *Kernel) switchSysctl(name, value string) error {
+	if name != "net/ipv4/ip_forward" {
+		return writeSysctl(name, value)
+	}
+	kept := map[string]string{}
+	for _, s := range k.tracked(dataplane.HostNetns) {
+		if link, key, v6, ok := confName(s.Name); ok && link == s.Link && key == "forwarding" && !v6 {
+			if before, err := readSysctl(s.Name); err == nil {
+				kept[s.Name] = before
+			}
+		}
+	}
+	err := writeSysctl(name, value)
+	for name, before := range kept {
+		err = errors.Join(err, ignoring(writeSysctl(name, before), fs.ErrNotExist))
+	}
+	return err
 }
 
 // resetSysctl puts back what was before us, unless somebody has changed it since; the value of a link of ours becomes the
@@ -204,7 +225,7 @@ func (k *Kernel) resetSysctl(netns string, s dataplane.Sysctl) error {
 	}
 	now, err := readSysctl(s.Name)
 	if err == nil && now == was.Ours {
-		err = writeSysctl(s.Name, was.Value)
+		err = k.switchSysctl(s.Name, was.Value)
 	}
 	return errors.Join(ignoring(err, fs.ErrNotExist), k.changed.restored(s.Name))
 }

@@ -33,6 +33,9 @@ func silent(n model.Network) bool {
 	return n.Mode == model.Isolated || n.Mode == model.HostOnly && n.NoHostAdapter
 }
 
+// closed reports whether nothing is forwarded from or to the network.
+func closed(n model.Network) bool { return n.Mode == model.HostOnly || n.Mode == model.Isolated }
+
 // hidden reports whether the host routes for the network without being reachable at its gateway address.
 func hidden(n model.Network) bool { return n.Mode == model.NAT && n.NoHostAdapter }
 
@@ -51,8 +54,9 @@ func bridge(v model.View, n model.Network) []dataplane.Object {
 	return objects
 }
 
-// bridgeSysctls settle what the host answers on the bridge; every mode sets all of them, so that a change of mode leaves
-// none behind. A bridge without an address would still answer ARP for every other address of the host (arp_ignore,
+// bridgeSysctls settle what the host answers on the bridge. What comes from a closed network is not even looked at for
+// forwarding: a packet whose TTL ends at the host, or that is too long to go on, is answered before the forward hook, to
+// whatever source it claims, and the answer carries its content out (net/ipv4/ip_forward.c, RFC 1812 section 4.3.2.3). A bridge without an address would still answer ARP for every other address of the host (arp_ignore,
 // Documentation/networking/ip-sysctl.rst); forwards of 127.0.0.1 need route_localnet.
 func bridgeSysctls(n model.Network) []dataplane.Object {
 	values := []struct{ path, value string }{
@@ -65,6 +69,9 @@ func bridgeSysctls(n model.Network) []dataplane.Object {
 	}
 	if silent(n) {
 		values[0].value = "8"
+	}
+	if closed(n) {
+		values = append(values, struct{ path, value string }{"net/ipv4/conf/%s/forwarding", "0"})
 	}
 	var objects []dataplane.Object
 	for _, v := range values {
