@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"regexp"
 	"strings"
 	"testing"
@@ -17,7 +18,7 @@ import (
 // dumps is all that iproute2 tells of a namespace, apart from what changes by itself.
 func dumps(t testing.TB) string {
 	all := run(t, "ip -d link") + run(t, "ip addr") + run(t, "ip -4 route show table all") + run(t, "ip -6 route show table all")
-	return regexp.MustCompile(`timer +[0-9.]+| state [A-Z]+`).ReplaceAllString(all, "")
+	return regexp.MustCompile(`timer +[0-9.]+| state [A-Z]+| linkdown|,LOWER_UP|NO-CARRIER,|.*ff00::/8.*\n`).ReplaceAllString(all, "")
 }
 
 // quiet keeps the kernel from making link-local addresses and from changing them while dumps are compared.
@@ -325,4 +326,27 @@ func addrText(r model.HostRoute) string {
 		return "via " + r.Via.String()
 	}
 	return ""
+}
+
+// A workload that flushes its addresses and types one again, as the plan's command says, has it: the mark of ours can't be
+// typed. An address of its own is its own.
+func TestAddressesTypedAgainCount(t *testing.T) {
+	k := host(t)
+	far := workload(t, "a")
+	port := dataplane.Link{Name: "fv-a", Kind: dataplane.Veth, Owner: "ep/a/eth0", Up: true, MTU: 1500, MAC: model.MAC{0xfe, 1}, Peer: "eth0", PeerNetns: far}
+	end := dataplane.Link{Name: "eth0", Kind: dataplane.Veth, Owner: "ep/a/eth0", Up: true, MTU: 1500, MAC: model.MAC{2, 1}}
+	want := state(end, dataplane.Address{Link: "eth0", Prefix: netip.MustParsePrefix("10.0.0.2/24")})
+	apply(t, k, dataplane.HostNetns, dataplane.Diff(state(port), nil))
+	apply(t, k, far, dataplane.Diff(want, observe(t, k, far)))
+	for _, line := range []string{"flush", "address add 10.0.0.2/24", "address add 10.9.9.9/24"} {
+		run(t, "nsenter --net="+far+" ip "+strings.Replace(line, "flush", "address flush", 1)+" dev eth0")
+		if line == "flush" {
+			continue
+		}
+		have := observe(t, k, far)
+		delete(have, dataplane.Link{Name: "lo"})
+		if p := dataplane.Diff(want, have); len(p) > 0 {
+			t.Errorf("after %q:\n%s", line, p)
+		}
+	}
 }

@@ -208,6 +208,9 @@ func (j *job) settle(t *task) {
 		if errors.Is(t.err, unix.EEXIST) && t.how == plain {
 			t.fix = func() error { return j.fixAddress(t, o) }
 		}
+		if t.err == nil {
+			j.k.memory.addressIs(j.space.path, o, t.Op != dataplane.Del)
+		}
 	case dataplane.Route:
 		if errors.Is(t.err, unix.EEXIST) && t.how == plain {
 			t.fix = func() error { return j.fixRoute(t, o) }

@@ -19,6 +19,7 @@ type remembered struct {
 	sysctls map[string]dataplane.Sysctl // by name; Value is not used
 	kernels map[string]dataplane.Link   // links by name whose MAC or MTU was left to the kernel: only Link with those fields
 	far     map[farEnd]string           // veth ends that we put somewhere from this namespace: their near end's name
+	addrs   map[dataplane.Address]bool  // in workloads' namespaces: what we gave, should somebody type it again without our mark
 	made    map[string]int              // indexes of links that we made, by name; they have no mark for a moment
 	index   int                         // of links: the next to try
 }
@@ -38,11 +39,54 @@ func (m *memory) with(netns string, fn func(*remembered)) {
 			sysctls: map[string]dataplane.Sysctl{},
 			kernels: map[string]dataplane.Link{},
 			far:     map[farEnd]string{},
+			addrs:   map[dataplane.Address]bool{},
 			made:    map[string]int{},
 		}
 		m.spaces[netns] = r
 	}
 	fn(r)
+}
+
+// addressIs remembers an address in a workload's namespace, or forgets it. The host's own are made anew when they lack the
+// mark; what a workload does is left alone, so there the mark can't be insisted on.
+func (m *memory) addressIs(netns string, a dataplane.Address, there bool) {
+	if netns == dataplane.HostNetns {
+		return
+	}
+	m.with(netns, func(r *remembered) {
+		if there {
+			r.addrs[a] = true
+		} else {
+			delete(r.addrs, a)
+		}
+	})
+}
+
+// gave reports whether an address is one that we gave.
+func (m *memory) gave(netns string, a dataplane.Address) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r := m.spaces[netns]
+	return r != nil && r.addrs[a]
+}
+
+// linkLeft forgets what was on a link in another namespace that went with its near end.
+func (m *memory) linkLeft(netns, name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r := m.spaces[netns]
+	if r == nil || netns == dataplane.HostNetns {
+		return
+	}
+	for a := range r.addrs {
+		if a.Link == name {
+			delete(r.addrs, a)
+		}
+	}
+	delete(r.kernels, name)
+	if len(r.addrs)+len(r.sysctls)+len(r.kernels)+len(r.far)+len(r.made) == 0 {
+		delete(m.spaces, netns)
+	}
 }
 
 func (m *memory) forget(netns string) {

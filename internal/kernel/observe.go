@@ -43,7 +43,7 @@ func (k *Kernel) observe(ctx context.Context, netns string) (dataplane.State, er
 	o := observation{netns: netns, sysctls: newSysctlIndex(k.tracked(netns))}
 	for _, part := range []func() error{
 		func() error { return o.links(s.conn) },
-		func() error { return o.addresses(s.conn) },
+		func() error { return o.addresses(s.conn, &k.memory) },
 		func() error { return o.routes(s.conn) },
 		func() error { return o.files(s) },
 		func() error { return k.observeHost(ctx, &o) },
@@ -83,11 +83,14 @@ func (o *observation) links(c *netlink.Conn) error {
 	})
 }
 
-func (o *observation) addresses(c *netlink.Conn) error {
+// addresses reads those with our mark, and those that we gave a workload and somebody typed again: `ip address` of Debian 12
+// knows no mark.
+func (o *observation) addresses(c *netlink.Conn, m *memory) error {
 	var found []dataplane.Object
 	err := dumpAddresses(c, 0, func() { found = nil }, func(a address) {
-		if a.ours() {
-			found = append(found, dataplane.Address{Link: o.names[a.index], Prefix: a.prefix})
+		one := dataplane.Address{Link: o.names[a.index], Prefix: a.prefix}
+		if a.ours() || a.proto == 0 && m.gave(o.netns, one) {
+			found = append(found, one)
 		}
 	})
 	o.others = append(o.others, found...)
