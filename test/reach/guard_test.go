@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/flatnet/flatnet/internal/kernel/kerneltest"
 	"github.com/flatnet/flatnet/internal/model"
 )
 
@@ -140,8 +139,8 @@ func (l *lab) sendForgeries(tab table, from *actor, watch []sniffPoint, forgerie
 	return wrong
 }
 
-// caughtUntil sends, again when the kernel loses frames, and returns what a sniffer caught until that marker came and a
-// little longer.
+// caughtUntil sends, again when the kernel loses frames, and returns what a sniffer caught until that marker came, if it
+// does in time, and a little longer.
 func (l *lab) caughtUntil(p sniffPoint, marker []byte, send func()) [][]byte {
 	l.Helper()
 	var all [][]byte
@@ -152,15 +151,14 @@ func (l *lab) caughtUntil(p sniffPoint, marker []byte, send func()) [][]byte {
 		}
 		all = append(all, frames...)
 	}
-	var sent time.Time
-	kerneltest.Eventually(l.T, "the last frame on "+p.link+" of "+p.Name, func() bool {
-		if time.Since(sent) > time.Second {
-			send()
-			sent = time.Now()
+	last := func(f []byte) bool { return bytes.Contains(f, marker) }
+	for end := time.Now().Add(patience); !slices.ContainsFunc(all, last) && time.Now().Before(end); {
+		send()
+		for again := time.Now().Add(time.Second); !slices.ContainsFunc(all, last) && time.Now().Before(again); {
+			time.Sleep(5 * time.Millisecond)
+			take()
 		}
-		take()
-		return slices.ContainsFunc(all, func(f []byte) bool { return bytes.Contains(f, marker) })
-	})
+	}
 	time.Sleep(50 * time.Millisecond) // frames may overtake each other between processors
 	take()
 	return all
