@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -171,7 +172,16 @@ func TestSharedNamespaces(t *testing.T) {
 	}
 	must[api.Workload](t)(d.SetProcess(ctx, "web", api.Process{PID: 1, Command: "httpd"}))
 	must[api.Workload](t)(d.SetProcess(ctx, "side", api.Process{PID: 2, Command: "tail"}))
-	w.procs.kill(1, 0)
+	if _, err := d.StopWorkload(ctx, "web", time.Second, false); !hasCode(err, model.CodeInUse) || !strings.Contains(err.Error(), "side") {
+		t.Errorf("stop of a workload whose namespace side shares: %v", err)
+	}
+	must[api.Workload](t)(d.StopWorkload(ctx, "web", time.Second, true))
+	if x := must[api.Workload](t)(d.Workload("web")); x.Netns != "" || x.Endpoints[0].Netns != "" {
+		t.Errorf("web has ended, and has a namespace to enter: %+v", x)
+	}
+	if x := must[api.Workload](t)(d.Workload("side")); x.Netns != web.Netns {
+		t.Errorf("side runs, and its namespace is %q", x.Netns)
+	}
 	if x := must[api.Workload](t)(d.Workload("web")); x.State != workloadExited || len(x.Endpoints) != 1 {
 		t.Errorf("web ended while side still uses its namespace: %+v", x)
 	}
@@ -179,7 +189,7 @@ func TestSharedNamespaces(t *testing.T) {
 	if x := must[api.Workload](t)(d.Workload("web")); len(x.Endpoints) != 0 || x.Netns != "" {
 		t.Errorf("side has ended, and web still has: %+v", x)
 	}
-	if x := must[api.Workload](t)(d.Workload("side")); x.State != workloadExited || x.Process.Code != 5 {
+	if x := must[api.Workload](t)(d.Workload("side")); x.State != workloadExited || x.Process.Code != 5 || x.Netns != "" {
 		t.Errorf("side: %+v", x)
 	}
 	w.checkConverged(d)
@@ -199,7 +209,7 @@ func TestAProcessThatEndsGivesItsEndpointsBack(t *testing.T) {
 		if x := must[api.Workload](t)(d.SetProcess(ctx, "web", api.Process{PID: 7, Command: "httpd"})); x.State != workloadRunning || x.Endpoints[0].PID != 7 {
 			t.Errorf("got %+v", x)
 		}
-		x := must[api.Workload](t)(d.StopWorkload(ctx, "web", time.Second))
+		x := must[api.Workload](t)(d.StopWorkload(ctx, "web", time.Second, false))
 		if x.State != workloadExited || x.Process.Code != 143 && !remove || len(x.Endpoints)+len(x.Forwards) != 0 {
 			t.Errorf("got %+v", x)
 		}
@@ -383,15 +393,9 @@ func (w *world) dump() string {
 		b.WriteString(w.kernel.Dump(n))
 	}
 	snap, _ := w.store.Load(context.Background())
-	for _, kind := range snap.Objects {
-		for _, name := range slices.Sorted(func(yield func(string) bool) {
-			for n := range kind {
-				if !yield(n) {
-					return
-				}
-			}
-		}) {
-			fmt.Fprintf(&b, "%s %s\n", name, kind[name].Data)
+	for _, kind := range slices.Sorted(maps.Keys(snap.Objects)) {
+		for _, name := range slices.Sorted(maps.Keys(snap.Objects[kind])) {
+			fmt.Fprintf(&b, "%s %s\n", name, snap.Objects[kind][name].Data)
 		}
 	}
 	text, _ := json.Marshal(w.journal.all)
