@@ -7,6 +7,7 @@ const (
 	CodeUnknownKind  = "FN1003"
 	CodeNotFound     = "FN1004"
 	CodeTooLarge     = "FN1005"
+	CodeNotRunning   = "FN2119"
 	CodeUnreachable  = "FN3001"
 	CodeAPIVersion   = "FN3002"
 	CodeNotPermitted = "FN4001"

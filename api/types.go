@@ -113,8 +113,8 @@ type Workload struct {
 	Name      string            `json:"name"`
 	Labels    map[string]string `json:"labels,omitempty"`
 	Sharing   string            `json:"sharing,omitempty"`
-	Netns     string            `json:"netns"` // path to enter; /proc/1/ns/net for the host's
-	State     string            `json:"state"` // created, running, exited
+	Netns     string            `json:"netns"` // path to enter; /proc/1/ns/net for the host's; empty: there is none to enter, as its command or its namespace ended
+	State     string            `json:"state"` // created, running, exited, lost
 	Process   Process           `json:"process"`
 	Created   time.Time         `json:"created"`
 	Endpoints []Endpoint        `json:"endpoints,omitempty"`

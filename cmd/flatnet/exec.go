@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
+	"strings"
 
 	"github.com/flatnet/flatnet/api"
 	"github.com/spf13/cobra"
@@ -37,10 +39,32 @@ func (c *execute) run(ctx context.Context, args []string, _ io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if err := mustRun(w); err != nil {
+		return err
+	}
 	if err := mayEnter(w.Sharing, "exec "+name); err != nil {
 		return err
 	}
 	return execIn(c.app, w, args)
+}
+
+// mustRun refuses a workload that there is nothing to enter of: a command for it would run on the host's network.
+func mustRun(w api.Workload) error {
+	p := api.Problem{Code: api.CodeNotRunning, Fix: "remove it and start a new one", Example: "flatnet rm " + w.Name}
+	shared, joins := strings.CutPrefix(w.Sharing, "container:")
+	switch {
+	case w.State == "exited" && w.Process.Code < 0:
+		p.Reason = fmt.Sprintf("workload %q does not run (exited while nobody looked)", w.Name)
+	case w.State == "exited":
+		p.Reason = fmt.Sprintf("workload %q does not run (exited with status %d)", w.Name, w.Process.Code)
+	case w.Netns == "" && joins:
+		p.Reason = fmt.Sprintf("workload %q has no network namespace any more: that of workload %q, which it shares, is gone", w.Name, shared)
+	case w.Netns == "":
+		p.Reason = fmt.Sprintf("workload %q has no network namespace any more", w.Name)
+	default:
+		return nil
+	}
+	return api.Fail(api.ExitConflict, p)
 }
 
 func execIn(a *app, w api.Workload, args []string) error {

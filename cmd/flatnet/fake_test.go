@@ -274,7 +274,7 @@ func fixedWorkloads() map[string]api.Workload {
 	return map[string]api.Workload{
 		"web": web,
 		"db":  {Name: "db", State: "created", Netns: "/run/netns/db", Created: epoch.Add(-50 * time.Hour)},
-		"job": {Name: "job", State: "exited", Sharing: "host", Netns: "/proc/1/ns/net", Created: epoch.Add(-3 * time.Hour), Process: api.Process{PID: 99, Command: "false", Exited: true, Code: 1}},
+		"job": {Name: "job", State: "exited", Sharing: "host", Created: epoch.Add(-3 * time.Hour), Process: api.Process{PID: 99, Command: "false", Exited: true, Code: 1}},
 	}
 }
 

@@ -13,19 +13,25 @@ import (
 type stop struct {
 	app     *app
 	seconds int
+	force   bool
 }
 
 func newStop(a *app) *cobra.Command {
 	c := &stop{app: a}
 	cmd := command(a, "stop NAME... [flags]", "end the processes of workloads: TERM, then KILL", "flatnet stop web", cobra.MinimumNArgs(1), c.run)
 	cmd.Flags().IntVarP(&c.seconds, "time", "t", 10, "seconds between TERM and KILL")
+	cmd.Flags().BoolVarP(&c.force, "force", "f", false, "also when others share its network namespace")
 	cmd.ValidArgsFunction = a.complete(workloadNames)
 	return cmd
 }
 
 func (c *stop) run(ctx context.Context, args []string, stdout io.Writer) error {
+	var how []api.Option
+	if c.force {
+		how = append(how, api.Force)
+	}
 	return each(args, func(name string) error {
-		if _, err := c.app.client().StopWorkload(ctx, name, api.Stop{TimeoutSeconds: c.seconds}); err != nil {
+		if _, err := c.app.client().StopWorkload(ctx, name, api.Stop{TimeoutSeconds: c.seconds}, how...); err != nil {
 			return err
 		}
 		fmt.Fprintln(stdout, name)

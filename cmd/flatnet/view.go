@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/flatnet/flatnet/api"
@@ -31,7 +32,9 @@ func viewOf(w api.Workload) (view, error) {
 	if w.Sharing == "host" {
 		return v, nil
 	}
-	v.Netns = w.Netns
+	if v.Netns = w.Netns; v.Netns == "" {
+		return view{}, fmt.Errorf("workload %q has no network namespace to enter", w.Name)
+	}
 	v.Files = map[string]string{}
 	for over, file := range map[string]string{"/etc/resolv.conf": w.Files.ResolvConf, "/etc/hosts": w.Files.Hosts} {
 		if file != "" {
@@ -50,9 +53,13 @@ func (v view) enter() (warnings []string, err error) {
 		}
 	}
 	if v.Netns != "" {
+		hosts := append(netnsID("/proc/thread-self/ns/net"), netnsID("/proc/1/ns/net")...)
 		w, err := v.enterNamespaces()
 		warnings = append(warnings, w...)
 		if err != nil {
+			return warnings, err
+		}
+		if err := v.left(hosts); err != nil {
 			return warnings, err
 		}
 	}
@@ -62,6 +69,30 @@ func (v view) enter() (warnings []string, err error) {
 		}
 	}
 	return warnings, nil
+}
+
+// namespaceID tells namespaces apart.
+type namespaceID struct{ dev, inode uint64 }
+
+// netnsID is none when the path cannot be seen.
+func netnsID(path string) []namespaceID {
+	var st unix.Stat_t
+	if unix.Stat(path, &st) != nil {
+		return nil
+	}
+	return []namespaceID{{uint64(st.Dev), st.Ino}}
+}
+
+// left refuses to go on in the namespace that we came from, or in the machine's own: what was asked for is a workload's.
+func (v view) left(hosts []namespaceID) error {
+	now := netnsID("/proc/thread-self/ns/net")
+	if len(now) == 0 {
+		return errors.New("the network namespace that was entered cannot be told from the host's: /proc/thread-self/ns/net is missing")
+	}
+	if slices.Contains(hosts, now[0]) {
+		return fmt.Errorf("network namespace %s is the host's own, not a workload's; nothing was started", v.Netns)
+	}
+	return nil
 }
 
 func (v view) enterNamespaces() ([]string, error) {

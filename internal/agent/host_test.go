@@ -97,6 +97,9 @@ func TestAVanishedNamespaceIsNotMadeAgain(t *testing.T) {
 	if f := d.Forwards(); f[0].Active {
 		t.Errorf("its forward is still active: %+v", f)
 	}
+	if x := must[api.Workload](t)(d.Workload("web")); x.State != workloadLost || x.Netns != "" || x.Endpoints[0].Netns != "" {
+		t.Errorf("there is a namespace to enter: %+v", x)
+	}
 	d.end(t)
 	d = w.start()
 	w.checkConverged(d)

@@ -129,8 +129,8 @@ func (a *Agent) workloadRoutes(handle handle) {
 		if err != nil {
 			return nil, err
 		}
-		return a.StopWorkload(r.Context(), r.PathValue("name"), timeout)
-	})
+		return a.StopWorkload(r.Context(), r.PathValue("name"), timeout, isSet(r, force))
+	}, force)
 }
 
 func stopTimeout(s api.Stop) (time.Duration, error) {

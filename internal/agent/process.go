@@ -158,11 +158,12 @@ func exitText(code int) string {
 	return fmt.Sprintf("ended with status %d", code)
 }
 
-// StopWorkload ends a workload's command and what it started.
-func (a *Agent) StopWorkload(ctx context.Context, name string, timeout time.Duration) (api.Workload, error) {
+// StopWorkload ends a workload's command and what it started. One whose namespace others share goes on, except by force.
+func (a *Agent) StopWorkload(ctx context.Context, name string, timeout time.Duration, force bool) (api.Workload, error) {
 	a.mu.RLock()
 	w, ok := a.state.view.Workloads[name]
 	known := a.state.view.Workloads
+	users := a.users(name)
 	a.mu.RUnlock()
 	if !ok {
 		a.mu.RLock()
@@ -171,6 +172,10 @@ func (a *Agent) StopWorkload(ctx context.Context, name string, timeout time.Dura
 	}
 	if !running(w) {
 		return a.Workload(name)
+	}
+	if len(users) > 0 && !force {
+		return api.Workload{}, model.Problem{Code: model.CodeInUse, Reason: fmt.Sprintf("others share the namespace of workload %q", name), Owner: listed(users),
+			Fix: "stop those first, or with --force only this one: they keep its namespace", Example: "flatnet stop --force " + name}
 	}
 	// Nothing is locked meanwhile: a command may take its time.
 	if err := a.deps.Processes.Stop(ctx, w.Process.PID, w.Process.Start, cgroupParent, timeout); err != nil {

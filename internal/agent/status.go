@@ -126,6 +126,7 @@ const (
 	workloadCreated = "created"
 	workloadRunning = "running"
 	workloadExited  = "exited"
+	workloadLost    = "lost" // its namespace is gone
 )
 
 func (a *Agent) describeWorkload(w model.Workload) api.Workload {
@@ -137,6 +138,8 @@ func (a *Agent) describeWorkload(w model.Workload) api.Workload {
 	switch {
 	case w.Process.Exited:
 		d.State = workloadExited
+	case a.isLost(w):
+		d.State = workloadLost
 	case running(w):
 		d.State = workloadRunning
 	}
@@ -162,20 +165,31 @@ func sharingText(w model.Workload) string {
 // hostNetns is how one enters the host's namespace.
 const hostNetns = "/proc/1/ns/net"
 
+// netnsOf is the namespace to enter for a workload's commands; empty when there is none. Who gets a path of a namespace that
+// has ended would take another for it.
 func (a *Agent) netnsOf(w model.Workload) string {
-	switch w.Sharing {
-	case model.Host:
+	switch {
+	case w.Process.Exited || a.isLost(w):
+		return ""
+	case w.Sharing == model.Host:
 		return hostNetns
-	case model.Joined:
+	case w.Sharing == model.Joined:
 		return a.state.view.Workloads[w.Join].Netns
 	}
 	return w.Netns
 }
 
+// isLost reports whether the namespace that a workload is in has vanished.
+func (a *Agent) isLost(w model.Workload) bool {
+	_, own := a.state.lost[w.Name]
+	_, joined := a.state.lost[w.Join]
+	return own || joined
+}
+
 func (a *Agent) describeEndpoint(w model.Workload, e model.Endpoint) api.Endpoint {
 	n := a.state.view.Networks[e.Network]
 	d := api.Endpoint{
-		Workload: w.Name, Network: e.Network, IfName: e.IfName, MAC: e.MAC.String(), Netns: w.Netns, IPs: []string{},
+		Workload: w.Name, Network: e.Network, IfName: e.IfName, MAC: e.MAC.String(), Netns: a.netnsOf(w), IPs: []string{},
 		Guard: !e.NoGuard && !n.NoGuard, Isolated: e.Isolated,
 	}
 	if n.HasBridge() {

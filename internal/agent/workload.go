@@ -207,7 +207,7 @@ func (a *Agent) freeAddr(network string, s model.Subnet, workload string) (netip
 func (a *Agent) DeleteWorkload(ctx context.Context, name string, force, dryRun bool) (api.Changed[api.Workload], error) {
 	changed := api.Changed[api.Workload]{DryRun: dryRun}
 	if force && !dryRun {
-		if w, err := a.StopWorkload(ctx, name, forcedStop); err != nil {
+		if w, err := a.StopWorkload(ctx, name, forcedStop, false); err != nil {
 			return changed, err
 		} else if _, err := a.Workload(name); err != nil { // it was to be removed with its command
 			changed.Object, changed.Steps = w, []api.Step{}

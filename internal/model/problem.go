@@ -114,6 +114,7 @@ const (
 	CodeUnknownKind  = "FN1003"
 	CodeNotFound     = "FN1004"
 	CodeTooLarge     = "FN1005"
+	CodeNotFixable   = "FN1006"
 
 	CodeName       = "FN1101"
 	CodeLinkName   = "FN1102"
@@ -164,6 +165,7 @@ const (
 	CodeInUse          = "FN2116"
 	CodeInactive       = "FN2117"
 	CodeVersion        = "FN2118"
+	CodeNotRunning     = "FN2119"
 
 	CodeUnreachable   = "FN3001"
 	CodeAPIVersion    = "FN3002"
@@ -186,6 +188,7 @@ func Titles() map[string]string {
 		CodeUnknownKind:  "the manifest is of a kind that nobody knows",
 		CodeNotFound:     "there is no such object",
 		CodeTooLarge:     "the request is too large",
+		CodeNotFixable:   "flatnet has no fix of its own for that code",
 
 		CodeName:       "the name cannot be used",
 		CodeLinkName:   "the link name cannot be used",
@@ -236,6 +239,7 @@ func Titles() map[string]string {
 		CodeInUse:          "the object is in use",
 		CodeInactive:       "the network is not started",
 		CodeVersion:        "the object was changed meanwhile",
+		CodeNotRunning:     "the workload does not run",
 
 		CodeUnreachable:   "the daemon does not answer",
 		CodeAPIVersion:    "the daemon speaks another version",

@@ -85,7 +85,7 @@ func (c forwardCheck) endpoint(f Forward) (Problem, bool) {
 	switch {
 	case !ok:
 		p.Reason = fmt.Sprintf("workload %q is not on network %q", f.Workload, f.Network)
-		p.Fix, p.Example = "connect it first", fmt.Sprintf("flatnet connect %s %s", f.Network, f.Workload)
+		p.Fix, p.Example = "a workload is attached when it is started: remove it and start it on that network", fmt.Sprintf("flatnet run -d --name %s --network %s -- COMMAND", f.Workload, f.Network)
 	case f.HostIP.IsValid() && len(e.Addrs) > 0 && !e.hasFamily(v6):
 		p.Reason = fmt.Sprintf("workload %q has no %s address for a forward on %s", f.Workload, family(v6), f.HostIP)
 	default:

@@ -116,8 +116,11 @@ func problemsOf(err error) model.Problems {
 	return model.Problems{{Code: model.CodeInternal, Reason: err.Error()}}
 }
 
-// exit is the tool's exit status for a code, by its thousands.
+// exit is the tool's exit status for a code, by its thousands; that there is no such object is a negative answer.
 func exit(code string) int {
+	if code == model.CodeNotFound {
+		return api.ExitNegative
+	}
 	switch thousands(code) {
 	case '1':
 		return api.ExitUsage

@@ -285,7 +285,7 @@ func TestExplain(t *testing.T) {
 	}{
 		{wrapped, api.ExitUsage, 400, 2},
 		{model.Problem{Code: model.CodeInUse}, api.ExitConflict, 409, 1},
-		{model.Problem{Code: model.CodeNotFound}, api.ExitUsage, 404, 1},
+		{model.Problem{Code: model.CodeNotFound}, api.ExitNegative, 404, 1},
 		{model.Problem{Code: model.CodeNotPermitted}, api.ExitNotPermitted, 403, 1},
 		{model.Problem{Code: model.CodeKernelRefused}, api.ExitNegative, 500, 1},
 		{model.Problem{Code: model.CodeStopping}, api.ExitNegative, 503, 1},
