@@ -266,12 +266,12 @@ func oneNetwork() chain {
 	)}
 }
 
-// output keeps the host from networks where it has no adapter.
+// output keeps the host from networks where it has no adapter. Through a published port it goes all the same: such packets
+// are translated before, but to netfilter they still leave by lo.
 func output() chain {
 	return base("output", "filter", dataplane.Output, 0,
 		rule(dataplane.Match{Lookup: notIn(oif, setHidden)}, dataplane.Accept, "not hidden"),
 		rule(dataplane.Match{CTState: dataplane.Established | dataplane.Related}, dataplane.Accept, "answers"),
-		rule(dataplane.Match{DNATed: true}, dataplane.Accept, "published port"),
 		rule(dataplane.Match{ICMPv6: dataplane.NeighbourDiscovery}, dataplane.Accept, "neighbours find the gateway"),
 		rule(dataplane.Match{}, dataplane.Drop, "no host adapter: the host is not here"),
 	)
