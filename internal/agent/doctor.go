@@ -130,7 +130,7 @@ func driftFinding(c reconcile.Change) api.Finding {
 	}
 	if c.Netns != dataplane.HostNetns {
 		return api.Finding{Code: FindingInnerDrift, Level: levelWarning, What: fmt.Sprintf("inside %s something was changed; to undo it: %s", c.Netns, listed(lines)),
-			Fix: "it is the workload's own: flatnet plan shows the commands"}
+			Fix: "it is the workload's own: undo it when it was not meant", Fixable: true}
 	}
 	f := api.Finding{Code: FindingDrift, Level: levelError, What: fmt.Sprintf("the kernel differs from what is asked for: %s", listed(lines)), Fix: "flatnet doctor --fix " + FindingDrift, Fixable: true}
 	for _, s := range c.Plan {
@@ -197,26 +197,62 @@ func (a *Agent) Fix(ctx context.Context, code string, dryRun bool) ([]api.Step, 
 	switch code {
 	case FindingDrift, FindingForwarding:
 		return a.Repair(ctx, dryRun)
+	case FindingInnerDrift:
+		return a.repairInside(ctx, dryRun)
 	case "":
 		return nil, model.Problem{Code: model.CodeMalformed, Path: "code", Reason: "which code?", Fix: "one that doctor shows as fixable", Example: FindingDrift}
 	}
-	return nil, model.Problem{Code: model.CodeNotFound, Path: "code", Reason: fmt.Sprintf("%q cannot be fixed by flatnet itself", short(code)),
-		Fix: "doctor shows the commands to type", Example: "flatnet doctor"}
+	return nil, model.Problem{Code: model.CodeNotFixable, Path: "code", Reason: fmt.Sprintf("flatnet itself cannot fix %q", short(code)),
+		Fix: fmt.Sprintf("it can fix %s, %s and %s; for others doctor shows the commands to type", FindingDrift, FindingInnerDrift, FindingForwarding), Example: "flatnet doctor"}
 }
 
-// Status is the daemon's health at a glance.
-func (a *Agent) Status() api.Status {
+// repairInside makes the namespaces of workloads as they were when attached. Only who asks for it gets that: the inside is
+// the workload's own.
+func (a *Agent) repairInside(ctx context.Context, dryRun bool) ([]api.Step, error) {
+	if err := a.begin(ctx); err != nil {
+		return nil, err
+	}
+	defer a.end()
+	changes, err := a.rec.Drift(ctx)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil // that namespace is gone, and doctor says so
+	}
+	changes = slices.DeleteFunc(changes, func(c reconcile.Change) bool { return c.Netns == dataplane.HostNetns })
+	if err != nil || dryRun || len(changes) == 0 {
+		return steps(changes), err
+	}
+	var paths []string
+	for _, c := range changes {
+		paths = append(paths, c.Netns)
+	}
+	ctx, cancel := detached(ctx)
+	defer cancel()
+	if err := a.rec.Complete(ctx, paths...); err != nil {
+		return nil, kernelProblem(err)
+	}
+	done := did(changes)
+	a.event("repaired", "node", fmt.Sprintf("%d steps inside workloads, as asked", len(done)), done...)
+	return steps(changes), nil
+}
+
+// Status is the daemon's health at a glance, with what doctor finds that is more than a note.
+func (a *Agent) Status(ctx context.Context) (api.Status, error) {
+	findings, err := a.Doctor(ctx)
+	if err != nil {
+		return api.Status{}, err
+	}
+	findings = slices.DeleteFunc(findings, func(f api.Finding) bool { return f.Level != levelWarning && f.Level != levelError })
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	v := a.state.view
 	s := api.Status{
 		Version: a.config.Version, Since: a.since.UTC(), Networks: len(v.Networks), Workloads: len(v.Workloads), Forwards: len(v.AllForwards()),
-		Repairs: a.rec.Stats().Repairs, Findings: slices.Concat(a.conflictFindings(), a.lostFindings(), a.brokenFindings()), Features: a.deps.Host.Features(),
+		Repairs: a.rec.Stats().Repairs, Findings: findings, Features: a.deps.Host.Features(),
 	}
 	if s.Findings == nil {
 		s.Findings = []api.Finding{}
 	}
-	return s
+	return s, nil
 }
 
 // Counters are for metrics.

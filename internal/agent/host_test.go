@@ -68,7 +68,7 @@ func TestDriftIsToldRepairedAndCounted(t *testing.T) {
 	w.host.events <- Event{Hint: reconcile.Hint{Object: dataplane.Link{Name: "fn-default", Kind: dataplane.Bridge}, Gone: true}}
 	eventually(t, "repaired", func() bool { return strings.Contains(d.eventTypes(), "repaired node") })
 	w.checkConverged(d)
-	if s := d.Status(); s.Repairs == 0 {
+	if s := must[api.Status](t)(d.Status(context.Background())); s.Repairs == 0 {
 		t.Errorf("status: %+v", s)
 	}
 	// Inside a workload it is told, and left alone.
@@ -80,6 +80,15 @@ func TestDriftIsToldRepairedAndCounted(t *testing.T) {
 	if !slices.ContainsFunc(findings, func(f api.Finding) bool { return f.Code == FindingInnerDrift }) {
 		t.Errorf("doctor: %+v", findings)
 	}
+	if s := must[api.Status](t)(d.Status(context.Background())); len(s.Findings) != 1 || s.Findings[0].Code != FindingInnerDrift {
+		t.Errorf("status is silent about what doctor finds: %+v", s.Findings)
+	}
+	// Who asks for it gets it.
+	would := must[[]api.Step](t)(d.Fix(context.Background(), FindingInnerDrift, true))
+	if again := must[[]api.Step](t)(d.Fix(context.Background(), FindingInnerDrift, false)); len(would) != 1 || !slices.Equal(would, again) {
+		t.Errorf("the fix would do %v, and did %v", would, again)
+	}
+	w.checkConverged(d)
 }
 
 func TestAVanishedNamespaceIsNotMadeAgain(t *testing.T) {
@@ -103,7 +112,7 @@ func TestAVanishedNamespaceIsNotMadeAgain(t *testing.T) {
 	d.end(t)
 	d = w.start()
 	w.checkConverged(d)
-	if s := d.Status(); len(s.Findings) != 1 || s.Findings[0].Code != FindingLost {
+	if s := must[api.Status](t)(d.Status(context.Background())); len(s.Findings) != 1 || s.Findings[0].Code != FindingLost {
 		t.Errorf("after a restart: %+v", s.Findings)
 	}
 	mustDelete(t, d, "web")

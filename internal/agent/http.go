@@ -56,7 +56,7 @@ func (a *Agent) readRoutes(handle handle) {
 	handle("GET /v1/version", func(*http.Request) (any, error) {
 		return api.Version{Version: a.config.Version, API: []string{api.APIVersion}, PID: os.Getpid()}, nil
 	})
-	handle("GET /v1/status", func(*http.Request) (any, error) { return a.Status(), nil })
+	handle("GET /v1/status", func(r *http.Request) (any, error) { return a.Status(r.Context()) })
 	handle("GET /v1/networks", func(*http.Request) (any, error) { return a.Networks(), nil })
 	handle("GET /v1/networks/{name}", func(r *http.Request) (any, error) { return a.Network(r.PathValue("name")) })
 	handle("GET /v1/workloads", func(*http.Request) (any, error) { return a.Workloads(), nil })

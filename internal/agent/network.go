@@ -75,7 +75,40 @@ func readNetwork(s *state, m api.Manifest, now time.Time) (model.Network, error)
 	if changes {
 		n.Created = old.Created
 	}
-	return n, allProblems(r.problems, model.Validate(s.view, n)).Err()
+	of := model.Validate(s.view, n)
+	return n, allProblems(r.problems, append(of, withoutField(foreignSNAT(s.view.Node, n), of)...)).Err()
+}
+
+// foreignSNAT are the problems of source addresses that the host does not have: answers to them would not come back.
+func foreignSNAT(node model.Node, n model.Network) model.Problems {
+	var ps model.Problems
+	for i, a := range n.SNAT {
+		fix, own := "addresses:", false
+		for _, l := range node.Links {
+			for _, p := range l.Addrs {
+				own = own || p.Addr() == a
+				if !l.Loopback && p.Addr().Is6() == a.Is6() && !p.Addr().IsLinkLocalUnicast() {
+					fix += " " + p.Addr().String()
+				}
+			}
+		}
+		if own {
+			continue
+		}
+		if fix == "addresses:" {
+			fix = "the host has no address of that family; leave it out"
+		}
+		ps = append(ps, model.Problem{Code: model.CodeSNAT, Path: fmt.Sprintf("spec.snatIPs[%d]", i), Reason: fmt.Sprintf("%s is not an address of this host", a),
+			Owner: "answers to it would not come back to this host", Fix: fix})
+	}
+	return ps
+}
+
+// withoutField drops the problems of fields that others are about already.
+func withoutField(ps, said model.Problems) model.Problems {
+	return slices.DeleteFunc(ps, func(p model.Problem) bool {
+		return slices.ContainsFunc(said, func(s model.Problem) bool { return field(s.Path) == field(p.Path) })
+	})
 }
 
 // allProblems are those of reading a request, and of what was read; not of what is missing for not having been read.

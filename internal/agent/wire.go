@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -223,15 +224,37 @@ func (rules) Findings(ctx context.Context, v model.View) ([]api.Finding, error) 
 	if err != nil {
 		return nil, err
 	}
+	return ruleFindings(foreign.Findings(all, foreign.Probes(v))), nil
+}
+
+// ruleFindings has one finding for a rule, with all of our links that it hits.
+func ruleFindings(found []foreign.Finding) []api.Finding {
+	type place struct{ code, what, owner string }
+	links, fixes := map[place][]string{}, map[place][]string{}
+	var order []place
+	for _, f := range found {
+		p := place{f.Code(), f.String(), f.Owner}
+		if links[p] == nil {
+			order = append(order, p)
+		}
+		if !slices.Contains(links[p], f.Link) {
+			links[p] = append(links[p], f.Link)
+		}
+		for line := range strings.SplitSeq(f.Fix, "\n") {
+			if !slices.Contains(fixes[p], line) {
+				fixes[p] = append(fixes[p], line)
+			}
+		}
+	}
 	var list []api.Finding
-	for _, f := range foreign.Findings(all, foreign.Probes(v)) {
+	for _, p := range order {
 		level := levelNote
-		if f.Certain {
+		if p.code == foreign.CodeDrops {
 			level = levelError
 		}
-		list = append(list, api.Finding{Code: f.Code(), Level: level, What: f.Link + ": " + f.String(), Owner: f.Owner, Fix: f.Fix})
+		list = append(list, api.Finding{Code: p.code, Level: level, What: strings.Join(links[p], ", ") + ": " + p.what, Owner: p.owner, Fix: strings.Join(fixes[p], "\n")})
 	}
-	return list, nil
+	return list
 }
 
 // processes is package process as the agent asks for it.
