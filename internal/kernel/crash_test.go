@@ -53,6 +53,9 @@ func TestKilledAtAnyTime(t *testing.T) {
 		if v := strings.TrimSpace(run(t, "sysctl -n net.ipv4.ip_forward net.ipv4.conf.all.arp_ignore")); v != "0\n0" {
 			t.Fatalf("sysctls are %q", v)
 		}
+		if err := k.Leave(); err != nil {
+			t.Fatal(err)
+		}
 		for _, sub := range []string{"ns", "run/netns"} {
 			if left, _ := os.ReadDir(filepath.Join(dir, sub)); len(left) != 0 {
 				t.Fatalf("left in %s: %v", sub, left)
