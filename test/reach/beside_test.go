@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -105,6 +106,8 @@ func (l *lab) loopbackIsClosed() []string {
 			shot{from: from, dst: dst, src: lo, to: gateway, port: prober.Port, describe: "from 127.0.0.1"},
 			shot{from: from, dst: dst, src: lo, to: gateway, port: 8080, describe: "from 127.0.0.1 to a forward"})
 	}
+	l.host.Sysctl("net/ipv4/conf/fn-n1/accept_local=1") // without it the kernel itself refuses what claims to be from 127.0.0.1
+	defer l.host.Sysctl("net/ipv4/conf/fn-n1/accept_local=0")
 	for i := range shots {
 		s := &shots[i]
 		l.token++
@@ -263,7 +266,7 @@ func (l *lab) traces() string {
 	var b strings.Builder
 	for _, command := range []string{"ip -o link", "ip -o address", "ip route show table all", "ip -6 route show table all", "ip rule", "nft list ruleset",
 		"sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding net.ipv6.conf.eth0.accept_ra net.ipv6.conf.eth1.accept_ra net.ipv4.conf.all",
-		"ls /run /run/netns", "grep flatnet /proc/mounts"} {
+		"grep " + filepath.Dir(l.TempDir()) + " /proc/mounts"} { // the daemon's own: other tests mount and unmount theirs meanwhile
 		out, _ := l.host.Try(strings.Fields(command)...)
 		b.WriteString("# " + command + "\n" + out)
 	}
