@@ -23,6 +23,7 @@ type events struct {
 func newEvents(a *app) *cobra.Command {
 	c := &events{app: a}
 	cmd := command(a, "events [flags]", "what happened: repairs, conflicts, starts and ends", "flatnet events -f --since 10m", cobra.NoArgs, c.run)
+	cmd.Long = "The daemon remembers the last 1024, and forgets them when it is restarted; its log keeps them."
 	c.flags(cmd)
 	cmd.Flags().BoolVarP(&c.follow, "follow", "f", false, "go on until interrupted")
 	return cmd

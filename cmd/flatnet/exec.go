@@ -18,6 +18,7 @@ func newExec(a *app) *cobra.Command {
 	c := &execute{app: a}
 	cmd := command(a, "exec NAME [--] COMMAND [ARG...]", "start a further command in a workload", "sudo flatnet exec web -- ip route", cobra.MinimumNArgs(2), c.run)
 	cmd.Flags().SetInterspersed(false)
+	dockerTerminal(cmd)
 	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, part string) ([]string, cobra.ShellCompDirective) {
 		if len(args) > 0 {
 			return nil, cobra.ShellCompDirectiveDefault

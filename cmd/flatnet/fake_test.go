@@ -257,7 +257,7 @@ func fixedNetworks() []api.Network {
 			Subnets: []api.SubnetStatus{{Subnet: "10.66.0.0/24", Gateway: "10.66.0.1", InUse: 2, Available: 252}, {Subnet: "fd66::/64", Gateway: "fd66::1", InUse: 2, Available: 1.8e19}},
 			Uplinks: []string{"eth0"}, NAT: []string{"10.66.0.0/24 leaves as the address of eth0"},
 			Endpoints: fixedWorkloads()["web"].Endpoints[:1], Forwards: fixedForwards()}},
-		{Name: "lab10", ID: hexID("lab10"), Labels: map[string]string{"team": "red"}, Spec: api.NetworkSpec{Mode: "isolated", Autostart: &off, HostAdapter: &off},
+		{Name: "lab10", ID: hexID("lab10"), Labels: map[string]string{"team": "red"}, Spec: api.NetworkSpec{Mode: "isolated", Autostart: &off},
 			Status: api.NetworkStatus{State: "inactive", Scope: "node", Created: epoch, MTU: 1500}},
 		{Name: "lab", ID: hexID("lab"), Spec: api.NetworkSpec{Mode: "host-only", IsolatePorts: true}, Status: api.NetworkStatus{State: "conflict", Reason: "10.8.0.0/24 overlaps a route of tun0",
 			Scope: "node", Created: epoch, Bridge: "fn-lab", MTU: 1400, Subnets: []api.SubnetStatus{{Subnet: "10.8.0.0/24", Gateway: "10.8.0.254", IPRange: "10.8.0.64/26", Reserved: []string{"10.8.0.70"}, InUse: 0, Available: 61}}}},

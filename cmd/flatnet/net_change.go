@@ -73,13 +73,29 @@ func (c *netPrune) run(ctx context.Context, _ []string, stdout io.Writer) error 
 		fmt.Fprintln(c.app.stderr, "no network is unused")
 		return nil
 	}
-	if !c.change.dry() {
-		if err := c.app.confirm(c.yes, fmt.Sprintf("remove %s?", strings.Join(unused, ", "))); err != nil {
-			return err
-		}
+	if c.change.dry() {
+		return c.explain(ctx, unused, stdout)
+	}
+	if err := c.app.confirm(c.yes, fmt.Sprintf("remove %s?", strings.Join(unused, ", "))); err != nil {
+		return err
 	}
 	rm := netRm{app: c.app, change: c.change}
 	return rm.run(ctx, unused, stdout)
+}
+
+// explain says which networks would go, also those that the kernel has nothing of.
+func (c *netPrune) explain(ctx context.Context, unused []string, stdout io.Writer) error {
+	return each(unused, func(name string) error {
+		done, err := c.app.client().DeleteNetwork(ctx, name, api.DryRun)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(stdout, "# remove network %s\n", name)
+		if len(done.Steps) > 0 {
+			writeSteps(stdout, done.Steps)
+		}
+		return nil
+	})
 }
 
 // netSwitch starts or stops networks.

@@ -88,10 +88,15 @@ func networkFacts(n api.Network) []fact {
 		{"created", one(n.Status.Created.UTC().Format("2006-01-02 15:04:05 UTC"))},
 		{"bridge", one(n.Status.Bridge)}, {"subnet", subnets}, {"mtu", one(fmt.Sprint(n.Status.MTU))},
 		{"uplink", one(strings.Join(n.Status.Uplinks, ", "))}, {"nat", n.Status.NAT}, {"dns", one(strings.Join(n.Spec.DNS, ", "))},
-		{"host adapter", one(onUnless(n.Spec.HostAdapter))}, {"guard", one(onUnless(n.Spec.Guard))},
+		{"host adapter", one(yesNo(hasHostAdapter(n)))}, {"guard", one(onUnless(n.Spec.Guard))},
 		{"isolate ports", one(yesNo(n.Spec.IsolatePorts))}, {"autostart", one(onUnless(n.Spec.Autostart))},
 		{"labels", labels(n.Labels)}, {"endpoints", endpoints}, {"forwards", forwards},
 	}
+}
+
+// hasHostAdapter reports whether the host itself is on the network; in the other modes it never is.
+func hasHostAdapter(n api.Network) bool {
+	return (n.Spec.Mode == "nat" || n.Spec.Mode == "host-only") && (n.Spec.HostAdapter == nil || *n.Spec.HostAdapter)
 }
 
 func onUnless(b *bool) string { return yesNo(b == nil || *b) }

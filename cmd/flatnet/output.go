@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
 	"strings"
 	"text/template"
@@ -42,7 +43,8 @@ type column[T any] struct {
 type table[T any] struct {
 	columns []column[T]
 	name    func(T) string
-	builtin []T // shown in tables only
+	age     func(T) time.Time // when it came, for the column AGE
+	builtin []T               // shown in tables only
 }
 
 // show prints a list in the form asked for.
@@ -70,6 +72,9 @@ func (t table[T]) show(w io.Writer, l listing, items []T) error {
 	return badUsage("-o takes wide, json, yaml or name, not %q", l.output)
 }
 
+// ageColumn is sorted by time: 9m is younger than 2d.
+const ageColumn = "AGE"
+
 func (t table[T]) sort(l listing, items []T) error {
 	if l.sortBy == "" {
 		return nil
@@ -83,10 +88,13 @@ func (t table[T]) sort(l listing, items []T) error {
 		}
 		return badUsage("--sort-by takes one of %s, not %q", strings.Join(heads, ", "), by)
 	}
-	cell := t.columns[i].cell
+	cell, byAge := t.columns[i].cell, t.columns[i].head == ageColumn && t.age != nil
 	slices.SortStableFunc(items, func(a, b T) int {
 		if reverse {
 			a, b = b, a
+		}
+		if byAge {
+			return t.age(b).Compare(t.age(a))
 		}
 		return compareNatural(cell(a), cell(b))
 	})
@@ -215,13 +223,39 @@ func formatEach[T any](w io.Writer, format string, items []T) error {
 	if err != nil {
 		return badUsage("%s", err)
 	}
+	var b strings.Builder // nothing is printed of what fails halfway
 	for _, i := range items {
-		if err := t.Execute(w, i); err != nil {
-			return badUsage("%s", err)
+		if err := t.Execute(&b, i); err != nil {
+			return badUsage("%s; fields: %s", templateCause(err), strings.Join(fields(reflect.TypeFor[T]()), ", "))
 		}
-		fmt.Fprintln(w)
+		b.WriteString("\n")
 	}
-	return nil
+	_, err = io.WriteString(w, b.String())
+	return err
+}
+
+// templateCause is an error of a template without the words about where in Go it was met.
+func templateCause(err error) string {
+	_, cause, found := strings.Cut(err.Error(), "executing \"--format\" ")
+	if !found {
+		return err.Error()
+	}
+	return "--format: " + cause
+}
+
+// fields are the names that a template may use of a type, those of its structs too: Process.PID.
+func fields(t reflect.Type) []string {
+	var names []string
+	for i := range t.NumField() {
+		f := t.Field(i)
+		names = append(names, f.Name)
+		if f.Type.Kind() == reflect.Struct && f.Type.PkgPath() == t.PkgPath() {
+			for _, inner := range fields(f.Type) {
+				names = append(names, f.Name+"."+inner)
+			}
+		}
+	}
+	return names
 }
 
 // age is a duration as kubectl's AGE: 5s, 12m, 3h, 9d.

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/flatnet/flatnet/api"
 	"github.com/spf13/cobra"
@@ -43,11 +44,12 @@ func (c *ps) run(ctx context.Context, _ []string, stdout io.Writer) error {
 			{"PORTS", false, portsCell},
 			{"PID", false, pidOf},
 			{"COMMAND", false, commandCell},
-			{"AGE", false, func(w api.Workload) string { return c.app.age(w.Created) }},
+			{ageColumn, false, func(w api.Workload) string { return c.app.age(w.Created) }},
 			{"NETNS", true, func(w api.Workload) string { return w.Netns }},
 			{"LABELS", true, func(w api.Workload) string { return strings.Join(labels(w.Labels), ",") }},
 		},
 		name: func(w api.Workload) string { return w.Name },
+		age:  func(w api.Workload) time.Time { return w.Created },
 	}.show(stdout, c.list, ws)
 }
 

@@ -18,11 +18,19 @@ func newRoot(a *app) *cobra.Command {
 		PersistentPreRunE: func(*cobra.Command, []string) error { return a.loadConfig() },
 		RunE:              func(cmd *cobra.Command, args []string) error { return welcome(cmd, args, a.stdout) },
 	}
+	root.Version = version
+	root.Flags().BoolP("version", "v", false, "the version of this tool")
+	root.SetVersionTemplate("flatnet {{.Version}}\n")
 	root.PersistentFlags().StringVar(&a.socketFlag, "socket", "", "flatnetd's unix socket (FLATNET_SOCKET)")
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetUsageFunc(func(cmd *cobra.Command) error { return usage(cmd, cmd.ErrOrStderr()) })
 	root.SetHelpFunc(func(cmd *cobra.Command, _ []string) { _ = usage(cmd, cmd.OutOrStdout()) })
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError{cmd, err} })
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		if before := cmd.Flags().Args(); len(before) > 0 && wordOfOthers(cmd.Name(), before[0]) != "" {
+			return unknownCommand(cmd, before[0])
+		}
+		return usageError{cmd, err}
+	})
 	root.AddGroup(&cobra.Group{ID: "look", Title: "look"}, &cobra.Group{ID: "net", Title: "networks"},
 		&cobra.Group{ID: "work", Title: "workloads"}, &cobra.Group{ID: "files", Title: "files"}, &cobra.Group{ID: "host", Title: "this host"})
 	add := func(group string, cmds ...*cobra.Command) {
@@ -93,7 +101,9 @@ func group(use, short, example string, cmds ...*cobra.Command) *cobra.Command {
 
 func unknownCommand(cmd *cobra.Command, name string) error {
 	err := fmt.Errorf("%s has no command %q", cmd.CommandPath(), name)
-	if near := cmd.SuggestionsFor(name); len(near) > 0 {
+	if hint := wordOfOthers(cmd.Name(), name); hint != "" {
+		err = fmt.Errorf("%w; here: %s", err, hint)
+	} else if near := cmd.SuggestionsFor(name); len(near) > 0 {
 		err = fmt.Errorf("%w; did you mean %q?", err, near[0])
 	}
 	return usageError{cmd, err}

@@ -49,6 +49,7 @@ func newRun(a *app) *cobra.Command {
 	f.BoolVar(&c.isolate, "isolate", false, "reaches the gateway but no other isolated endpoint")
 	c.guardSet = func() bool { return f.Changed("guard") }
 	c.change.flags(cmd)
+	dockerTerminal(cmd)
 	_ = cmd.RegisterFlagCompletionFunc("network", a.complete(runNetworkNames))
 	cmd.ValidArgsFunction = nil
 	return cmd

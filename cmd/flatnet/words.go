@@ -1,0 +1,55 @@
+package main
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// wordOfOthers says what a word of docker or virsh is called here; nothing when it is none.
+func wordOfOthers(group, word string) string {
+	if group == "net" {
+		return map[string]string{
+			"destroy":    "flatnet net stop NAME, or for good flatnet net rm NAME",
+			"connect":    attachLater,
+			"disconnect": attachLater,
+			"edit":       "change the file and apply it: flatnet get network NAME, flatnet apply -f FILE",
+			"dumpxml":    "flatnet get network NAME",
+		}[word]
+	}
+	if group != "flatnet" {
+		return ""
+	}
+	if virsh, ok := strings.CutPrefix(word, "net-"); ok {
+		return map[string]string{
+			"list": "flatnet net ls", "start": "flatnet net start NAME", "destroy": "flatnet net stop NAME", "undefine": "flatnet net rm NAME",
+			"define": "flatnet net define NAME", "create": "flatnet net create NAME", "info": "flatnet net inspect NAME",
+			"dumpxml": "flatnet get network NAME", "autostart": "flatnet net autostart NAME", "edit": "flatnet get network NAME, flatnet apply -f FILE",
+		}[virsh]
+	}
+	return map[string]string{
+		"port":       "flatnet net forward ls",
+		"forward":    "flatnet net forward add, ls or rm",
+		"inspect":    "flatnet net inspect NAME, flatnet ep inspect NAME, flatnet ps --format json",
+		"start":      "a workload starts with its command: flatnet run -d --name NAME -- COMMAND; a network: flatnet net start NAME",
+		"restart":    "remove it and start it again: flatnet rm -f NAME, flatnet run -d --name NAME -- COMMAND",
+		"kill":       "flatnet stop -t 1 NAME, or with the workload: flatnet rm -f NAME",
+		"connect":    attachLater,
+		"disconnect": attachLater,
+		"attach":     attachLater,
+		"top":        "flatnet ps",
+		"list":       "flatnet ps, flatnet net ls",
+		"ls":         "flatnet ps, flatnet net ls",
+	}[word]
+}
+
+const attachLater = "a workload is attached when it is started: flatnet run --network NET -- COMMAND"
+
+// dockerTerminal takes docker's -i and -t, which ask for what a command here has anyway.
+func dockerTerminal(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.BoolP("interactive", "i", false, "docker's; a command has its starter's input anyway")
+	f.BoolP("tty", "t", false, "docker's; a command has its starter's terminal anyway")
+	_ = f.MarkHidden("interactive")
+	_ = f.MarkHidden("tty")
+}
