@@ -175,6 +175,12 @@ func TestSharedNamespaces(t *testing.T) {
 	if _, err := d.StopWorkload(ctx, "web", time.Second, false); err == nil || !strings.Contains(err.Error(), model.CodeInUse) || !strings.Contains(err.Error(), "side") {
 		t.Errorf("stop of a workload whose namespace side shares: %v", err)
 	}
+	if _, err := d.DeleteWorkload(ctx, "web", true, false); err == nil || !strings.Contains(err.Error(), "side") {
+		t.Errorf("rm --force of it: %v", err)
+	}
+	if x := must[api.Workload](t)(d.Workload("web")); x.State != workloadRunning {
+		t.Errorf("what was not removed was stopped: %+v", x)
+	}
 	must[api.Workload](t)(d.StopWorkload(ctx, "web", time.Second, true))
 	if x := must[api.Workload](t)(d.Workload("web")); x.Netns != "" || x.Endpoints[0].Netns != "" {
 		t.Errorf("web has ended, and has a namespace to enter: %+v", x)

@@ -100,6 +100,7 @@ func (a *Agent) newWorkload(ctx context.Context, spec api.WorkloadSpec) (w model
 	if err := a.checkPorts(ctx, "publish", w.Forwards); err != nil {
 		return w, "", err
 	}
+	w.NetnsID = identity
 	return w, identity, a.allocate(&w)
 }
 
@@ -207,6 +208,9 @@ func (a *Agent) freeAddr(network string, s model.Subnet, workload string) (netip
 func (a *Agent) DeleteWorkload(ctx context.Context, name string, force, dryRun bool) (api.Changed[api.Workload], error) {
 	changed := api.Changed[api.Workload]{DryRun: dryRun}
 	if force && !dryRun {
+		if err := a.unshared(name); err != nil { // before its command is ended for nothing
+			return changed, err
+		}
 		if w, err := a.StopWorkload(ctx, name, forcedStop, false); err != nil {
 			return changed, err
 		} else if _, err := a.Workload(name); err != nil { // it was to be removed with its command
@@ -249,6 +253,12 @@ func (a *Agent) DeleteWorkload(ctx context.Context, name string, force, dryRun b
 
 // forcedStop is how long a command has between TERM and KILL when its workload is removed by force.
 const forcedStop = time.Second
+
+func (a *Agent) unshared(name string) error {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	return a.removable(a.state.view.Workloads[name], true)
+}
 
 func (a *Agent) removable(w model.Workload, stopped bool) error {
 	if running(w) && !stopped {
