@@ -218,7 +218,7 @@ func (a *Agent) gone(w model.Workload, identity string) string {
 	switch {
 	case err != nil:
 		return fmt.Sprintf("its namespace %s is gone", w.Netns)
-	case identity != "" && now != identity:
+	case now != identity:
 		return fmt.Sprintf("another namespace stands at %s", w.Netns)
 	}
 	return ""

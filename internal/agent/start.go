@@ -147,13 +147,12 @@ func (a *Agent) findNamespaces() {
 		if w.Sharing != model.Own || w.Managed || w.Netns == "" {
 			continue
 		}
-		identity, err := a.deps.Namespaces.Identify(w.Netns)
-		if err != nil {
-			a.state.lost[name] = fmt.Sprintf("its namespace %s is gone", w.Netns)
-			a.event("lost", "workload/"+name, a.state.lost[name])
+		if reason := a.gone(w, w.NetnsID); reason != "" {
+			a.state.lost[name] = reason
+			a.event("lost", "workload/"+name, reason)
 			continue
 		}
-		a.namespace[name] = identity
+		a.namespace[name] = w.NetnsID
 	}
 }
 

@@ -22,6 +22,7 @@ type Workload struct {
 	Join      string // the other workload's name when Sharing is Joined
 	Netns     string // path of the namespace file; empty when Sharing is not Own
 	Managed   bool   // flatnetd made the namespace and removes it
+	NetnsID   string // of one that others made: tells it from another that stands at the same path later
 	Endpoints []Endpoint
 	Forwards  []Forward // published with `run -p`: they live and die with the workload
 	Process   Process

@@ -22,13 +22,14 @@ import (
 
 // office is a host with one uplink on a LAN with a router, which knows no way to the host's networks.
 type office struct {
+	*kerneltest.Topology
 	host, router *kerneltest.Machine
 }
 
 func newOffice(t *testing.T) office {
 	t.Helper()
 	topo := kerneltest.NewTopology(t)
-	o := office{topo.Machine("host"), topo.Machine("router")}
+	o := office{topo, topo.Machine("host"), topo.Machine("router")}
 	topo.Cable(o.host, "eth0", o.router, "lan0")
 	o.host.IP("address add 192.0.2.10/24 dev eth0", "route add default via 192.0.2.1",
 		"address add 2001:db8::10/64 dev eth0 nodad", "route add default via 2001:db8::1 dev eth0")
@@ -410,4 +411,42 @@ func asExit(err error, to **exec.ExitError) bool {
 	e, ok := err.(*exec.ExitError)
 	*to = e
 	return ok
+}
+
+// A namespace that somebody puts where a workload's was, while the daemon is down, is not the workload's.
+func TestAnotherNamespaceAtThePath(t *testing.T) {
+	o := newOffice(t)
+	h := rig.New(t, o.host)
+	path := filepath.Join(h.Dir, "theirs")
+	bind := func(from string) {
+		t.Helper()
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := exec.Command("mount", "--bind", from, path).CombinedOutput(); err != nil {
+			t.Fatalf("mount: %v\n%s", err, out)
+		}
+	}
+	unbind := func() { _ = exec.Command("umount", "-l", path).Run() }
+	t.Cleanup(unbind)
+	first, second := o.Machine("first"), o.Machine("second")
+	bind(first.Path)
+	if _, err := h.Client().CreateWorkload(context.Background(), api.WorkloadSpec{Name: "w", Netns: path, Endpoints: []api.EndpointSpec{{}}}); err != nil {
+		t.Fatal(err)
+	}
+	has(t, first.Run("ip", "link"), "eth0")
+	for _, other := range []string{second.Path, o.host.Path} {
+		h.Kill()
+		unbind()
+		bind(other)
+		h.Start()
+		if out := second.Run("ip", "link"); strings.Contains(out, "eth0") {
+			t.Errorf("the other namespace got a link:\n%s", out)
+		}
+		out, _ := h.Try("doctor")
+		has(t, out, "FN5004", "another namespace stands at")
+		has(t, o.host.Run("ip", "address", "show", "fn-default"), "10.66.0.1")
+	}
+	h.Flatnet("rm", "w")
+	unbind()
 }
