@@ -81,6 +81,11 @@ func Serve(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	closing(kept.Close)
+	claim, err := socket.ClaimHost()
+	if err != nil {
+		return err
+	}
+	closing(claim.Close)
 	listener, err := socket.Listen(o.Socket, o.Group)
 	if err != nil {
 		return err

@@ -65,7 +65,7 @@ func (h *Host) StartOnly(flags ...string) {
 	h.t.Helper()
 	args := append([]string{"--state-dir", filepath.Join(h.Dir, "state"), "--run-dir", filepath.Join(h.Dir, "run"),
 		"--netns-dir", h.NetnsDir(), "--socket", h.Socket}, flags...)
-	cmd := exec.Command(program(h.t, "flatnetd"), args...)
+	cmd := exec.Command(Program(h.t, "flatnetd"), args...)
 	cmd.Stdout, cmd.Stderr = h.log, h.log
 	if err := h.Machine.Start(cmd); err != nil {
 		h.t.Fatalf("start flatnetd: %v", err)
@@ -137,7 +137,7 @@ func (h *Host) Flatnet(args ...string) string {
 
 // Try is Flatnet for a command that may fail; what it returns has its stderr too.
 func (h *Host) Try(args ...string) (string, error) {
-	cmd := exec.Command(program(h.t, "flatnet"), args...)
+	cmd := exec.Command(Program(h.t, "flatnet"), args...)
 	cmd.Env = append(os.Environ(), "FLATNET_SOCKET="+h.Socket)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -176,8 +176,8 @@ var builds struct {
 	done map[string]bool
 }
 
-// program builds a command of ours and returns its path.
-func program(t testing.TB, name string) string {
+// Program builds a command of ours and returns its path.
+func Program(t testing.TB, name string) string {
 	t.Helper()
 	builds.Lock()
 	defer builds.Unlock()

@@ -243,6 +243,16 @@ func TestSideBySide(t *testing.T) {
 	one.Flatnet("net", "rm", "-f", "lab")
 	has(t, two.Flatnet("net", "ls"), "lab")
 	two.Flatnet("exec", "web", "--", "ping", "-c1", "-W2", "10.1.0.1")
+	second := exec.Command(rig.Program(t, "flatnetd"), "--state-dir", t.TempDir(), "--run-dir", t.TempDir(), "--netns-dir", t.TempDir())
+	var said strings.Builder
+	second.Stderr = &said
+	if err := one.Machine.Start(second); err != nil {
+		t.Fatal(err)
+	}
+	if second.Wait() == nil {
+		t.Error("a second daemon in one network namespace was not refused")
+	}
+	has(t, said.String(), "another flatnetd runs in this network namespace")
 	two.Kill()
 	has(t, one.Flatnet("net", "ls"), "default")
 	two.Start()

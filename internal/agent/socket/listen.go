@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"time"
 )
 
@@ -34,6 +36,19 @@ func Listen(path, group string) (net.Listener, error) {
 		return nil, fmt.Errorf("socket %s: %w", path, err)
 	}
 	return l, nil
+}
+
+// hostName is an abstract name (unix(7)): there is one of it in each network namespace, and it goes with its process.
+const hostName = "@flatnetd"
+
+// ClaimHost makes the caller the only flatnetd of its network namespace until it closes what it gets: two would take each
+// other's objects for leftovers and remove them, for ever.
+func ClaimHost() (io.Closer, error) {
+	l, err := net.Listen("unix", hostName)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, errors.New("another flatnetd runs in this network namespace: one host has one; stop that, or start this one in a namespace of its own")
+	}
+	return l, err
 }
 
 // listenPrivate binds under a name beside path and moves it there when it is closed to others: bind makes the file with the
