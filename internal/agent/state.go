@@ -290,6 +290,9 @@ func (s *state) workloadPart(name string) (dataplane.Host, error) {
 	if _, lost := s.lost[name]; !ok || lost {
 		return dataplane.Host{}, nil
 	}
+	if w.Netns != "" {
+		w.Process.Exited = false // its command has ended, but others share its namespace still: see ended
+	}
 	return render.Workload(s.view, w)
 }
 

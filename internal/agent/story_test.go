@@ -185,6 +185,9 @@ func TestSharedNamespaces(t *testing.T) {
 	if x := must[api.Workload](t)(d.Workload("web")); x.Netns != "" || x.Endpoints[0].Netns != "" {
 		t.Errorf("web has ended, and has a namespace to enter: %+v", x)
 	}
+	if !slices.Contains(w.kernel.Namespaces(), web.Netns) {
+		t.Error("web has ended, and the namespace is gone that side still runs in")
+	}
 	if x := must[api.Workload](t)(d.Workload("side")); x.Netns != web.Netns {
 		t.Errorf("side runs, and its namespace is %q", x.Netns)
 	}
