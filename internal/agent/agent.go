@@ -95,10 +95,16 @@ func (a *Agent) Run(ctx context.Context) error {
 			return nil
 		}
 	})
-	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
-		return err
+	err := g.Wait()
+	select {
+	case <-a.leave: // also when ctx ended at the same moment
+		return ErrUninstalled
+	default:
 	}
-	return nil
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
 }
 
 // begin waits for the token that allows to change things; end gives it back.

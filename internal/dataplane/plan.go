@@ -43,17 +43,24 @@ func (p Plan) String() string {
 // the reverse order. A key moved from one link to another is a replacement.
 func Diff(want, have State) Plan {
 	var forward, back Plan
+	found := 0
 	for k, w := range want {
-		switch h, ok := have[k]; {
+		h, ok := have[k]
+		if ok {
+			found++
+		}
+		switch {
 		case !ok:
 			forward = append(forward, Step{Add, w})
 		case h != w:
 			forward = append(forward, Step{Replace, w})
 		}
 	}
-	for k, h := range have {
-		if _, ok := want[k]; !ok {
-			back = append(back, Step{Del, h})
+	if found < len(have) { // else all of have is wanted: it need not be looked up once more
+		for k, h := range have {
+			if _, ok := want[k]; !ok {
+				back = append(back, Step{Del, h})
+			}
 		}
 	}
 	back = withoutContents(back)
