@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"regexp"
 	"strings"
@@ -214,6 +215,23 @@ func TestTakenIndexIsNoError(t *testing.T) {
 		run(t, "ip link add type veth")
 	}
 	reach(t, k, "", state(bridge("fn-a"), bridge("fn-b"), addr("fn-b", "10.1.0.1/24")))
+}
+
+// Our indexes are far above those that the kernel gives, so that it never gives one of them to somebody else's link between our
+// look and our making: the mark would then be set on that link.
+func TestIndexesAreOutOfTheKernelsWay(t *testing.T) {
+	k := host(t)
+	reach(t, k, "", state(bridge("fn-a")))
+	run(t, "ip link add type veth")
+	reach(t, k, "", state(bridge("fn-a"), bridge("fn-b")))
+	for _, name := range []string{"fn-a", "fn-b"} {
+		if l, err := net.InterfaceByName(name); err != nil || l.Index < 1<<24 {
+			t.Errorf("%s: %+v (%v)", name, l, err)
+		}
+	}
+	if l, err := net.InterfaceByName("veth0"); err != nil || l.Index >= 1<<24 {
+		t.Errorf("the kernel's own went up too: %+v (%v)", l, err)
+	}
 }
 
 // TestHostSysctlsAreRestored goes through a restart, and spares what somebody changed meanwhile.

@@ -238,11 +238,16 @@ func linkIndex(c *netlink.Conn, name string) (int, error) {
 	return int(r.Uint32()), nil
 }
 
+// firstIndex is where our links' indexes begin. The kernel gives its own upwards from 1, so it gets here after sixteen million
+// links. It must not give ours to somebody between the look and the making: then the second message of encodeCreate would
+// mark that somebody's link as ours.
+const firstIndex = 1 << 24
+
 // freeIndex chooses an index that no link has. Like the kernel we go upwards, so that one is not used again soon.
 func (j *job) freeIndex() int {
 	var index int
 	j.k.memory.with(j.space.path, func(r *remembered) {
-		for r.index = max(r.index, 2); j.taken(r.index); r.index++ {
+		for r.index = max(r.index, firstIndex); j.taken(r.index); r.index++ {
 		}
 		index = r.index
 		r.index++

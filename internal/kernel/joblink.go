@@ -136,12 +136,15 @@ func (j *job) undoLink(t *task, l dataplane.Link) {
 	j.space.conn.Do(&b, nil)
 }
 
-// fixLink is for a link whose name, or whose peer's name, is taken.
+// fixLink is for a link whose name, whose index, or whose peer's name is taken.
 func (j *job) fixLink(t *task, l dataplane.Link) error {
+	taken := j.taken(t.index)
 	if err := j.lookAgain(t, l); err != nil {
 		return err
 	}
 	switch {
+	case t.seen == nil && taken:
+		return nil // the index, not a name: once more with another
 	case t.seen == nil && l.Peer != "":
 		return fmt.Errorf("its peer %q in netns %q: %w", l.Peer, l.PeerNetns, ErrNotOurs)
 	case t.seen != nil && !t.seen.ours(j.space.path):
