@@ -29,10 +29,13 @@ test: root ## every test: traffic in network namespaces, so it needs root
 bench: build root ## the costs of docs/explanation/costs.md, measured on this machine
 	$(GO) run ./bench
 
+mutants: root ## take out one nft rule after the other: each must break a cell of the reachability table (15 min)
+	REACH_MUTANTS=1 $(GO) test -timeout 1h -run EveryRule ./test/reach
+
 fuzz: ## every fuzz target for FUZZTIME
 	@hack/fuzz $(FUZZTIME)
 
-generate: ## the Go code of bpf/; needs clang and libbpf-dev
+generate: ## the Go code of bpf/; needs clang and llvm-strip
 	$(GO) generate ./...
 
 install: build ## into DESTDIR/PREFIX, with the systemd unit
@@ -52,5 +55,5 @@ root:
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
-.PHONY: build demo stage test bench fuzz generate install clean root help
+.PHONY: build demo stage test bench mutants fuzz generate install clean root help
 .DEFAULT_GOAL := build

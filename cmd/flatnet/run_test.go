@@ -162,6 +162,9 @@ func TestLeftOversEndWithTheCommand(t *testing.T) {
 	pidFile := filepath.Join(t.TempDir(), "pid")
 	_, errs, _ := flatnet(t, socket, "run", "--name", "cell", "--", "sh", "-c", "grep -q '^0::/flatnet/cell' /proc/self/cgroup && (sleep 1000 & echo $! > "+pidFile+")")
 	if strings.Contains(errs, "no cgroup of its own") {
+		if os.Getenv("CI") != "" {
+			t.Fatal("no writable cgroup2 here: ", errs)
+		}
 		t.Skip("no writable cgroup2 here: ", errs)
 	}
 	pid := strings.TrimSpace(read(t, pidFile))
