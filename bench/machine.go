@@ -74,8 +74,6 @@ func cpus() int { return runtime.NumCPU() }
 // spent is what something cost.
 type spent struct{ cpu, wall time.Duration }
 
-func (s *spent) add(o spent) { s.cpu += o.cpu; s.wall += o.wall }
-
 // meter measures fn: wall time and the CPU time of this process and the others named.
 func meter(fn func() error, pids ...int) (spent, error) {
 	pids = append(pids, os.Getpid())

@@ -67,9 +67,6 @@ func Range(s model.Subnet) netip.Prefix {
 	return s.Prefix
 }
 
-// Gateway is where a subnet's gateway stands when nobody says otherwise: on the first address.
-func Gateway(p netip.Prefix) netip.Addr { return model.FirstAddr(p) }
-
 // Size is how many addresses of a subnet can be given automatically; a float, as IPv6 has many.
 func Size(s model.Subnet) float64 {
 	r := Range(s)

@@ -26,7 +26,6 @@ type Workload struct {
 	Endpoints []Endpoint
 	Forwards  []Forward // published with `run -p`: they live and die with the workload
 	Process   Process
-	Ready     bool // all of it was once made; until then the next start also completes what is inside its namespace
 	Labels    map[string]string
 	Created   time.Time
 	Remove    bool // forgotten when its command ends; else it stays listed as exited

@@ -97,21 +97,9 @@ func (r *Reconciler) start(ctx context.Context, parts map[string]dataplane.Host)
 	if err != nil {
 		return nil, err
 	}
-	plan := dataplane.Diff(hostWant(parts), have)
-	if err := r.before(ctx, []Change{{dataplane.HostNetns, plan}}); err != nil {
-		return nil, err
-	}
 	r.commit(parts, t)
 	r.started = true
 	return r.converge(ctx, &r.stats.Applied, r.foreignNetns())
-}
-
-func hostWant(parts map[string]dataplane.Host) dataplane.State {
-	want := dataplane.State{}
-	for _, part := range parts {
-		maps.Copy(want, part.Netns[dataplane.HostNetns])
-	}
-	return want
 }
 
 // Repair observes the host's namespace and undoes what drifted there. Inside workloads' namespaces it only sets links

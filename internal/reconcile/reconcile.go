@@ -28,8 +28,6 @@ type Change struct {
 // Deps are what a Reconciler tells others. Every field may be nil.
 type Deps struct {
 	Log *slog.Logger
-	// Before sees every plan before the kernel is touched; its error stops the change.
-	Before func(context.Context, []Change) error
 	// Repaired hears what drift of the host's namespace was found and repaired.
 	Repaired func([]Change)
 }
@@ -133,9 +131,6 @@ func (r *Reconciler) put(ctx context.Context, parts map[string]dataplane.Host) (
 	}
 	all := r.changes(t)
 	changes := withoutImplied(all)
-	if err := r.before(ctx, changes); err != nil {
-		return changes, err
-	}
 	r.commit(parts, t)
 	if err := r.apply(ctx, changes, &r.stats.Applied); err != nil {
 		return changes, err
@@ -144,13 +139,6 @@ func (r *Reconciler) put(ctx context.Context, parts map[string]dataplane.Host) (
 		r.learn(c)
 	}
 	return changes, nil
-}
-
-func (r *Reconciler) before(ctx context.Context, changes []Change) error {
-	if r.deps.Before == nil || len(changes) == 0 {
-		return nil
-	}
-	return r.deps.Before(ctx, changes)
 }
 
 // touched holds, by namespace, the keys whose wanted object changes, with the new object or nil.

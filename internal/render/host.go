@@ -65,37 +65,6 @@ func Parts(v model.View) (map[string]dataplane.Host, error) {
 	return parts, nil
 }
 
-// Touched is what of Parts(v) changes when the named workload comes, changes or goes: its own part (empty when it is
-// not in v), the cables it is on, and the standing forwards to it.
-func Touched(v model.View, workload string, cables []string) (map[string]dataplane.Host, error) {
-	parts := map[string]dataplane.Host{WorkloadPart(workload): {}}
-	if w, ok := v.Workloads[workload]; ok {
-		part, err := Workload(v, w)
-		if err != nil {
-			return nil, fmt.Errorf("workload %q: %w", workload, err)
-		}
-		parts[WorkloadPart(workload)] = part
-	}
-	for _, name := range cables {
-		part, err := Network(v, v.Networks[name])
-		if err != nil {
-			return nil, fmt.Errorf("network %q: %w", name, err)
-		}
-		parts[NetworkPart(name)] = part
-	}
-	for name, f := range v.Forwards {
-		if f.Workload != workload {
-			continue
-		}
-		part, err := Forward(v, f)
-		if err != nil {
-			return nil, fmt.Errorf("forward %q: %w", name, err)
-		}
-		parts[ForwardPart(name)] = part
-	}
-	return parts, nil
-}
-
 // Node is the part that all networks share: the rules, the sets they look into, the programs and the sysctls of the host. Without an
 // active network it is empty, and flatnet leaves no trace.
 func Node(v model.View) (dataplane.Host, error) {

@@ -90,19 +90,9 @@ func (h *Host) WaitReady() {
 // Client speaks to the daemon.
 func (h *Host) Client() *api.Client { return api.New(h.Socket) }
 
-// PID is the daemon's.
-func (h *Host) PID() int { return h.daemon.Process.Pid }
-
 // Kill is kill -9.
 func (h *Host) Kill() {
 	_ = h.daemon.Process.Kill()
-	_ = h.daemon.Wait()
-	h.daemon = nil
-}
-
-// Stop ends the daemon as a service manager does.
-func (h *Host) Stop() {
-	_ = h.daemon.Process.Signal(os.Interrupt)
 	_ = h.daemon.Wait()
 	h.daemon = nil
 }

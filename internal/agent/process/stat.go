@@ -32,15 +32,6 @@ func Start(pid int) (uint64, error) {
 	return strconv.ParseUint(fields[fieldStart], 10, 64)
 }
 
-// Command is the command line of a process, joined by spaces; empty when it cannot be read.
-func Command(pid int) string {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	if err != nil {
-		return ""
-	}
-	return string(bytes.TrimSpace(bytes.ReplaceAll(text, []byte{0}, []byte{' '})))
-}
-
 // stat returns the fields from the third on under their numbers; the second, the name, may hold anything and is left empty.
 func stat(pid int) ([]string, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))

@@ -20,24 +20,6 @@ func Root(t testing.TB) {
 	}
 }
 
-// Namespace moves the test into a network namespace of its own with lo up, and into a mount namespace where /run/netns is
-// empty, so that `ip netns` names are private too. Only the calling goroutine and the processes it starts are in there;
-// its thread is never given back, and both namespaces end with it. Parallel subtests need their own.
-func Namespace(t testing.TB) {
-	t.Helper()
-	Root(t)
-	runtime.LockOSThread() // for good: the thread's namespaces can't be told to other goroutines
-	if err := unix.Unshare(unix.CLONE_NEWNET | unix.CLONE_NEWNS); err != nil {
-		t.Fatalf("unshare: %v", err)
-	}
-	if err := privateMounts(); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
-		t.Fatalf("set lo up: %v: %s", err, out)
-	}
-}
-
 // privateMounts gives the thread's mount namespace a /run of its own.
 func privateMounts() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
