@@ -16,37 +16,41 @@ import (
 // cgroupParent is the directory below the root of cgroup2 under which every workload has its own.
 const cgroupParent = "flatnet"
 
-// maxCgroups bounds how many workloads of one name, of several daemons on one machine, get a cgroup.
-const maxCgroups = 100
+// supervisorsCgroup is where supervisors are; no workload's cgroup can have the name.
+const supervisorsCgroup = "_supervisors"
 
 // makeCgroup makes a cgroup for a workload and returns its directory; empty where cgroup2 is missing or not writable, which is
-// no reason not to run. A directory in use belongs to the workload of that name of another daemon.
+// no reason not to run. Its name ends with our process id: another daemon on this machine may have a workload of that name.
 func makeCgroup(name string, debug func(string, ...any)) string {
 	root, ok := cgroup2Root()
 	if !ok {
 		debug("no cgroup of its own: cgroup2 is not mounted")
 		return ""
 	}
-	if err := os.Mkdir(filepath.Join(root, cgroupParent), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+	parent := filepath.Join(root, cgroupParent)
+	if err := os.Mkdir(parent, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		debug("no cgroup of its own: %s", err)
 		return ""
 	}
-	for n := 1; n <= maxCgroups; n++ {
-		dir := filepath.Join(root, cgroupParent, name)
-		if n > 1 {
-			dir += "." + strconv.Itoa(n)
-		}
-		_ = os.Remove(dir) // a left-over; one in use cannot be removed
-		err := os.Mkdir(dir, 0o755)
-		if err == nil {
-			return dir
-		}
-		if !errors.Is(err, fs.ErrExist) {
-			debug("no cgroup of its own: %s", err)
-			return ""
+	sweepStarters(parent)
+	dir := filepath.Join(parent, name+"."+strconv.Itoa(os.Getpid()))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		debug("no cgroup of its own: %s", err)
+		return ""
+	}
+	return dir
+}
+
+// sweepStarters removes what starters that were killed have left. The kernel keeps a cgroup that somebody is in; one that is
+// still empty may be about to be entered, unless its starter is gone.
+func sweepStarters(parent string) {
+	entries, _ := os.ReadDir(parent)
+	for _, e := range entries {
+		pid, err := strconv.Atoi(strings.TrimPrefix(filepath.Ext(e.Name()), "."))
+		if err == nil && pid > 0 && (pid == os.Getpid() || unix.Kill(pid, 0) == unix.ESRCH) {
+			_ = os.Remove(filepath.Join(parent, e.Name()))
 		}
 	}
-	return ""
 }
 
 func cgroup2Root() (string, bool) {
@@ -96,20 +100,15 @@ func removeCgroup(dir string) {
 	}
 }
 
-// sweepCgroups removes those that nobody is in: of starters that were killed, and the parent when it was the last. The
-// kernel keeps what is in use.
+// sweepCgroups removes those of starters that were killed, and the parent when it was the last. The kernel keeps what is in use.
 func sweepCgroups() {
 	root, ok := cgroup2Root()
 	if !ok {
 		return
 	}
 	parent := filepath.Join(root, cgroupParent)
-	entries, _ := os.ReadDir(parent) // none there, none to sweep
-	for _, e := range entries {
-		if e.IsDir() {
-			_ = os.Remove(filepath.Join(parent, e.Name()))
-		}
-	}
+	sweepStarters(parent)
+	_ = os.Remove(filepath.Join(parent, supervisorsCgroup))
 	_ = os.Remove(parent)
 }
 

@@ -160,7 +160,8 @@ func TestSignalsReachTheCommand(t *testing.T) {
 func TestLeftOversEndWithTheCommand(t *testing.T) {
 	_, socket := hostFor(t)
 	pidFile := filepath.Join(t.TempDir(), "pid")
-	_, errs, _ := flatnet(t, socket, "run", "--name", "cell", "--", "sh", "-c", "grep -q '^0::/flatnet/cell' /proc/self/cgroup && (sleep 1000 & echo $! > "+pidFile+")")
+	cgroup, errs, _ := flatnet(t, socket, "run", "--name", "cell", "--", "sh", "-c",
+		"sed -n 's|^0::/flatnet/cell|cell|p' /proc/self/cgroup; sleep 1000 >/dev/null 2>&1 & echo $! > "+pidFile)
 	if strings.Contains(errs, "no cgroup of its own") {
 		if os.Getenv("CI") != "" {
 			t.Fatal("no writable cgroup2 here: ", errs)
@@ -170,7 +171,10 @@ func TestLeftOversEndWithTheCommand(t *testing.T) {
 	pid := strings.TrimSpace(read(t, pidFile))
 	eventually(t, "left-over gone", func() bool { return !exists("/proc/" + pid) })
 	root, _ := cgroup2Root()
-	eventually(t, "cgroup gone", func() bool { return !exists(filepath.Join(root, cgroupParent, "cell")) })
+	if cgroup = strings.TrimSpace(cgroup); cgroup == "" {
+		t.Fatal("the command had no cgroup of its own")
+	}
+	eventually(t, "cgroup gone", func() bool { return !exists(filepath.Join(root, cgroupParent, cgroup)) })
 }
 
 func TestDetached(t *testing.T) {
@@ -285,7 +289,7 @@ func TestTerminal(t *testing.T) {
 }
 
 func TestJobControl(t *testing.T) {
-	_, socket := hostFor(t)
+	d, socket := hostFor(t)
 	self, _ := os.Executable()
 	shell := exec.Command("bash", "--norc", "--noprofile", "-i")
 	shell.Env = append(os.Environ(), "FLATNET_TEST_MAIN=1", "FLATNET_SOCKET="+socket, "PS1=prompt> ", "HISTFILE=")
@@ -296,6 +300,9 @@ func TestJobControl(t *testing.T) {
 	pty.Write([]byte{26}) // control-Z
 	readUntil(t, pty, "Stopped")
 	readUntil(t, pty, "prompt> ")
+	// The kernel gives what is typed to a reader that has not come round to its signal.
+	stat := "/proc/" + strconv.Itoa(d.told()[0].PID) + "/stat"
+	eventually(t, "command stopped", func() bool { return strings.Contains(read(t, stat), ") T ") })
 	io.WriteString(pty, "fg\n")
 	readUntil(t, pty, "\n")
 	io.WriteString(pty, "5\n")
@@ -341,28 +348,24 @@ func openTerminal(t *testing.T, cmd *exec.Cmd) *os.File {
 
 func readUntil(t *testing.T, pty *os.File, want string) string {
 	t.Helper()
-	found := make(chan string)
-	go func() {
-		var got strings.Builder
-		one := make([]byte, 1)
-		for !strings.HasSuffix(got.String(), want) {
-			if _, err := pty.Read(one); err != nil {
-				break
-			}
-			got.Write(one)
+	var got strings.Builder
+	one := make([]byte, 1)
+	deadline := time.Now().Add(patience)
+	for !strings.HasSuffix(got.String(), want) {
+		ready := []unix.PollFd{{Fd: int32(pty.Fd()), Events: unix.POLLIN}}
+		n, err := unix.Poll(ready, int(time.Until(deadline).Milliseconds()))
+		if err == unix.EINTR {
+			continue
 		}
-		found <- got.String()
-	}()
-	select {
-	case got := <-found:
-		if !strings.HasSuffix(got, want) {
-			t.Fatalf("the terminal ended with %q, want %q", got, want)
+		if err == nil && n == 0 {
+			t.Fatalf("no %q on the terminal, only %q", want, got.String())
 		}
-		return got
-	case <-time.After(patience):
-		t.Fatalf("no %q on the terminal", want)
-		return ""
+		if _, err := pty.Read(one); err != nil {
+			t.Fatalf("the terminal ended with %q, want %q: %v", got.String(), want, err)
+		}
+		got.Write(one)
 	}
+	return got.String()
 }
 
 func TestKilledStarterLeavesTheCommand(t *testing.T) {

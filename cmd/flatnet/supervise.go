@@ -118,14 +118,13 @@ func (s supervision) conclude(ctx context.Context, client *api.Client, pid, code
 	return 0
 }
 
-// joinSupervisors leaves the cgroup of the session that started us, which may be killed when its user logs out. No workload
-// can have the name.
+// joinSupervisors leaves the cgroup of the session that started us, which may be killed when its user logs out.
 func joinSupervisors() {
 	root, ok := cgroup2Root()
 	if !ok {
 		return
 	}
-	dir := filepath.Join(root, cgroupParent, "_supervisors")
+	dir := filepath.Join(root, cgroupParent, supervisorsCgroup)
 	_ = os.Mkdir(dir, 0o755) // without it we stay where we are
 	_ = os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte("0"), 0)
 }
