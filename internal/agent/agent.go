@@ -31,6 +31,7 @@ type Agent struct {
 	since  time.Time
 	ready  chan struct{}
 	leave  chan struct{} // closed when an uninstall is done
+	again  chan struct{} // there are late ends
 	count  counters
 
 	op chan struct{} // holds one token: who has it may change things
@@ -41,6 +42,7 @@ type Agent struct {
 	conflicts map[string]string // networks that something on the host overlaps, with what
 	broken    map[string]string // networks that could not be rendered, with the reason
 	namespace map[string]string // identities of the foreign workloads' namespaces, by workload
+	late      map[string]int    // exit statuses of commands whose end could not be noted yet, by workload
 	unsettled []string          // workloads that a crash left half set up; of the start only
 }
 
@@ -67,7 +69,7 @@ func New(c Config, d Deps) *Agent {
 	a := &Agent{
 		config: c, deps: d, events: newEvents(), since: d.Now(), ready: make(chan struct{}), leave: make(chan struct{}),
 		op: make(chan struct{}, 1), state: newState(), sticky: newSticky(),
-		conflicts: map[string]string{}, namespace: map[string]string{},
+		conflicts: map[string]string{}, namespace: map[string]string{}, late: map[string]int{}, again: make(chan struct{}, 1),
 	}
 	a.rec = reconcile.New(d.Kernel, reconcile.Deps{Log: d.Log, Repaired: a.repaired})
 	return a
@@ -86,6 +88,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.rec.Run(ctx) })
 	g.Go(func() error { return a.watch(ctx) })
 	g.Go(func() error { return a.deps.Processes.Run(ctx, a.exited) })
+	g.Go(func() error { return a.noteLateEnds(ctx) })
 	g.Go(func() error { return a.keepSticky(ctx) })
 	g.Go(func() error {
 		select {
@@ -150,7 +153,8 @@ func (a *Agent) commit(ctx context.Context, e edit, dryRun bool) ([]api.Step, er
 	}
 	settling := a.settling(e, inverse)
 	if err := a.persist(ctx, e, inverse, settling); err != nil {
-		return nil, errors.Join(err, a.revert(ctx, inverse))
+		a.count.refused.Add(1)
+		return nil, errors.Join(recordProblem(err), a.revert(ctx, inverse))
 	}
 	changes, err := a.rec.Put(ctx, parts)
 	if err == nil {
@@ -363,6 +367,9 @@ func kernelProblem(err error) error {
 	var ps model.Problems
 	if errors.As(err, &p) || errors.As(err, &ps) {
 		return err
+	}
+	if isFull(err) {
+		return recordProblem(err)
 	}
 	return model.Problem{Code: model.CodeKernelRefused, Reason: "the kernel refused: " + err.Error(),
 		Fix: "nothing was changed; see `flatnet doctor` for what stands in the way"}

@@ -74,7 +74,10 @@ func (a *Agent) follow(ctx context.Context, w model.Workload) error {
 const unknownExit = -1
 
 // exited is told by the watcher.
-func (a *Agent) exited(name string, code int) {
+func (a *Agent) exited(name string, code int) { a.noteEnd(name, code, false) }
+
+// noteEnd notes the end of a command; when that fails, which is told the first time, later.
+func (a *Agent) noteEnd(name string, code int, again bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
 	defer cancel()
 	if err := a.begin(ctx); err != nil {
@@ -85,10 +88,18 @@ func (a *Agent) exited(name string, code int) {
 	if !ok || !running(w) {
 		return
 	}
-	if err := a.ended(ctx, w, code); err != nil {
+	err := a.ended(ctx, w, code)
+	if err == nil {
+		return
+	}
+	if !again {
 		a.deps.Log.Error("note the end of a workload's command", "workload", name, "err", err)
 		a.event("error", "workload/"+name, err.Error())
 	}
+	a.mu.Lock()
+	a.late[name] = code
+	a.mu.Unlock()
+	offer(a.again, struct{}{})
 }
 
 // ended notes that a command ended. The workload stays listed unless it was to be removed then; its endpoints and addresses

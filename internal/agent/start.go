@@ -120,7 +120,7 @@ func (a *Agent) install(ctx context.Context) (store.Installation, error) {
 		}
 	}
 	_, err := a.deps.Store.Write(ctx, append(changes, store.PutInstallation(install, store.Any))...)
-	return install, err
+	return install, recordProblem(err)
 }
 
 // settle makes networks active or not as their Autostart says, once after each boot of the machine.
@@ -138,7 +138,7 @@ func (a *Agent) settle(ctx context.Context, install store.Installation) error {
 	a.state.apply(e)
 	install.BootID = a.config.BootID
 	_, err := a.deps.Store.Write(ctx, append(stored(e), store.PutInstallation(install, store.Any))...)
-	return err
+	return recordProblem(err)
 }
 
 // findNamespaces notes the identities of namespaces that others made, and which of them are gone.

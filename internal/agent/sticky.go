@@ -17,6 +17,7 @@ type sticky struct {
 	last    map[string][]netip.Addr          // by store.StickyName
 	owner   map[string]map[netip.Addr]string // by network and address: the workload that had it
 	unsaved map[string]bool                  // names the store does not know yet
+	failing bool                             // the store could not be written last time
 }
 
 // keepDelay gathers what is to be saved.
@@ -136,7 +137,16 @@ func (a *Agent) saveSticky(ctx context.Context) {
 	if len(changes) == 0 {
 		return
 	}
-	if _, err := a.deps.Store.Write(ctx, changes...); err != nil {
-		a.deps.Log.Warn("remember addresses", "err", err)
+	_, err := a.deps.Store.Write(ctx, changes...)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err != nil && !a.sticky.failing {
+		a.deps.Log.Warn("remember addresses; will be tried again", "err", err)
+	}
+	a.sticky.failing = err != nil
+	for _, c := range changes {
+		if err != nil {
+			a.sticky.unsaved[c.Name] = true
+		}
 	}
 }

@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -37,6 +41,14 @@ type world struct {
 	removed bool // an uninstall ended
 
 	fuse fuse
+	full atomic.Bool // the disk of store and journal
+}
+
+func (w *world) write(file string) error {
+	if w.full.Load() {
+		return &fs.PathError{Op: "write", Path: filepath.Join(w.runDir, file), Err: syscall.ENOSPC}
+	}
+	return nil
 }
 
 // fuse burns with every effect of the daemon; when it is out, nothing has an effect any more.
@@ -173,6 +185,9 @@ func (s dyingStore) Write(ctx context.Context, changes ...store.Change) ([]store
 		if err := s.fuse.burn(fmt.Sprintf("store %s %s", c.Kind, c.Name)); err != nil {
 			return all, err
 		}
+		if err := s.write("flatnet.db"); err != nil {
+			return all, err
+		}
 		objects, err := s.store.Write(ctx, c)
 		if err != nil {
 			return all, err
@@ -203,7 +218,7 @@ func (j dyingJournal) Past() []model.Workload {
 }
 
 func (j dyingJournal) Put(w model.Workload) error {
-	if err := j.fuse.burn("journal put " + w.Name); err != nil {
+	if err := errors.Join(j.fuse.burn("journal put "+w.Name), j.write("journal")); err != nil {
 		return err
 	}
 	j.journal.mu.Lock()
@@ -214,7 +229,7 @@ func (j dyingJournal) Put(w model.Workload) error {
 }
 
 func (j dyingJournal) Delete(name string) error {
-	if err := j.fuse.burn("journal delete " + name); err != nil {
+	if err := errors.Join(j.fuse.burn("journal delete "+name), j.write("journal")); err != nil {
 		return err
 	}
 	j.journal.mu.Lock()

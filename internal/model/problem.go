@@ -134,6 +134,10 @@ const (
 	CodeUplink      = "FN1303"
 	CodeDNS         = "FN1304"
 	CodeHostAdapter = "FN1305"
+	CodeMasquerade  = "FN1306"
+	CodeProxyARP    = "FN1307"
+
+	CodeBridgedUplink = "FN1308"
 
 	CodeMAC     = "FN1401"
 	CodeAddress = "FN1402"
@@ -175,6 +179,7 @@ const (
 	CodeKernelLacks   = "FN3006"
 	CodeStopping      = "FN3007"
 	CodeInternal      = "FN3008"
+	CodeRecords       = "FN3009"
 
 	CodeNotPermitted = "FN4001"
 	CodeCapability   = "FN4002"
@@ -208,6 +213,10 @@ func Titles() map[string]string {
 		CodeUplink:      "the uplink cannot be used",
 		CodeDNS:         "the resolver's address cannot be used",
 		CodeHostAdapter: "the mode has no host adapter",
+		CodeMasquerade:  "the mode has no masquerade to switch",
+		CodeProxyARP:    "the network cannot use proxy ARP",
+
+		CodeBridgedUplink: "the link cannot be bridged",
 
 		CodeMAC:     "the MAC cannot be used",
 		CodeAddress: "the address cannot be given to an endpoint",
@@ -217,7 +226,7 @@ func Titles() map[string]string {
 
 		CodeForward:       "the forward cannot be read",
 		CodeForwardLength: "the forward's two ranges differ in length",
-		CodeForwardMode:   "ports can be published on nat networks only",
+		CodeForwardMode:   "ports can be published on nat and routed networks only",
 		CodeForwardTarget: "the forward has no endpoint to go to",
 		CodeForwardHostIP: "the forward's host address is not one of this host",
 
@@ -249,6 +258,7 @@ func Titles() map[string]string {
 		CodeKernelLacks:   "the kernel lacks a feature",
 		CodeStopping:      "the daemon is stopping",
 		CodeInternal:      "the daemon has a bug",
+		CodeRecords:       "the daemon's records cannot be written",
 
 		CodeNotPermitted: "the caller may not do this",
 		CodeCapability:   "the daemon lacks a capability",
