@@ -3,6 +3,7 @@ package agent
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -20,7 +21,7 @@ func (a *Agent) Handler() http.Handler {
 	mux := http.NewServeMux()
 	handle := func(pattern string, answer func(r *http.Request) (any, error), parameters ...string) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-			if err := onlyParameters(r.URL.Query(), parameters); err != nil {
+			if err := onlyParameters(r.URL.RawQuery, parameters); err != nil {
 				socket.Fail(w, err)
 				return
 			}
@@ -193,17 +194,45 @@ func readManifests(r *http.Request) ([]api.Manifest, error) {
 	return manifests, problems.Err()
 }
 
-func onlyParameters(q url.Values, known []string) error {
-	for name, values := range q {
-		_, err := strconv.ParseBool(values[0])
-		switch {
-		case !slices.Contains(known, name):
-			return model.Problem{Code: model.CodeUnknownField, Path: "?" + short(name), Reason: fmt.Sprintf("this call has no parameter %q", short(name)), Fix: fmt.Sprintf("parameters: %v", known)}
-		case err != nil || len(values) > 1:
-			return model.Problem{Code: model.CodeMalformed, Path: "?" + name, Reason: fmt.Sprintf("%q is neither true nor false", short(values[0])), Example: "?" + name + "=true"}
+// onlyParameters refuses a query with anything but the known parameters, each once and true or false: a dryRun that is not
+// understood would be carried out.
+func onlyParameters(query string, known []string) error {
+	q, err := parameters(query, known)
+	if err != nil {
+		return err
+	}
+	for name := range q {
+		if _, err := isTrue(q, name); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// parameters reads a query strictly: URL.Query leaves out what it cannot read.
+func parameters(query string, known []string) (url.Values, error) {
+	q, err := url.ParseQuery(query)
+	if err != nil {
+		return nil, model.Problem{Code: model.CodeMalformed, Path: "?" + short(query), Reason: "not a query: " + err.Error(), Fix: "NAME=VALUE with & between them", Example: "?dryRun=true"}
+	}
+	for _, name := range slices.Sorted(maps.Keys(q)) {
+		switch {
+		case !slices.Contains(known, name):
+			return nil, model.Problem{Code: model.CodeUnknownField, Path: "?" + short(name), Reason: fmt.Sprintf("this call has no parameter %q", short(name)), Fix: fmt.Sprintf("parameters: %v", known)}
+		case len(q[name]) > 1:
+			return nil, model.Problem{Code: model.CodeMalformed, Path: "?" + name, Reason: fmt.Sprintf("parameter %q is given %d times", name, len(q[name])), Fix: "give it once"}
+		}
+	}
+	return q, nil
+}
+
+// isTrue reads a parameter that is there.
+func isTrue(q url.Values, name string) (bool, error) {
+	on, err := strconv.ParseBool(q.Get(name))
+	if err != nil {
+		return false, model.Problem{Code: model.CodeMalformed, Path: "?" + name, Reason: fmt.Sprintf("%q is neither true nor false", short(q.Get(name))), Fix: "true or false", Example: "?" + name + "=true"}
+	}
+	return on, nil
 }
 
 func isSet(r *http.Request, name string) bool {
@@ -214,22 +243,10 @@ func isSet(r *http.Request, name string) bool {
 // serveEvents streams what happened since the time asked for, and what happens from then on; without a time, all that is
 // remembered.
 func (a *Agent) serveEvents(w http.ResponseWriter, r *http.Request) {
-	next := uint64(0)
-	if text := r.URL.Query().Get("since"); text != "" {
-		t, err := time.Parse(time.RFC3339Nano, text)
-		if err != nil {
-			socket.Fail(w, model.Problem{Code: model.CodeMalformed, Path: "?since", Reason: fmt.Sprintf("%q is no time", short(text)), Example: "2026-01-02T15:04:05Z"})
-			return
-		}
-		next = a.events.since(t)
-	}
-	follow := true
-	if text := r.URL.Query().Get("follow"); text != "" {
-		var err error
-		if follow, err = strconv.ParseBool(text); err != nil {
-			socket.Fail(w, model.Problem{Code: model.CodeMalformed, Path: "?follow", Reason: fmt.Sprintf("%q is neither true nor false", short(text)), Example: "?follow=false"})
-			return
-		}
+	next, follow, err := a.eventsFrom(r.URL.RawQuery)
+	if err != nil {
+		socket.Fail(w, err)
+		return
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	out := http.NewResponseController(w)
@@ -251,6 +268,26 @@ func (a *Agent) serveEvents(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+}
+
+// eventsFrom is the number of the first event asked for, and whether those to come are.
+func (a *Agent) eventsFrom(query string) (next uint64, follow bool, err error) {
+	q, err := parameters(query, []string{"since", "follow"})
+	if err != nil {
+		return 0, false, err
+	}
+	if q.Has("since") {
+		t, err := time.Parse(time.RFC3339Nano, q.Get("since"))
+		if err != nil {
+			return 0, false, model.Problem{Code: model.CodeMalformed, Path: "?since", Reason: fmt.Sprintf("%q is no time", short(q.Get("since"))), Example: "2026-01-02T15:04:05Z"}
+		}
+		next = a.events.since(t)
+	}
+	if !q.Has("follow") {
+		return next, true, nil
+	}
+	follow, err = isTrue(q, "follow")
+	return next, follow, err
 }
 
 func (a *Agent) serveReady(w http.ResponseWriter, _ *http.Request) {
