@@ -24,10 +24,12 @@ func (a *Agent) SetProcess(ctx context.Context, name string, p api.Process) (api
 	if !ok {
 		return api.Workload{}, notFound("workload", name, a.view().Workloads)
 	}
-	var err error
-	if p.Exited {
+	err := checkReport(w, p)
+	switch {
+	case err != nil:
+	case p.Exited:
 		err = a.ended(ctx, w, p.Code)
-	} else {
+	default:
 		err = a.began(ctx, w, p)
 	}
 	if err != nil {
@@ -36,10 +38,30 @@ func (a *Agent) SetProcess(ctx context.Context, name string, p api.Process) (api
 	return a.Workload(name)
 }
 
-func (a *Agent) began(ctx context.Context, w model.Workload, p api.Process) error {
+// checkReport refuses what no command can be or end with, and the end of another command than the workload's: one that ran
+// under the same name before.
+func checkReport(w model.Workload, p api.Process) error {
+	var ps model.Problems
 	if p.PID <= 0 {
-		return model.Problem{Code: model.CodeMalformed, Path: "pid", Reason: fmt.Sprintf("%d is no process", p.PID), Fix: "a positive number"}
+		ps = append(ps, model.Problem{Code: model.CodeMalformed, Path: "pid", Reason: fmt.Sprintf("%d is no process", p.PID), Fix: "a positive number"})
 	}
+	if p.Code < 0 || p.Code > 255 {
+		ps = append(ps, model.Problem{Code: model.CodeMalformed, Path: "code", Reason: fmt.Sprintf("%d is no exit status", p.Code), Fix: "0 to 255; 128 and its number for a signal"})
+	}
+	if !p.Exited && p.Code != 0 {
+		ps = append(ps, model.Problem{Code: model.CodeMalformed, Path: "code", Reason: "a command that has not ended has no exit status", Fix: "leave it out, or set exited"})
+	}
+	if len(ps) == 0 && p.Exited && p.PID != w.Process.PID {
+		reason := fmt.Sprintf("workload %q runs no command, so process %d was not its command", w.Name, p.PID)
+		if w.Process.PID != 0 {
+			reason = fmt.Sprintf("the command of workload %q is process %d, not %d", w.Name, w.Process.PID, p.PID)
+		}
+		ps = append(ps, model.Problem{Code: model.CodeNotRunning, Path: "pid", Reason: reason, Fix: "report the end of the process that was reported as started"})
+	}
+	return ps.Err()
+}
+
+func (a *Agent) began(ctx context.Context, w model.Workload, p api.Process) error {
 	if running(w) && w.Process.PID != p.PID {
 		return model.Problem{Code: model.CodeInUse, Reason: fmt.Sprintf("workload %q runs a command already", w.Name),
 			Owner: fmt.Sprintf("process %d: %s", w.Process.PID, w.Process.Command), Fix: "stop it first", Example: "flatnet stop " + w.Name}
