@@ -29,11 +29,13 @@ type Metadata struct {
 // NetworkSpec is what is asked of a network. A nil pointer means the default, which is true for HostAdapter, Guard and
 // Autostart.
 type NetworkSpec struct {
-	Mode         string       `json:"mode,omitempty"` // nat (default), host-only, isolated, cable
+	Mode         string       `json:"mode,omitempty"` // nat (default), routed, bridged, host-only, isolated, cable
 	Bridge       string       `json:"bridge,omitempty"`
 	Subnets      []SubnetSpec `json:"subnets,omitempty"` // empty: one IPv4 and one IPv6 subnet from the pools; "auto" likewise, singly
 	HostAdapter  *bool        `json:"hostAdapter,omitempty"`
 	Uplink       string       `json:"uplink,omitempty"`
+	Masquerade   bool         `json:"masquerade,omitempty"` // routed: leaves with the host's address
+	ProxyARP     bool         `json:"proxyARP,omitempty"`   // routed: the subnets are parts of the uplink's LAN
 	SNATIPs      []string     `json:"snatIPs,omitempty"`
 	MTU          int          `json:"mtu,omitempty"` // bytes; 0 follows the uplink
 	DNS          []string     `json:"dns,omitempty"`

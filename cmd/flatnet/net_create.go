@@ -22,15 +22,15 @@ type netCreate struct {
 	snat, dns, labels, opts                         []string
 	mtu                                             int
 	noHostAdapter, noIPv6, noGuard, isolate, intern bool
-	ipv6, attachable                                bool
+	ipv6, attachable, masquerade, proxyARP          bool
 }
 
 func newNetCreate(a *app) *cobra.Command {
 	c := &netCreate{app: a}
 	cmd := command(a, "create NAME [flags]", "make a network and start it",
 		"flatnet net create lab --subnet 10.8.0.0/24 --gateway 10.8.0.254\nflatnet net create quiet --mode host-only --explain", cobra.ExactArgs(1), c.run)
-	cmd.Long = "modes: nat (default; leaves with the host's address), host-only (workloads and the host), isolated (workloads only),\n" +
-		"cable (two workloads, one veth). Who reaches whom: flatnet help modes"
+	cmd.Long = "modes: nat (default; leaves with the host's address), routed (keeps its own address; the LAN needs a route), bridged (machines\n" +
+		"of the LAN), host-only (workloads and the host), isolated (workloads only), cable (two workloads, one veth). Who reaches whom: flatnet help modes"
 	c.flags(cmd)
 	return cmd
 }
@@ -44,17 +44,19 @@ func newNetDefine(a *app) *cobra.Command {
 
 func (c *netCreate) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&c.mode, "mode", "", "nat, host-only, isolated or cable")
+	f.StringVar(&c.mode, "mode", "", "nat, routed, bridged, host-only, isolated or cable")
 	f.StringArrayVar(&c.subnets, "subnet", nil, "10.8.0.0/24, auto, auto4 or auto6; may be repeated")
 	f.StringArrayVar(&c.gateways, "gateway", nil, "the host's address in the subnet that holds it; may be repeated")
 	f.StringArrayVar(&c.ranges, "ip-range", nil, "automatic addresses come from here; may be repeated")
 	f.StringSliceVar(&c.reserved, "reserve", nil, "addresses never given automatically")
 	f.IntVar(&c.mtu, "mtu", 0, "bytes; 0 follows the uplink")
-	f.StringVar(&c.uplink, "uplink", "", "leave by this link only")
+	f.StringVar(&c.uplink, "uplink", "", "leave by this link only; bridged: the NIC that is put into the bridge")
+	f.BoolVar(&c.masquerade, "masquerade", false, "routed: leave with the host's address")
+	f.BoolVar(&c.proxyARP, "proxy-arp", false, "routed: the subnet is a part of the uplink's LAN, where the host answers ARP for it")
 	f.StringSliceVar(&c.snat, "snat-ip", nil, "source address of what leaves; one for each family")
 	f.StringSliceVar(&c.dns, "dns", nil, "resolvers for the workloads")
 	f.StringArrayVar(&c.labels, "label", nil, "key=value; may be repeated")
-	f.StringVar(&c.bridge, "bridge", "", "name of the bridge link (default fn-NAME)")
+	f.StringVar(&c.bridge, "bridge", "", "name of the bridge link (default fn-NAME); bridged: an existing bridge")
 	f.BoolVar(&c.noHostAdapter, "no-host-adapter", false, "the host itself is not on the network")
 	f.BoolVar(&c.noIPv6, "no-ipv6", false, "no automatic IPv6 subnet")
 	f.BoolVar(&c.noGuard, "no-guard", false, "endpoints may use any source address")
@@ -69,7 +71,7 @@ func (c *netCreate) flags(cmd *cobra.Command) {
 		_ = f.MarkHidden(hidden)
 	}
 	c.change.flags(cmd)
-	_ = cmd.RegisterFlagCompletionFunc("mode", words("nat", "host-only", "isolated", "cable"))
+	_ = cmd.RegisterFlagCompletionFunc("mode", words("nat", "routed", "bridged", "host-only", "isolated", "cable"))
 }
 
 func (c *netCreate) run(ctx context.Context, args []string, stdout io.Writer) error {
@@ -107,7 +109,7 @@ func createdLine(n api.Network, steps int) string {
 // manifest says with the flags what a file would say.
 func (c *netCreate) manifest(name string) (api.Manifest, error) {
 	spec := &api.NetworkSpec{Mode: c.mode, Bridge: c.bridge, Uplink: c.uplink, SNATIPs: c.snat, MTU: c.mtu, DNS: c.dns,
-		IsolatePorts: c.isolate, Inactive: c.define}
+		Masquerade: c.masquerade, ProxyARP: c.proxyARP, IsolatePorts: c.isolate, Inactive: c.define}
 	m := api.Manifest{APIVersion: api.APIVersion, Kind: api.KindNetwork, Metadata: api.Metadata{Name: name}, Network: spec}
 	no := false
 	if c.noHostAdapter {

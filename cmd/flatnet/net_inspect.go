@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/flatnet/flatnet/api"
@@ -96,7 +97,7 @@ func networkFacts(n api.Network) []fact {
 
 // hasHostAdapter reports whether the host itself is on the network; in the other modes it never is.
 func hasHostAdapter(n api.Network) bool {
-	return (n.Spec.Mode == "nat" || n.Spec.Mode == "host-only") && (n.Spec.HostAdapter == nil || *n.Spec.HostAdapter)
+	return slices.Contains([]string{"nat", "routed", "host-only"}, n.Spec.Mode) && (n.Spec.HostAdapter == nil || *n.Spec.HostAdapter)
 }
 
 func onUnless(b *bool) string { return yesNo(b == nil || *b) }

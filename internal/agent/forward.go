@@ -125,7 +125,7 @@ func readForward(v model.View, spec api.ForwardSpec) (model.Forward, model.Probl
 	if f.Network == "" {
 		f.Network = DefaultNetwork
 		if w, ok := v.Workloads[f.Workload]; ok {
-			f.Network = natNetwork(v, w)
+			f.Network = publishingNetwork(v, w)
 		}
 	}
 	if f.Network == "" {

@@ -141,7 +141,7 @@ func (a *Agent) checkOverlaps() {
 	now := map[string]string{}
 	for name, n := range a.view().Networks {
 		for _, s := range n.Subnets {
-			if owner, overlaps := model.Overlaps(a.view().Node, s.Prefix); overlaps && n.Active {
+			if owner, overlaps := n.Overlap(a.view().Node, s.Prefix); overlaps && n.Active {
 				now[name] = fmt.Sprintf("%s overlaps %s", s.Prefix, owner)
 				break
 			}

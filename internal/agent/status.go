@@ -36,7 +36,7 @@ func (a *Agent) describeNetwork(n model.Network) api.Network {
 	if n.HasBridge() {
 		d.Status.Bridge = n.BridgeName()
 	}
-	if n.Mode == model.NAT {
+	if n.Routes() {
 		d.Status.Uplinks = uplinks(v, n)
 	}
 	for _, name := range slices.Sorted(maps.Keys(v.Workloads)) {
@@ -83,9 +83,9 @@ func uplinks(v model.View, n model.Network) []string {
 	return names
 }
 
-// natText says in words as whom workloads of a nat network leave.
+// natText says in words as whom workloads leave.
 func natText(v model.View, n model.Network) []string {
-	if n.Mode != model.NAT || !n.Active {
+	if !n.Translates() || !n.Active {
 		return nil
 	}
 	var lines []string
@@ -205,7 +205,7 @@ func (a *Agent) describeEndpoint(w model.Workload, e model.Endpoint) api.Endpoin
 			bits = s.Prefix.Bits()
 		}
 		d.IPs = append(d.IPs, netip.PrefixFrom(addr, bits).String())
-		if s.Gateway.IsValid() && n.Mode == model.NAT {
+		if a.state.view.LeadsOut(e, addr.Is6()) && s.Gateway.IsValid() {
 			d.Gateways = append(d.Gateways, s.Gateway.String())
 		}
 	}

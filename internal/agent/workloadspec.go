@@ -98,19 +98,19 @@ func (r *workloadReader) publish(w *model.Workload, i int, text string) {
 		return
 	}
 	f.Workload = w.Name
-	if f.Network = natNetwork(r.view, *w); f.Network == "" {
-		r.add(model.Problem{Code: model.CodeForwardMode, Path: path, Reason: "the workload is on no nat network, so nobody outside could come in",
+	if f.Network = publishingNetwork(r.view, *w); f.Network == "" {
+		r.add(model.Problem{Code: model.CodeForwardMode, Path: path, Reason: "the workload is on no nat or routed network, so nobody outside could come in by this host",
 			Fix: "attach it to a nat network"})
 		return
 	}
 	w.Forwards = append(w.Forwards, f)
 }
 
-// natNetwork is the nat network by which a workload is published: that of the endpoint with the highest priority.
-func natNetwork(v model.View, w model.Workload) string {
+// publishingNetwork is the nat or routed network by which a workload is published: that of the endpoint with the highest priority.
+func publishingNetwork(v model.View, w model.Workload) string {
 	best, network := 0, ""
 	for _, e := range w.Endpoints {
-		if v.Networks[e.Network].Mode == model.NAT && (network == "" || e.Priority > best) {
+		if v.Networks[e.Network].Routes() && (network == "" || e.Priority > best) {
 			best, network = e.Priority, e.Network
 		}
 	}

@@ -38,6 +38,12 @@ func (s Step) commands() []string {
 		return []string{o.command(s.Op)}
 	case Route:
 		return []string{o.command(s.Op)}
+	case RouteRule:
+		return o.commands(s.Op)
+	case ProxyNeighbour:
+		return []string{o.command(s.Op)}
+	case Port:
+		return []string{o.command(s.Op)}
 	case Netns:
 		verb := "add"
 		if s.Op == Del {
@@ -117,6 +123,38 @@ func (r Route) command(op Op) string {
 		dest = "default"
 	}
 	return fmt.Sprintf("ip %sroute %s %s%s proto %d", v6, verb, dest, r.path(), RouteProtocol)
+}
+
+// commands of a rule: one that sends elsewhere now is deleted and added, as ip has no word for changing it.
+func (r RouteRule) commands(op Op) []string {
+	v6 := ""
+	if r.From.Is6() {
+		v6 = "-6 "
+	}
+	del := fmt.Sprintf("ip %srule del priority %d from %s", v6, r.Priority, r.From)
+	add := fmt.Sprintf("ip %srule add priority %d from %s lookup %d protocol %d", v6, r.Priority, r.From, r.Table, RouteProtocol)
+	switch op {
+	case Add:
+		return []string{add}
+	case Del:
+		return []string{del}
+	}
+	return []string{del, add}
+}
+
+func (p ProxyNeighbour) command(op Op) string {
+	verb, proto := "replace", fmt.Sprintf(" protocol %d", RouteProtocol)
+	if op == Del {
+		verb, proto = "del", ""
+	}
+	return fmt.Sprintf("ip neigh %s proxy %s dev %s%s", verb, p.Addr, p.Link, proto)
+}
+
+func (p Port) command(op Op) string {
+	if op == Del {
+		return fmt.Sprintf("ip link set dev %s nomaster", p.Link)
+	}
+	return fmt.Sprintf("ip link set dev %s master %s up", p.Link, p.Master)
 }
 
 // nftCommands are for objects of our tables. A rule has no name of its own: changing one means to write its chain again.

@@ -29,6 +29,7 @@ type Link struct {
 	Up        bool
 	NoARP     bool
 	Master    string // the bridge it is a port of
+	Uplink    string // bridge: the link of others that is its port by our doing, see Port; kept in the alias
 	Peer      string // veth: the other end's name …
 	PeerNetns string // … and the path of its namespace; kept in the alias too, as the kernel tells neither
 	Isolated  bool   // bridge port: no frames to other isolated ports
@@ -59,6 +60,9 @@ func (l Link) String() string {
 		if l.PeerNetns != "" {
 			b.WriteString(" netns " + l.PeerNetns)
 		}
+	}
+	if l.Uplink != "" {
+		b.WriteString(" uplink " + l.Uplink)
 	}
 	if l.Isolated {
 		b.WriteString(" isolated on")
@@ -96,22 +100,40 @@ func (l Link) Alias() string {
 		return ""
 	}
 	s := "flatnet " + l.Owner
+	if l.Uplink != "" {
+		s += " uplink " + l.Uplink
+	}
 	if l.Peer != "" {
 		s += " peer " + l.Peer + " netns " + l.PeerNetns
 	}
 	return s
 }
 
-// ParseAlias returns what Link.Alias had put into an alias; ok is false when the alias is not one of ours.
-func ParseAlias(alias string) (owner, peer, peerNetns string, ok bool) {
+// ParseAlias returns a Link with the fields that Link.Alias had put into an alias; ok is false when the alias is not one of ours.
+func ParseAlias(alias string) (l Link, ok bool) {
 	rest, ok := strings.CutPrefix(alias, "flatnet ")
 	if !ok || rest == "" {
-		return "", "", "", false
+		return Link{}, false
 	}
-	owner, rest, _ = strings.Cut(rest, " peer ")
-	peer, peerNetns, _ = strings.Cut(rest, " netns ")
-	return owner, peer, peerNetns, true
+	rest, peer, _ := strings.Cut(rest, " peer ")
+	l.Owner, l.Uplink, _ = strings.Cut(rest, " uplink ")
+	l.Peer, l.PeerNetns, _ = strings.Cut(peer, " netns ")
+	return l, true
 }
+
+// Port is the membership of a link that is not ours in a bridge of ours: a NIC in the bridge of a bridged network. The link is
+// up as long, and free and as it was when the Port is deleted.
+type Port struct {
+	Link   string // identity
+	Master string // a bridge of ours whose Uplink is the link
+}
+
+// Key is the link's name.
+func (p Port) Key() Key { return Port{Link: p.Link} }
+
+func (p Port) kind() kind { return kindPort }
+
+func (p Port) String() string { return fmt.Sprintf("port %s master %s", p.Link, p.Master) }
 
 // Address is an address on a link of ours.
 type Address struct {
@@ -131,60 +153,6 @@ func (a Address) String() string {
 	}
 	return s
 }
-
-// Route is a route with our protocol number.
-type Route struct {
-	Dest   netip.Prefix // identity; 0.0.0.0/0 or ::/0 is the default route
-	Table  int          // identity; 0 is main
-	Metric int          // identity
-	Via    netip.Addr   // zero: on-link
-	Link   string
-	Source netip.Addr // preferred source address
-	MTU    int        // bytes
-}
-
-// Key is destination, table and metric.
-func (r Route) Key() Key { return Route{Dest: r.Dest, Table: r.Table, Metric: r.Metric} }
-
-func (r Route) kind() kind { return kindRoute }
-
-func (r Route) String() string {
-	var b strings.Builder
-	dest := r.Dest.String()
-	if r.Dest.Bits() == 0 {
-		dest = "default"
-	}
-	b.WriteString("route " + dest)
-	b.WriteString(r.path())
-	return b.String()
-}
-
-func (r Route) path() string {
-	var b strings.Builder
-	if r.Via.IsValid() {
-		fmt.Fprintf(&b, " via %s", r.Via)
-	}
-	if r.Link != "" {
-		b.WriteString(" dev " + r.Link)
-	}
-	if r.Source.IsValid() {
-		fmt.Fprintf(&b, " src %s", r.Source)
-	}
-	if r.Metric != 0 {
-		fmt.Fprintf(&b, " metric %d", r.Metric)
-	}
-	if r.Table != 0 {
-		fmt.Fprintf(&b, " table %d", r.Table)
-	}
-	if r.MTU != 0 {
-		fmt.Fprintf(&b, " mtu %d", r.MTU)
-	}
-	return b.String()
-}
-
-// RouteProtocol marks our routes (rtm_protocol) and addresses (IFA_PROTO, kernel 5.18): a number that
-// /etc/iproute2/rt_protos leaves free.
-const RouteProtocol = 157
 
 // Netns is a network namespace that we make and remove.
 type Netns struct {

@@ -29,9 +29,12 @@ const (
 	kindProgram
 	kindBridge
 	kindLink
+	kindPort
 	kindLinkSysctl
 	kindAddress
 	kindRoute
+	kindRouteRule // after the table that it sends to
+	kindProxyNeighbour
 )
 
 // State is a set of objects, each under its key.

@@ -131,7 +131,9 @@ func (l *link) normalise() {
 	if l.loopback {
 		l.Link = dataplane.Link{Name: l.Name, Kind: dataplane.Loopback, Up: l.Up, MTU: l.MTU}
 	}
-	l.Owner, l.Peer, l.PeerNetns, l.marked = dataplane.ParseAlias(l.alias)
+	var mark dataplane.Link
+	mark, l.marked = dataplane.ParseAlias(l.alias)
+	l.Owner, l.Uplink, l.Peer, l.PeerNetns = mark.Owner, mark.Uplink, mark.Peer, mark.PeerNetns
 }
 
 // object is the link as a value of the dataplane.

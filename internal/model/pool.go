@@ -3,6 +3,7 @@ package model
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -101,6 +102,37 @@ func (v View) taken() []netip.Prefix {
 		}
 	}
 	return all
+}
+
+// Overlap says which route or address of the host stands in the way of a network's subnet. On a bridged network the subnet is the
+// LAN's own, and nothing does; with ProxyARP that of which it is a part does not.
+func (n Network) Overlap(node Node, p netip.Prefix) (owner string, ok bool) {
+	if n.Mode == Bridged {
+		return "", false
+	}
+	if n.ProxyARP {
+		node = node.without(n.Uplink, p)
+	}
+	return Overlaps(node, p)
+}
+
+// without leaves out the on-link ranges of a link that are larger than p and hold it, with the addresses that are beside p.
+func (n Node) without(link string, p netip.Prefix) Node {
+	around := func(r netip.Prefix) bool { return r.Bits() < p.Bits() && r.Masked().Overlaps(p) }
+	routes, links := n.Routes, n.Links
+	n.Routes, n.Links = nil, nil
+	for _, r := range routes {
+		if r.Link != link || r.Via.IsValid() || !around(r.Dest) {
+			n.Routes = append(n.Routes, r)
+		}
+	}
+	for _, l := range links {
+		if l.Name == link {
+			l.Addrs = slices.DeleteFunc(slices.Clone(l.Addrs), func(a netip.Prefix) bool { return around(a) && !p.Contains(a.Addr()) })
+		}
+		n.Links = append(n.Links, l)
+	}
+	return n
 }
 
 // Overlaps says which route or address of the host a prefix collides with, and guesses whose it is. Default routes don't
@@ -210,7 +242,7 @@ func (n Network) WithDefaults() Network {
 	if n.Mode == "" {
 		n.Mode = NAT
 	}
-	if n.Mode != NAT && n.Mode != HostOnly {
+	if !n.NeedsSubnet() {
 		return n
 	}
 	subnets := make([]Subnet, len(n.Subnets))

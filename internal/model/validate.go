@@ -21,6 +21,7 @@ func Validate(v View, n Network) Problems {
 		c.adapter()
 		c.uplink()
 		c.snat()
+		c.routing()
 	}
 	c.mtu()
 	c.dns()
@@ -77,13 +78,13 @@ func quote(s string) string {
 // mode reports whether the mode is known: most other checks hang on it.
 func (c *networkCheck) mode() bool {
 	n := c.net
-	modes := []Mode{NAT, HostOnly, Isolated, Cable}
+	modes := []Mode{NAT, Routed, Bridged, HostOnly, Isolated, Cable}
 	if slices.Contains(modes, n.Mode) {
 		return true
 	}
 	p := Problem{Code: CodeMode, Path: "spec.mode", Reason: "mode " + quote(string(n.Mode)) + " is not known",
-		Fix: "modes: nat, host-only, isolated, cable", Example: "nat"}
-	if slices.Contains([]Mode{"routed", "bridged", "cluster"}, n.Mode) {
+		Fix: "modes: nat, routed, bridged, host-only, isolated, cable", Example: "nat"}
+	if n.Mode == "cluster" {
 		p.Code, p.Reason = CodeModeComing, fmt.Sprintf("mode %q is coming in a later version", n.Mode)
 	}
 	c.add(p)
@@ -112,7 +113,9 @@ func (c *networkCheck) bridge() {
 				Owner: fmt.Sprintf("network %q", other.Name), Fix: "give one of them another bridge name", Example: "br0"})
 		}
 	}
-	if l, ok := c.view.Node.Link(name); ok {
+	if n.BorrowsBridge() {
+		c.borrowed()
+	} else if l, ok := c.view.Node.Link(name); ok {
 		c.add(Problem{Code: CodeLinkTaken, Path: "spec.bridge", Reason: fmt.Sprintf("the host has a link %s that flatnet did not make", l.Name),
 			Owner: describeLink(l), Fix: "choose another bridge name, or remove the link", Example: "fn-br0"})
 	}
@@ -160,9 +163,9 @@ func checkLinkName(path, name string) (Problem, bool) {
 }
 
 func (c *networkCheck) adapter() {
-	if c.net.NoHostAdapter && c.net.Mode != NAT && c.net.Mode != HostOnly {
+	if c.net.NoHostAdapter && !c.net.NeedsSubnet() {
 		c.add(Problem{Code: CodeHostAdapter, Path: "spec.hostAdapter",
-			Reason: fmt.Sprintf("mode %s has no host adapter to take away", c.net.Mode), Fix: "leave it out; it belongs to nat and host-only"})
+			Reason: fmt.Sprintf("mode %s has no host adapter to take away", c.net.Mode), Fix: "leave it out; it belongs to nat, routed and host-only"})
 	}
 }
 
@@ -188,31 +191,6 @@ func (c *networkCheck) mtu() {
 	}
 }
 
-func (c *networkCheck) uplink() {
-	n := c.net
-	if n.Uplink == "" {
-		return
-	}
-	if n.Mode != NAT {
-		c.add(Problem{Code: CodeUplink, Path: "spec.uplink", Reason: fmt.Sprintf("mode %s does not leave the host, so it has no uplink", n.Mode),
-			Fix: "leave it out, or use mode nat"})
-		return
-	}
-	var names []string
-	for _, l := range c.view.Node.Links {
-		if !l.Loopback {
-			names = append(names, l.Name)
-		}
-	}
-	if !slices.Contains(names, n.Uplink) {
-		fix := "the host has no links"
-		if len(names) > 0 {
-			fix = "links: " + strings.Join(names, ", ")
-		}
-		c.add(Problem{Code: CodeUplink, Path: "spec.uplink", Reason: fmt.Sprintf("uplink %s is not a link of this host", quote(n.Uplink)), Fix: fix})
-	}
-}
-
 func (c *networkCheck) snat() {
 	seen := map[bool]netip.Addr{}
 	for i, a := range c.net.SNAT {
@@ -220,7 +198,7 @@ func (c *networkCheck) snat() {
 		first, twice := seen[a.Is6()]
 		_, own := c.net.Subnet(a)
 		switch {
-		case c.net.Mode != NAT:
+		case !c.net.Translates():
 			p.Reason, p.Fix, p.Example = fmt.Sprintf("mode %s does not translate addresses", c.net.Mode), "leave it out, or use mode nat", ""
 		case !isUnicast(a):
 			p.Reason = fmt.Sprintf("%s is not an address that others could answer to", a)

@@ -56,7 +56,11 @@ func (c forwardCheck) network(f Forward) (Problem, bool) {
 	if !ok {
 		return Problem{Code: CodeNotFound, Path: "spec.network", Reason: "there is no network " + quote(f.Network), Fix: knownNames("networks", c.view.Networks)}, true
 	}
-	if n.Mode != NAT {
+	if n.Mode == Bridged {
+		return Problem{Code: CodeForwardMode, Path: "spec.network", Reason: fmt.Sprintf("network %q is bridged: its workloads are reached at their own addresses, there is nothing to publish", n.Name),
+			Fix: "leave the forward out, or attach the workload to a nat network too"}, true
+	}
+	if !n.Routes() {
 		return Problem{Code: CodeForwardMode, Path: "spec.network", Reason: fmt.Sprintf("network %q is %s: nobody outside may come in, so it publishes no ports", n.Name, n.Mode),
 			Fix: "attach the workload to a nat network"}, true
 	}
@@ -69,7 +73,7 @@ func (c forwardCheck) endpoint(f Forward) (Problem, bool) {
 		return p.at("spec.workload"), true
 	}
 	n, ok := c.view.Networks[f.Network]
-	if !ok || n.Mode != NAT {
+	if !ok || !n.Routes() {
 		return Problem{}, false // said already
 	}
 	p = Problem{Code: CodeForwardTarget, Path: "spec.workload"}
@@ -85,7 +89,7 @@ func (c forwardCheck) endpoint(f Forward) (Problem, bool) {
 	switch {
 	case !ok:
 		p.Reason = fmt.Sprintf("workload %q is not on network %q", f.Workload, f.Network)
-		p.Fix, p.Example = "a workload is attached when it is started: remove it and start it on that network", fmt.Sprintf("flatnet run -d --name %s --network %s -- COMMAND", f.Workload, f.Network)
+		p.Fix, p.Example = "attach it first", fmt.Sprintf("flatnet connect %s %s", f.Network, f.Workload)
 	case f.HostIP.IsValid() && len(e.Addrs) > 0 && !e.hasFamily(v6):
 		p.Reason = fmt.Sprintf("workload %q has no %s address for a forward on %s", f.Workload, family(v6), f.HostIP)
 	default:

@@ -8,7 +8,7 @@ import (
 
 func (c *networkCheck) subnets() {
 	n := c.net
-	if len(n.Subnets) == 0 && (n.Mode == NAT || n.Mode == HostOnly) {
+	if len(n.Subnets) == 0 && n.NeedsSubnet() {
 		c.add(Problem{Code: CodeNoSubnet, Path: "spec.subnets", Reason: fmt.Sprintf("mode %s needs a subnet", n.Mode),
 			Fix: "give one, or auto", Example: "--subnet auto"})
 	}
@@ -109,7 +109,7 @@ func (c *networkCheck) networkOverlap(p netip.Prefix, path string) {
 }
 
 func (c *networkCheck) hostOverlap(p netip.Prefix, path string) {
-	owner, ok := Overlaps(c.view.Node, p)
+	owner, ok := c.net.Overlap(c.view.Node, p)
 	if !ok {
 		return
 	}
@@ -153,7 +153,9 @@ func (c *networkCheck) gateway(s Subnet, path string) {
 	p := Problem{Code: CodeGateway, Path: path + ".gateway", Example: FirstAddr(s.Prefix).String(),
 		Fix: fmt.Sprintf("%s to %s", FirstAddr(s.Prefix), lastUsable(s.Prefix))}
 	switch {
-	case n.Mode != NAT && n.Mode != HostOnly:
+	case n.Mode == Bridged && !s.Gateway.IsValid():
+		return // a LAN without a router, or one that workloads find by themselves
+	case !n.NeedsSubnet() && n.Mode != Bridged:
 		if s.Gateway.IsValid() {
 			p.Reason, p.Fix, p.Example = fmt.Sprintf("mode %s has no gateway: the host is not on the network", n.Mode), "leave it out", ""
 			c.add(p)

@@ -50,7 +50,9 @@ type Node struct {
 // HostLink is a link of the host that is not ours.
 type HostLink struct {
 	Name     string
-	MTU      int // bytes
+	Bridge   bool
+	Wireless bool // IEEE 802.11
+	MTU      int  // bytes
 	Up       bool
 	Loopback bool
 	Master   string // the bridge it is a port of
@@ -97,12 +99,16 @@ func (n Node) Link(name string) (HostLink, bool) {
 // DefaultMTU is what a network uses when nothing says otherwise (RFC 894).
 const DefaultMTU = 1500
 
-// MTU is the one that a network uses: its own, else its uplink's, else the smallest of the default routes' links.
+// MTU is the one that a network uses: its own, else its uplink's or that of the bridge it borrows, else the smallest of the default routes' links.
 func (v View) MTU(n Network) int {
 	if n.MTU != 0 {
 		return n.MTU
 	}
-	if l, ok := v.Node.Link(n.Uplink); ok {
+	lan := n.Uplink
+	if n.BorrowsBridge() {
+		lan = n.Bridge
+	}
+	if l, ok := v.Node.Link(lan); ok {
 		return l.MTU
 	}
 	mtu := 0

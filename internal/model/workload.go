@@ -70,14 +70,20 @@ func (w Workload) Endpoint(network string) (Endpoint, bool) {
 	return Endpoint{}, false
 }
 
+// LeadsOut reports whether the endpoint has a gateway of that family: its workload can be reached from elsewhere by it, and
+// answers by it.
+func (v View) LeadsOut(e Endpoint, v6 bool) bool {
+	n, ok := v.Networks[e.Network]
+	return ok && n.leadsOut(v6) && e.hasFamily(v6)
+}
+
 // Gateway returns the endpoint that carries the default route of a family: the one of highest Priority whose network
 // has a way out and which has an address of that family.
 func (v View) Gateway(w Workload, v6 bool) (Endpoint, bool) {
 	var best Endpoint
 	found := false
 	for _, e := range w.Endpoints {
-		n, ok := v.Networks[e.Network]
-		if !ok || n.Mode != NAT || !e.hasFamily(v6) {
+		if !v.LeadsOut(e, v6) {
 			continue
 		}
 		if !found || e.Priority > best.Priority {

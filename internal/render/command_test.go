@@ -29,6 +29,7 @@ func TestCommandsCanBeTyped(t *testing.T) {
 			}
 			script := "set -e; mount -t tmpfs none /run; mkdir /run/netns; sysctl() { command sysctl \"$@\" 2>/dev/null || return 1; }\n" +
 				"ip link set lo up; ip link add eth0 type ifb; ip link set eth0 up; ip address add 192.0.2.9/24 dev eth0\n" +
+				"ip link add eth1 type veth peer name cable1; ip link add br0 type bridge\n" +
 				"ip netns add a; ip netns add b; ip netns add web\n"
 			var have dataplane.Host
 			for _, f := range archive.Files {

@@ -25,7 +25,7 @@ func Forward(v model.View, f model.Forward) (dataplane.Host, error) {
 func forwardElements(v model.View, w model.Workload, f model.Forward) []dataplane.Object {
 	n, ok := v.Networks[f.Network]
 	e, attached := w.Endpoint(f.Network)
-	if !ok || !attached || !n.Active || n.Mode != model.NAT {
+	if !ok || !attached || !n.Active || !n.Routes() {
 		return nil
 	}
 	var objects []dataplane.Object
@@ -131,7 +131,7 @@ func loopbackPrograms(v model.View) []dataplane.Object {
 func forwards6(v model.View) bool {
 	for _, n := range v.Networks {
 		for _, s := range n.Subnets {
-			if n.Active && n.Mode == model.NAT && s.Prefix.Addr().Is6() {
+			if n.Active && n.Routes() && s.Prefix.Addr().Is6() {
 				return true
 			}
 		}

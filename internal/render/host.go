@@ -2,6 +2,7 @@ package render
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/flatnet/flatnet/internal/dataplane"
 	"github.com/flatnet/flatnet/internal/model"
@@ -69,7 +70,7 @@ func Parts(v model.View) (map[string]dataplane.Host, error) {
 // active network it is empty, and flatnet leaves no trace.
 func Node(v model.View) (dataplane.Host, error) {
 	var host dataplane.Host
-	objects := append(hostSysctls(v), loopbackPrograms(v)...)
+	objects := slices.Concat(hostSysctls(v), lanForwarding(v), loopbackPrograms(v))
 	if len(objects) > 0 {
 		if err := host.State(dataplane.HostNetns).Put(objects...); err != nil {
 			return host, err
@@ -83,25 +84,45 @@ func Node(v model.View) (dataplane.Host, error) {
 	return host, nil
 }
 
-// hostSysctls are what forwarding needs, for the families that some nat network has. Package kernel remembers what they
+// hostSysctls are what forwarding needs, for the families that some nat or routed network has. Package kernel remembers what they
 // were before, and puts that back when they are wanted no more.
 func hostSysctls(v model.View) []dataplane.Object {
 	wanted := map[string]string{}
 	for _, n := range v.Networks {
-		if !n.Active || n.Mode != model.NAT {
+		if !n.Active || !n.Routes() {
 			continue
 		}
+		_, uplink := v.Node.Link(n.Uplink)
 		for _, s := range n.Subnets {
 			if s.Prefix.Addr().Is4() {
 				wanted["net/ipv4/ip_forward"] = "1"
-			} else {
-				forwarding6(v.Node, wanted)
+				continue
+			}
+			forwarding6(v.Node, wanted)
+			if n.ProxyARP && uplink {
+				wanted["net/ipv6/conf/"+n.Uplink+"/proxy_ndp"] = "1"
 			}
 		}
 	}
 	var objects []dataplane.Object
 	for name, value := range wanted {
 		objects = append(objects, dataplane.Sysctl{Name: name, Value: value})
+	}
+	return objects
+}
+
+// lanForwarding lets answers from a LAN that the host is on by a bridged network's bridge come in as by any link of the host: where
+// some network routes, and else not.
+func lanForwarding(v model.View) []dataplane.Object {
+	var objects []dataplane.Object
+	routes := false
+	for _, n := range v.Networks {
+		routes = routes || n.Active && n.Routes()
+	}
+	for _, n := range v.Networks {
+		if n.Active && n.Mode == model.Bridged && !n.BorrowsBridge() {
+			objects = append(objects, forwarding(n, routes))
+		}
 	}
 	return objects
 }

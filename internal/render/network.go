@@ -20,7 +20,11 @@ func Network(v model.View, n model.Network) (dataplane.Host, error) {
 		return cable(v, n)
 	}
 	state := host.State(dataplane.HostNetns)
-	for _, objects := range [][]dataplane.Object{bridge(v, n), bridgeSysctls(n), networkElements(n)} {
+	objects := [][]dataplane.Object{bridge(v, n), bridgeSysctls(n), networkElements(n)}
+	if n.Mode == model.Bridged {
+		objects = bridged(v, n)
+	}
+	for _, objects := range objects {
 		if err := state.Put(objects...); err != nil {
 			return host, fmt.Errorf("network %q: %w", n.Name, err)
 		}
@@ -37,7 +41,24 @@ func silent(n model.Network) bool {
 func closed(n model.Network) bool { return n.Mode == model.HostOnly || n.Mode == model.Isolated }
 
 // hidden reports whether the host routes for the network without being reachable at its gateway address.
-func hidden(n model.Network) bool { return n.Mode == model.NAT && n.NoHostAdapter }
+func hidden(n model.Network) bool { return n.Routes() && n.NoHostAdapter }
+
+// bridged is a bridge with a NIC in it, and nothing else: to the host's rules it is a piece of the LAN. A bridge that others made is
+// theirs. The host has no address there, not even a link-local one, until somebody gives the bridge one.
+func bridged(v model.View, n model.Network) [][]dataplane.Object {
+	if n.BorrowsBridge() {
+		return nil
+	}
+	link := dataplane.Link{
+		Name: n.BridgeName(), Kind: dataplane.Bridge, Owner: "net/" + n.Name, Uplink: n.Uplink,
+		MAC: model.BridgeMAC(n.Name), MTU: v.MTU(n), Up: true,
+	}
+	objects := []dataplane.Object{link}
+	if _, there := v.Node.Link(n.Uplink); there {
+		objects = append(objects, dataplane.Port{Link: n.Uplink, Master: link.Name})
+	}
+	return [][]dataplane.Object{objects, bridgeSysctls(n)}
+}
 
 func bridge(v model.View, n model.Network) []dataplane.Object {
 	link := dataplane.Link{
@@ -54,30 +75,37 @@ func bridge(v model.View, n model.Network) []dataplane.Object {
 	return objects
 }
 
-// bridgeSysctls settle what the host answers on the bridge. What comes from a closed network is not even looked at for
-// forwarding: a packet whose TTL ends at the host, or that is too long to go on, is answered before the forward hook, to
-// whatever source it claims, and the answer carries its content out (net/ipv4/ip_forward.c, RFC 1812 section 4.3.2.3). A bridge without an address would still answer ARP for every other address of the host (arp_ignore,
-// Documentation/networking/ip-sysctl.rst); forwards of 127.0.0.1 need route_localnet.
+// bridgeSysctls settle what the host answers on the bridge; every mode sets the same ones, so that nothing of another mode stays.
+// What comes from a closed network is not even looked at for forwarding: a packet whose TTL ends at the host, or that is too long to go
+// on, is answered before the forward hook, to whatever source it claims, and the answer carries its content out
+// (net/ipv4/ip_forward.c, RFC 1812 section 4.3.2.3). A bridge without an address would still answer ARP for every other address of the
+// host (arp_ignore, Documentation/networking/ip-sysctl.rst); forwards of 127.0.0.1 need route_localnet.
 func bridgeSysctls(n model.Network) []dataplane.Object {
 	values := []struct{ path, value string }{
 		{"net/ipv4/conf/%s/arp_ignore", "1"},
-		{"net/ipv4/conf/%s/route_localnet", onOff(n.Mode == model.NAT)},
+		{"net/ipv4/conf/%s/route_localnet", onOff(n.Routes())},
 		{"net/ipv4/conf/%s/promote_secondaries", "1"}, // or a new gateway would go with the old one of its subnet
 		{"net/ipv4/conf/%s/send_redirects", "0"},
 		{"net/ipv6/conf/%s/accept_ra", "0"},
+		{"net/ipv6/conf/%s/addr_gen_mode", onOff(n.Mode == model.Bridged)}, // 1: no link-local address unasked
 		{"net/ipv6/conf/%s/disable_ipv6", onOff(silent(n))},
 	}
 	if silent(n) {
 		values[0].value = "8"
 	}
-	if closed(n) {
-		values = append(values, struct{ path, value string }{"net/ipv4/conf/%s/forwarding", "0"})
-	}
 	var objects []dataplane.Object
 	for _, v := range values {
 		objects = append(objects, dataplane.Sysctl{Name: fmt.Sprintf(v.path, n.BridgeName()), Link: n.BridgeName(), Value: v.value})
 	}
+	if n.Mode != model.Bridged { // whose depends on other networks: see Node
+		objects = append(objects, forwarding(n, n.Routes()))
+	}
 	return objects
+}
+
+// forwarding says whether what comes in by the bridge may go on to another link.
+func forwarding(n model.Network, on bool) dataplane.Object {
+	return dataplane.Sysctl{Name: fmt.Sprintf("net/ipv4/conf/%s/forwarding", n.BridgeName()), Link: n.BridgeName(), Value: onOff(on)}
 }
 
 func onOff(on bool) string {
@@ -98,8 +126,9 @@ func networkElements(n model.Network) []dataplane.Object {
 		}
 	}
 	member(true, setNets)
-	member(n.Mode == model.NAT, setNAT)
-	member(n.Mode != model.NAT, setClosed)
+	member(n.Translates(), setNAT)
+	member(n.Mode == model.Routed, setRouted)
+	member(closed(n), setClosed)
 	member(n.Mode == model.HostOnly && !silent(n), setHostOnly)
 	member(silent(n), setSilent)
 	member(hidden(n), setHidden)
@@ -129,7 +158,7 @@ func networkElements(n model.Network) []dataplane.Object {
 func subnetElements(n model.Network, s model.Subnet) []dataplane.Object {
 	f := familyOf(s.Prefix.Addr())
 	var objects []dataplane.Object
-	if n.Mode == model.NAT {
+	if n.Routes() {
 		objects = append(objects, dataplane.Element{Set: setSubnets[f],
 			Is: dataplane.Tuple{Link: n.BridgeName(), Addr: s.Prefix.Masked().Addr(), AddrLast: lastAddr(s.Prefix)}})
 	}

@@ -47,13 +47,14 @@ func bridgeSet(name string, fields dataplane.Fields) dataplane.Set {
 // Sets of the inet table. Where a comment says link, it is a bridge of ours.
 var (
 	setNets     = inetSet("nets", iif)       // every link
-	setNAT      = inetSet("nat", iif)        // links of nat networks
+	setNAT      = inetSet("nat", iif)        // links whose workloads leave with the host's address
+	setRouted   = inetSet("routed", iif)     // links that others reach by a route over the host
 	setClosed   = inetSet("closed", iif)     // links of host-only and isolated networks: nothing is forwarded
 	setHostOnly = inetSet("host_only", iif)  // links whose workloads reach the host only at the gateway addresses
 	setSilent   = inetSet("silent", iif)     // links on which the host itself does not exist
-	setHidden   = inetSet("hidden", iif)     // links of nat networks without host adapter: the host routes but is not reachable
+	setHidden   = inetSet("hidden", iif)     // links of nat and routed networks without host adapter: the host routes but is not reachable
 	setSame     = inetSet("same", iifOif)    // each link with itself
-	setPinned   = inetSet("pinned", iif)     // links of nat networks that may leave by one uplink only …
+	setPinned   = inetSet("pinned", iif)     // links that may leave by one uplink only …
 	setUplinks  = inetSet("uplinks", iifOif) // … namely this
 
 	setGateways = family[dataplane.Set]{inetSet("gateways4", iifDaddr[0]), inetSet("gateways6", iifDaddr[1])} // host-only links and the host's addresses on them
@@ -106,7 +107,7 @@ var (
 // rules are both tables with their sets, chains and rules: the constant part of every host.
 func rules() []dataplane.Object {
 	objects := []dataplane.Object{dataplane.Table{Family: dataplane.Inet}, dataplane.Table{Family: dataplane.BridgeNF}}
-	for _, s := range []dataplane.Set{setNets, setNAT, setClosed, setHostOnly, setSilent, setHidden, setSame, setPinned, setUplinks,
+	for _, s := range []dataplane.Set{setNets, setNAT, setRouted, setClosed, setHostOnly, setSilent, setHidden, setSame, setPinned, setUplinks,
 		setGuarded, setLocked, setMACs} {
 		objects = append(objects, s)
 	}
@@ -230,7 +231,7 @@ func input() chain {
 		only(
 			rule(dataplane.Match{Lookup: in(iif, setHidden), Local: true}, dataplane.Accept, "no host adapter: other addresses of the host"),
 			rule(dataplane.Match{Lookup: in(iif, setHidden)}, dataplane.Drop, "no host adapter: no broadcast and multicast"),
-			rule(dataplane.Match{Lookup: notIn(iif, setHostOnly)}, dataplane.Accept, "nat: the host is reachable"),
+			rule(dataplane.Match{Lookup: notIn(iif, setHostOnly)}, dataplane.Accept, "nat and routed: the host is reachable"),
 		),
 		both(func(f int) dataplane.Rule {
 			return rule(dataplane.Match{L3: l3[f], Lookup: in(iifDaddr[f], setGateways[f])}, dataplane.Accept, "host-only: the own gateway")
@@ -247,9 +248,11 @@ func forward() chain {
 		rule(dataplane.Match{Lookup: in(iif, setClosed)}, dataplane.Drop, "closed network: nothing leaves"),
 		rule(dataplane.Match{Lookup: in(oif, setClosed)}, dataplane.Drop, "closed network: nothing comes in"),
 		rule(dataplane.Match{CTState: dataplane.Established | dataplane.Related}, dataplane.Accept, "answers"),
-		rule(dataplane.Match{CTState: dataplane.Invalid}, dataplane.Drop, "NAT cannot translate it"),
-		rule(dataplane.Match{DNATed: true, Lookup: in(oif, setNAT)}, dataplane.Accept, "published port"),
-		rule(dataplane.Match{Lookup: in(oif, setNets)}, dataplane.Drop, "nat: no way in but published ports"),
+		rule(dataplane.Match{Lookup: in(iif, setRouted), Lookup2: in(oif, setRouted)}, dataplane.Accept, "routed networks reach each other"),
+		rule(dataplane.Match{Lookup: notIn(iif, setNets), Lookup2: in(oif, setRouted)}, dataplane.Accept, "routed: others come in by a route"),
+		rule(dataplane.Match{CTState: dataplane.Invalid, Lookup: in(iif, setNAT)}, dataplane.Drop, "NAT cannot translate it"),
+		rule(dataplane.Match{DNATed: true, Lookup: in(oif, setNets)}, dataplane.Accept, "published port"),
+		rule(dataplane.Match{Lookup: in(oif, setNets)}, dataplane.Drop, "no way in but published ports"),
 		rule(dataplane.Match{Lookup: in(iifOif, setUplinks)}, dataplane.Accept, "the uplink of this network"),
 		rule(dataplane.Match{Lookup: in(iif, setPinned)}, dataplane.Drop, "another uplink"),
 	)
@@ -277,7 +280,7 @@ func output() chain {
 	)
 }
 
-// postrouting gives what leaves a nat network the host's address. Hairpin (a forward used from its own network) is told by the
+// postrouting gives what leaves a nat network, or a routed one that masquerades, the host's address. Hairpin (a forward used from its own network) is told by the
 // source address, not by the incoming link: with br_netfilter such packets are bridged and have none.
 func postrouting() chain {
 	leaving := dataplane.Match{Lookup: in(iif, setNAT), Lookup2: notIn(oif, setNets)}
@@ -285,7 +288,7 @@ func postrouting() chain {
 		both(func(f int) dataplane.Rule {
 			return rule(dataplane.Match{L3: l3[f], DNATed: true, Lookup: in(oifSaddr[f], setSubnets[f])}, dataplane.Masquerade, "hairpin appears as the gateway")
 		}),
-		only(rule(dataplane.Match{Source: loopback4, Lookup: in(oif, setNAT)}, dataplane.Masquerade, "loopback appears as the gateway")),
+		only(rule(dataplane.Match{Source: loopback4, Lookup: in(oif, setNets)}, dataplane.Masquerade, "loopback appears as the gateway")),
 		both(func(f int) dataplane.Rule {
 			m := leaving
 			m.L3 = l3[f]

@@ -2,7 +2,10 @@ package render
 
 import (
 	"fmt"
+	"hash/fnv"
 	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/flatnet/flatnet/internal/dataplane"
@@ -30,7 +33,7 @@ func Workload(v model.View, w model.Workload) (dataplane.Host, error) {
 			return host, fmt.Errorf("endpoint %q: %w", e.IfName, err)
 		}
 	}
-	if err := inner.Put(defaultRoutes(v, w)...); err != nil {
+	if err := inner.Put(slices.Concat(defaultRoutes(v, w), sourceRoutes(v, w))...); err != nil {
 		return host, err
 	}
 	for _, f := range w.Forwards {
@@ -57,7 +60,7 @@ func endpoint(host *dataplane.Host, v model.View, w model.Workload, e model.Endp
 	if err := outer.Put(guardElements(n, e, port.Name)...); err != nil {
 		return err
 	}
-	if err := outer.Put(isolationElements(n, e)...); err != nil {
+	if err := outer.Put(slices.Concat(isolationElements(n, e), proxies(v, n, e))...); err != nil {
 		return err
 	}
 	inner := host.State(w.Netns)
@@ -74,10 +77,30 @@ func owner(w model.Workload, e model.Endpoint) string { return "ep/" + w.Name + 
 func hostLink(v model.View, n model.Network, w model.Workload, e model.Endpoint) dataplane.Link {
 	return dataplane.Link{
 		Name: model.HostLinkName(w.Name, e.IfName), Kind: dataplane.Veth, Owner: owner(w, e),
-		MAC: model.HostSideMAC(e.MAC), MTU: v.MTU(n), Up: true, Master: n.BridgeName(),
+		MAC: model.HostSideMAC(e.MAC), MTU: v.MTU(n), Up: true, Master: master(v, n),
 		Peer: e.IfName, PeerNetns: w.Netns,
-		Isolated: e.Isolated, Hairpin: n.Mode == model.NAT,
+		Isolated: e.Isolated, Hairpin: n.Routes(),
 	}
+}
+
+// master is the bridge of a network's ports. One that others made may be gone; the port waits for it.
+func master(v model.View, n model.Network) string {
+	if _, there := v.Node.Link(n.Bridge); n.BorrowsBridge() && !there {
+		return ""
+	}
+	return n.BridgeName()
+}
+
+// proxies answer for the endpoint's addresses on the LAN of which they are a part.
+func proxies(v model.View, n model.Network, e model.Endpoint) []dataplane.Object {
+	if _, there := v.Node.Link(n.Uplink); !n.ProxyARP || !there {
+		return nil
+	}
+	var objects []dataplane.Object
+	for _, a := range e.Addrs {
+		objects = append(objects, dataplane.ProxyNeighbour{Link: n.Uplink, Addr: a})
+	}
+	return objects
 }
 
 func innerLink(v model.View, n model.Network, w model.Workload, e model.Endpoint) dataplane.Link {
@@ -96,6 +119,67 @@ func innerAddresses(n model.Network, e model.Endpoint) []dataplane.Object {
 	return objects
 }
 
+// Policy routing inside a workload: the priority of its rules, which the main table's 32766 comes after, and the number of the
+// table of eth0, which eth1's comes after.
+const (
+	sourcePriority = 15700
+	sourceTable    = 15700
+)
+
+// sourceRoutes make what a workload on several networks sends from an address leave by the network of that address, whichever has
+// the default route: an answer goes back the way the question came, or the anti-spoofing of the other network drops it. The table
+// of an endpoint has what the main one would have if there were no other.
+func sourceRoutes(v model.View, w model.Workload) []dataplane.Object {
+	var objects []dataplane.Object
+	for _, v6 := range []bool{false, true} {
+		var out []model.Endpoint
+		for _, e := range w.Endpoints {
+			if n := v.Networks[e.Network]; n.Active && v.LeadsOut(e, v6) {
+				out = append(out, e)
+			}
+		}
+		if len(out) < 2 {
+			continue
+		}
+		for _, e := range out {
+			objects = append(objects, sourceTableOf(v.Networks[e.Network], e, v6)...)
+		}
+	}
+	return objects
+}
+
+func sourceTableOf(n model.Network, e model.Endpoint, v6 bool) []dataplane.Object {
+	table := tableNumber(e.IfName)
+	var objects []dataplane.Object
+	gateway := false
+	for _, a := range e.Addrs {
+		s, ok := n.Subnet(a)
+		if !ok || a.Is6() != v6 {
+			continue
+		}
+		objects = append(objects,
+			dataplane.RouteRule{Priority: sourcePriority, From: a, Table: table},
+			dataplane.Route{Dest: s.Prefix, Table: table, Link: e.IfName})
+		if s.Gateway.IsValid() && !gateway {
+			gateway = true
+			objects = append(objects, dataplane.Route{Dest: netip.PrefixFrom(a, 0).Masked(), Table: table, Via: s.Gateway, Link: e.IfName})
+		}
+	}
+	return objects
+}
+
+// tableNumber is sourceTable and the link's number: 15701 for eth1. It hangs on the link's name alone, so that links that come and
+// go change nothing for the others; a name without a number has one from a hash, out of the way of those with.
+func tableNumber(ifname string) int {
+	digits := strings.TrimLeft(ifname, "abcdefghijklmnopqrstuvwxyz")
+	if n, err := strconv.Atoi(digits); err == nil && n < 1000 && ifname == "eth"+digits {
+		return sourceTable + n
+	}
+	h := fnv.New32a()
+	h.Write([]byte(ifname))
+	return sourceTable + 1000 + int(h.Sum32()%1_000_000)
+}
+
 // defaultRoutes are those of the workload's gateway endpoint, one a family.
 func defaultRoutes(v model.View, w model.Workload) []dataplane.Object {
 	var objects []dataplane.Object
@@ -107,7 +191,7 @@ func defaultRoutes(v model.View, w model.Workload) []dataplane.Object {
 		n := v.Networks[e.Network]
 		for _, a := range e.Addrs {
 			s, ok := n.Subnet(a)
-			if ok && n.Active && a.Is6() == any.Is6() {
+			if ok && n.Active && a.Is6() == any.Is6() && s.Gateway.IsValid() {
 				objects = append(objects, dataplane.Route{Dest: netip.PrefixFrom(any, 0), Via: s.Gateway, Link: e.IfName})
 				break
 			}

@@ -32,7 +32,7 @@ func networkProbes(v model.View, n model.Network, s model.Subnet) []Probe {
 	if n.HostPresent() {
 		probes = append(probes, hostProbes(n, s, peers[0])...)
 	}
-	if n.Mode != model.NAT {
+	if !n.Routes() {
 		return probes
 	}
 	for _, up := range uplinksOf(v, n, s.Prefix.Addr().Is6()) {
