@@ -7,8 +7,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
-	"strconv"
-	"strings"
+	"unsafe"
 
 	"github.com/flatnet/flatnet/internal/model"
 	"golang.org/x/sys/unix"
@@ -21,15 +20,16 @@ type Access struct {
 	EveryoneIs   bool // tests that do not run as root: the daemon's own uid counts as root
 }
 
-// peer is who is at the other end of a connection; groups are found when they are first asked for.
+// peer is who connected, as the kernel noted it in connect(2): what the process became since, or that it ended, changes nothing.
 type peer struct {
-	cred unix.Ucred
-	err  error
+	cred   unix.Ucred
+	groups []uint32 // supplementary ones; of root not asked for
+	err    error
 }
 
 type peerKey struct{}
 
-// rememberPeer is an http.Server's ConnContext: it reads the credentials that the kernel kept from connect(2).
+// rememberPeer is an http.Server's ConnContext.
 func rememberPeer(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, peerKey{}, peerOf(c))
 }
@@ -43,12 +43,46 @@ func peerOf(c net.Conn) peer {
 	if err != nil {
 		return peer{err: err}
 	}
-	var cred *unix.Ucred
-	ctlErr := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
-	if ctlErr != nil || err != nil {
-		return peer{err: fmt.Errorf("read peer's credentials: %v%v", ctlErr, err)}
+	var p peer
+	if err := raw.Control(func(fd uintptr) { p = credentials(int(fd)) }); err != nil {
+		return peer{err: err}
 	}
-	return peer{cred: *cred}
+	return p
+}
+
+func credentials(fd int) peer {
+	cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
+	if err != nil {
+		return peer{err: fmt.Errorf("read peer's credentials: %w", err)}
+	}
+	if cred.Uid == 0 {
+		return peer{cred: *cred}
+	}
+	groups, err := peerGroups(fd)
+	if err != nil {
+		return peer{err: fmt.Errorf("read peer's groups: %w", err)}
+	}
+	return peer{cred: *cred, groups: groups}
+}
+
+// peerGroups is SO_PEERGROUPS (Linux 4.13). With ERANGE the kernel tells how many bytes it needs.
+func peerGroups(fd int) ([]uint32, error) {
+	const gid = unsafe.Sizeof(uint32(0))
+	groups := make([]uint32, 64)
+	for {
+		size := uint32(uintptr(len(groups)) * gid)
+		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_PEERGROUPS,
+			uintptr(unsafe.Pointer(&groups[0])), uintptr(unsafe.Pointer(&size)), 0)
+		n := int(uintptr(size) / gid)
+		switch {
+		case errno == 0:
+			return groups[:n], nil
+		case errno == unix.ERANGE && n > len(groups):
+			groups = make([]uint32, n)
+		default:
+			return nil, errno
+		}
+	}
 }
 
 // check is nil when the sender may make the request.
@@ -76,20 +110,6 @@ func notPermitted(reason, fix string) error {
 	return model.Problem{Code: model.CodeNotPermitted, Reason: reason, Fix: fix}
 }
 
-// member reports whether the peer is in the group. SO_PEERCRED tells the primary group only; the others are read from the
-// process, whose PID is still its own as it waits for our answer.
 func (p peer) member(gid int) bool {
-	if int(p.cred.Gid) == gid {
-		return true
-	}
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cred.Pid))
-	if err != nil {
-		return false
-	}
-	for line := range strings.Lines(string(text)) {
-		if groups, ok := strings.CutPrefix(line, "Groups:"); ok {
-			return slices.Contains(strings.Fields(groups), strconv.Itoa(gid))
-		}
-	}
-	return false
+	return int(p.cred.Gid) == gid || slices.Contains(p.groups, uint32(gid))
 }

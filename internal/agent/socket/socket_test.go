@@ -12,10 +12,12 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/flatnet/flatnet/api"
 	"github.com/flatnet/flatnet/internal/model"
@@ -185,13 +187,14 @@ func TestWhoMayDoWhat(t *testing.T) {
 		{"a member does not change", Access{Group: 4242}, 65534, 4242, "POST", false},
 		{"a member changes when allowed", Access{Group: 4242, GroupChanges: true}, 65534, 4242, "DELETE", true},
 		{"others do not look", Access{Group: 4242}, 65534, 65534, "GET", false},
+		{"a member by another group looks", Access{Group: 4343}, 65534, 65534, "GET", true},
 	} {
 		r, err := http.NewRequest(c.method, "http://x/", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		p := peer{}
-		p.cred.Uid, p.cred.Gid, p.cred.Pid = c.uid, c.gid, int32(os.Getpid())
+		p.cred.Uid, p.cred.Gid, p.groups = c.uid, c.gid, []uint32{100, 4343}
 		err = c.access.check(r.WithContext(context.WithValue(context.Background(), peerKey{}, p)))
 		var refused model.Problem
 		if ok := err == nil; ok != c.ok || !ok && (!errors.As(err, &refused) || refused.Code != model.CodeNotPermitted) {
@@ -214,6 +217,72 @@ func TestThePeerIsWhoConnected(t *testing.T) {
 	if p := <-got; p.err != nil || int(p.cred.Pid) != os.Getpid() || int(p.cred.Uid) != os.Getuid() {
 		t.Errorf("got %+v", p)
 	}
+}
+
+// Groups count as they were at connect: many, and left since.
+func TestThePeersGroupsAreThoseOfConnect(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Fatal("run as root")
+	}
+	path := place(t)
+	l := listen(t, path)
+	defer l.Close()
+	if err := errors.Join(os.Chmod(path, 0o666), os.Chmod(filepath.Dir(filepath.Dir(path)), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []int{0, 1, 64, 65, 3000} {
+		groups := make([]uint32, n)
+		for i := range groups {
+			groups[i] = uint32(5000 + i)
+		}
+		done := make(chan net.Conn)
+		go func() { done <- connectAs(t, path, 65534, groups) }()
+		theirs, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ours := <-done
+		p := peerOf(theirs)
+		if p.err != nil || p.cred.Uid != 65534 || !slices.Equal(p.groups, groups) {
+			t.Errorf("%d groups: got uid %d, %d groups, %v", n, p.cred.Uid, len(p.groups), p.err)
+		}
+		if n > 0 && (!p.member(5000+n-1) || p.member(5000+n)) {
+			t.Errorf("%d groups: it is not a member of its last, or of one more", n)
+		}
+		ours.Close()
+		theirs.Close()
+	}
+}
+
+// connectAs connects with a uid and groups, then lets go of the groups. Only its own thread changes, and ends.
+func connectAs(t *testing.T, path string, uid uintptr, groups []uint32) net.Conn {
+	runtime.LockOSThread()
+	setGroups := func(n int) error {
+		if _, _, errno := syscall.RawSyscall(syscall.SYS_SETGROUPS, uintptr(n), uintptr(unsafe.Pointer(unsafe.SliceData(groups))), 0); errno != 0 {
+			return errno
+		}
+		return nil
+	}
+	setUID := func(uid uintptr) error { // the effective one only
+		if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESUID, ^uintptr(0), uid, ^uintptr(0)); errno != 0 {
+			return errno
+		}
+		return nil
+	}
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Error(err)
+	}
+	if err := errors.Join(setGroups(len(groups)), setUID(uid), syscall.Connect(fd, &syscall.SockaddrUnix{Name: path}), setUID(0), setGroups(0)); err != nil {
+		t.Error(err)
+	}
+	f := os.NewFile(uintptr(fd), "connection")
+	defer f.Close()
+	c, err := net.FileConn(f)
+	if err != nil {
+		t.Error(err)
+	}
+	return c
 }
 
 type shape struct {
