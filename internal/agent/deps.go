@@ -50,6 +50,7 @@ type Journal interface {
 
 // Host tells facts of the host's network, and forgets connections.
 type Host interface {
+	Lister
 	Node(ctx context.Context) (model.Node, error)
 	Listeners(ctx context.Context) ([]Listener, error)
 	// Owner names the process of a listener, as openvpn[812]; empty when it cannot be told.

@@ -245,6 +245,7 @@ type fakeHost struct {
 	node      model.Node
 	listeners []Listener
 	flushed   []string
+	inventory inventory
 }
 
 func (h *fakeHost) Node(context.Context) (model.Node, error) {
