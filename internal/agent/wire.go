@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -70,23 +71,28 @@ func Serve(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	closing(func() error { return leaveDirs(err, o) })
-	log, report, err := journal.Open(o.RunDir, boot)
+	c := &claims{deadline: time.Now().Add(claimWait), log: o.Log}
+	var report journal.Report
+	log, err := claim(ctx, c, func() (j *journal.Journal, err error) {
+		j, report, err = journal.Open(o.RunDir, boot)
+		return j, err
+	})
 	if err != nil {
 		return err
 	}
 	closing(log.Close)
 	o.Log.Info("journal", "report", report.String())
-	kept, err := local.Open(o.StateDir)
+	kept, err := claim(ctx, c, func() (*local.Store, error) { return local.Open(o.StateDir) })
 	if err != nil {
 		return err
 	}
 	closing(kept.Close)
-	claim, err := socket.ClaimHost()
+	only, err := claim(ctx, c, socket.ClaimHost)
 	if err != nil {
 		return err
 	}
-	closing(claim.Close)
-	listener, err := socket.Listen(o.Socket, o.Group)
+	closing(only.Close)
+	listener, err := claim(ctx, c, func() (net.Listener, error) { return socket.Listen(o.Socket, o.Group) })
 	if err != nil {
 		return err
 	}

@@ -52,6 +52,9 @@ func (r Report) String() string {
 	return "journal in order"
 }
 
+// ErrLocked says that another process has the journal.
+var ErrLocked = errors.New("another flatnetd uses it")
+
 // Open reads the journal of a run directory, or begins one. bootID is the kernel's, /proc/sys/kernel/random/boot_id.
 func Open(runDir, bootID string) (*Journal, Report, error) {
 	j := &Journal{path: filepath.Join(runDir, FileName)}
@@ -78,7 +81,7 @@ func (j *Journal) takeLock(runDir string) error {
 	if err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		dir.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return fmt.Errorf("journal %s: another flatnetd uses it: stop that one, or give this one a run directory of its own", j.path)
+			return fmt.Errorf("journal %s: %w: stop that one, or give this one a run directory of its own", j.path, ErrLocked)
 		}
 		return fmt.Errorf("journal %s: lock: %w", runDir, err)
 	}

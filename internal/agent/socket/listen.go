@@ -38,6 +38,9 @@ func Listen(path, group string) (net.Listener, error) {
 	return l, nil
 }
 
+// ErrTaken says that another flatnetd is there; the error that has it says where.
+var ErrTaken = errors.New("another flatnetd")
+
 // hostName is an abstract name (unix(7)): there is one of it in each network namespace, and it goes with its process.
 const hostName = "@flatnetd"
 
@@ -46,7 +49,7 @@ const hostName = "@flatnetd"
 func ClaimHost() (io.Closer, error) {
 	l, err := net.Listen("unix", hostName)
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, errors.New("another flatnetd runs in this network namespace: one host has one; stop that, or start this one in a namespace of its own")
+		return nil, fmt.Errorf("%w runs in this network namespace: one host has one; stop that, or start this one in a namespace of its own", ErrTaken)
 	}
 	return l, err
 }
@@ -99,7 +102,7 @@ func clearStale(path string) error {
 		return fmt.Errorf("socket %s: a file that is not a socket stands there; remove it or choose another --socket", path)
 	}
 	if answers(path) {
-		return fmt.Errorf("socket %s: another flatnetd answers on it; stop that one, or give this one its own --run-dir, --state-dir and --netns-dir", path)
+		return fmt.Errorf("socket %s: %w answers on it; stop that one, or give this one its own --run-dir, --state-dir and --netns-dir", path, ErrTaken)
 	}
 	return os.Remove(path)
 }
