@@ -28,6 +28,9 @@
 //	GET    /doctor                        []Finding
 //	POST   /doctor/fix                    Fix → []Step
 //	POST   /uninstall                     []Step                removes all that flatnet made from this host
+//	GET    /show/bridges                  []HostBridge          what the host has, flatnet's and others', with whose it is
+//	GET    /show/links|routes|neigh       []Link, []Route, []Neighbour   of the host; of a workload's namespace with ?workload=NAME
+//	GET    /show/nft                      []NFTObject           flatnet's own tables
 //	GET    /events                        stream of Event, one JSON value a line: those remembered (?since=RFC3339 cuts
 //	                                      the older ones off), then what happens until the caller leaves; not with ?follow=false
 //
