@@ -1,0 +1,236 @@
+package checkup
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/flatnet/flatnet/api"
+	"github.com/flatnet/flatnet/internal/kernel"
+	"github.com/flatnet/flatnet/internal/model"
+)
+
+// forwardSwitches are the sysctls that let the host forward, by family.
+var forwardSwitches = [...]string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"}
+
+// forwarding: where a network of flatnet needs it, flatnet sets it, and package reconcile tells when it can't. Else it is a hint
+// for those who have made their own bridge.
+func forwarding(f Facts) []api.Finding {
+	if f.Forward[0] || len(routedNetworks(f.View, 0)) > 0 {
+		return nil
+	}
+	var list []api.Finding
+	for _, b := range OtherBridges(f) {
+		list = append(list, api.Finding{Code: CodeForwarding, Level: note, What: fmt.Sprintf("forwarding is off: what is on %s (%s), which is not flatnet's, does not reach beyond this host",
+			b.Name, b.Addr.Masked()), Owner: SettingText(f.Sysctls, forwardSwitches[0]), Fix: setSysctl(forwardSwitches[0], "1")})
+	}
+	return list
+}
+
+// SettingText says which file sets a switch to 0; empty when none does.
+func SettingText(settings []Setting, name string) string {
+	var found []string
+	for _, s := range settings {
+		if s.Name == name && s.Value == "0" {
+			found = append(found, fmt.Sprintf("%s, line %d: %s", s.File, s.Line, s.Text))
+		}
+	}
+	return strings.Join(found, "\n")
+}
+
+// setSysctl writes names as sysctl wants them: with slashes where a link's name has dots.
+func setSysctl(name, value string) string {
+	if !strings.Contains(name, ".") {
+		name = strings.ReplaceAll(name, "/", ".")
+	}
+	return fmt.Sprintf("sysctl -w %s=%s", name, value)
+}
+
+// closedLinks: IPv4 looks at the switch of the link that a packet comes in by (net/ipv4/route.c, ip_route_input_slow). IPv6
+// looks at that of the whole host only.
+func closedLinks(f Facts) []api.Finding {
+	networks := routedNetworks(f.View, 0)
+	if len(networks) == 0 || !f.Forward[0] {
+		return nil
+	}
+	var list []api.Finding
+	closed := func(link, what string) {
+		if on, known := f.Switches.Forwards[link]; known && !on {
+			name := "net/ipv4/conf/" + link + "/forwarding"
+			list = append(list, api.Finding{Code: CodeLinkCloses, Level: failure, What: link + " does not forward: " + what,
+				Owner: strings.TrimPrefix(setSysctl(name, "0"), "sysctl -w ") + ", while net.ipv4.ip_forward=1", Fix: setSysctl(name, "1")})
+		}
+	}
+	for _, link := range waysOut(f, networks) {
+		closed(link, "what comes in by it is dropped, answers to workloads of "+strings.Join(names(networks), ", ")+" too")
+	}
+	for _, n := range networks {
+		closed(n.BridgeName(), "nothing of network "+n.Name+" leaves it")
+	}
+	return list
+}
+
+// waysOut are the links of the best default routes, and those that networks are bound to.
+func waysOut(f Facts, networks []model.Network) []string {
+	var links []string
+	if all := defaultsOf(f.Host, 0); len(all) > 0 {
+		for _, h := range all[0].Hops {
+			links = append(links, h.Link)
+		}
+	}
+	for _, n := range networks {
+		if n.Uplink != "" {
+			links = append(links, n.Uplink)
+		}
+	}
+	slices.Sort(links)
+	return slices.Compact(links)
+}
+
+// defaults are the host's default routes: there, alone, and leading to somebody.
+func defaults(f Facts) []api.Finding {
+	var list []api.Finding
+	for _, v := range families {
+		networks := routedNetworks(f.View, v)
+		if len(networks) == 0 {
+			continue
+		}
+		all := defaultsOf(f.Host, v)
+		if len(all) == 0 {
+			list = append(list, noDefault(f, v, names(networks))...)
+			continue
+		}
+		list = append(list, deadRouters(f, v, all[0])...)
+		list = append(list, twoDefaults(v, all)...)
+	}
+	return list
+}
+
+// noDefault is a fault when there was one; else the host may well be meant to have none.
+func noDefault(f Facts, v family, networks []string) []api.Finding {
+	past := f.Before[v]
+	if past.Until.IsZero() {
+		if v == 1 {
+			return nil
+		}
+		return []api.Finding{{Code: CodeNoDefault, Level: note, What: "this host has no IPv4 default route: workloads of " + strings.Join(networks, ", ") + " reach no further than its own links"}}
+	}
+	found := api.Finding{Code: CodeNoDefault, Level: warning, Fix: pastCommand(past, v, "add"),
+		What:  fmt.Sprintf("this host has lost its %s default route: workloads of %s reach no further than its own links", v, strings.Join(networks, ", ")),
+		Owner: pastText(past, v)}
+	if link, ignores := ignoresRouters(f, past, v); ignores {
+		found.What += fmt.Sprintf(", and %s does not heed router advertisements while forwarding is on", link)
+		found.Fix = setSysctl("net/ipv6/conf/"+link+"/accept_ra", "2") + "\n" + found.Fix
+	}
+	return []api.Finding{found}
+}
+
+// ignoresRouters: with forwarding on, a link heeds advertisements only where accept_ra is 2.
+func ignoresRouters(f Facts, past Past, v family) (string, bool) {
+	if v == 0 || !f.Forward[1] || past.Route.Proto != "ra" || len(past.Route.Hops) == 0 {
+		return "", false
+	}
+	l, ok := f.View.Node.Link(past.Route.Hops[0].Link)
+	return l.Name, ok && l.AcceptRA == 1
+}
+
+// pastText tells of a default route before its last change.
+func pastText(p Past, v family) string {
+	return fmt.Sprintf("until %s there was: %s", p.Until.UTC().Format(time.TimeOnly)+" UTC", strings.TrimPrefix(pastCommand(p, v, ""), "ip "+v.flag()+"route  "))
+}
+
+func pastCommand(p Past, v family, verb string) string {
+	return fmt.Sprintf("ip %sroute %s %s", v.flag(), verb, defaultText(p.Route))
+}
+
+// defaultText is a default route as `ip route` takes it.
+func defaultText(d kernel.DefaultRoute) string {
+	var b strings.Builder
+	b.WriteString("default")
+	for _, h := range d.Hops {
+		if len(d.Hops) > 1 {
+			b.WriteString(" nexthop")
+		}
+		b.WriteString(" " + hopText(h))
+	}
+	if d.Metric != 0 {
+		fmt.Fprintf(&b, " metric %d", d.Metric)
+	}
+	return b.String()
+}
+
+func hopText(h kernel.DefaultHop) string {
+	if !h.Via.IsValid() {
+		return "dev " + h.Link
+	}
+	return fmt.Sprintf("via %s dev %s", h.Via, h.Link)
+}
+
+// deadRouters: a link without carrier, or a router that was asked for and did not answer.
+func deadRouters(f Facts, v family, d kernel.DefaultRoute) []api.Finding {
+	var list []api.Finding
+	for _, h := range d.Hops {
+		why := ""
+		if l, ok := linkOf(f.Host, h.Link); ok && !slices.Contains(l.Flags, "LOWER_UP") {
+			why = h.Link + " has no carrier"
+		} else if unanswered(f.Host, h.Link, h.Via) {
+			why = fmt.Sprintf("nobody at %s answers for %s", h.Link, h.Via)
+		}
+		if why == "" {
+			continue
+		}
+		found := api.Finding{Code: CodeDeadRouter, Level: warning, What: fmt.Sprintf("the %s default route leads to nobody: %s", v, why), Owner: "ip " + v.flag() + "route: " + defaultText(d)}
+		if past := f.Before[v]; !past.Until.IsZero() && !slices.Equal(past.Route.Hops, d.Hops) {
+			found.Owner += "\n" + pastText(past, v)
+			past.Route.Metric = d.Metric
+			found.Fix = pastCommand(past, v, "replace")
+		}
+		list = append(list, found)
+	}
+	return list
+}
+
+// unanswered reports whether the kernel has asked for a neighbour in vain.
+func unanswered(s kernel.Space, link string, a netip.Addr) bool {
+	return slices.ContainsFunc(s.Neighbours, func(n kernel.NeighbourInfo) bool {
+		return n.Link == link && n.Addr == a && n.State == "FAILED"
+	})
+}
+
+// twoDefaults: of IPv4 only the first of one metric is ever used; IPv6 takes them together.
+func twoDefaults(v family, all []kernel.DefaultRoute) []api.Finding {
+	if v == 1 || len(all) < 2 || all[0].Metric != all[1].Metric {
+		return nil
+	}
+	second := all[1]
+	return []api.Finding{{Code: CodeTwoDefaults, Level: warning, What: fmt.Sprintf("two IPv4 default routes of one metric, of which only the first is used: %s; %s", defaultText(all[0]), defaultText(second)),
+		Owner: fmt.Sprintf("proto %s; proto %s", all[0].Proto, second.Proto), Fix: "ip route del " + defaultText(second)}}
+}
+
+// pinned networks may leave by one link only; when the host's routes lead elsewhere nothing leaves.
+func pinned(f Facts) []api.Finding {
+	var list []api.Finding
+	for _, n := range routedNetworks(f.View, 0) {
+		out, known := f.WaysOut[n.Name]
+		if n.Uplink == "" || !known || out == n.Uplink {
+			continue
+		}
+		found := api.Finding{Code: CodeOtherUplink, Level: warning, Owner: fmt.Sprintf("network %s, uplink %s", n.Name, n.Uplink)}
+		l, there := linkOf(f.Host, n.Uplink)
+		switch {
+		case !there:
+			found.What = fmt.Sprintf("network %s may leave by %s only, and there is no such link", n.Name, n.Uplink)
+		case !slices.Contains(l.Flags, "LOWER_UP"):
+			found.What = fmt.Sprintf("network %s may leave by %s only, and that has no carrier", n.Name, n.Uplink)
+		case out == "":
+			found.What = fmt.Sprintf("network %s may leave by %s only, and no default route leads there", n.Name, n.Uplink)
+		default:
+			found.What = fmt.Sprintf("network %s may leave by %s only, but the default route leads to %s: what is not on %[2]s's own network is dropped", n.Name, n.Uplink, out)
+			found.Fix = fmt.Sprintf("flatnet net set %s --uplink %s", n.Name, out)
+		}
+		list = append(list, found)
+	}
+	return list
+}
