@@ -77,9 +77,10 @@ const (
 	EtherAddr        // 6 bytes, padded to 8 in concatenations
 	InetProto        // 1 byte, padded to 4 in concatenations
 	InetService      // 2 bytes big endian, padded to 4 in concatenations
+	NDAddr           // 16 bytes: an IPv6 address inside a message, which nft before 1.0.8 can name only by its place, and print as a number
 )
 
-var typeNames = [...]string{"", "ifname", "ipv4_addr", "ipv6_addr", "ether_addr", "inet_proto", "inet_service"}
+var typeNames = [...]string{"", "ifname", "ipv4_addr", "ipv6_addr", "ether_addr", "inet_proto", "inet_service", "@th,64,128"}
 
 func (t Type) String() string { return typeNames[t] }
 
@@ -111,6 +112,9 @@ func (s Set) Key() Key { return Set{Family: s.Family, Name: s.Name} }
 func (s Set) kind() kind { return kindSet }
 
 func (s Set) String() string {
+	if s.Type == (Types{IfName, NDAddr}) {
+		return fmt.Sprintf("set %s %s %s { typeof %s . %s; }", s.Family, TableName, s.Name, IIF, NDTarget)
+	}
 	if s.Value == (Types{}) {
 		return fmt.Sprintf("set %s %s %s { type %s;%s }", s.Family, TableName, s.Name, s.Type, s.flags())
 	}
@@ -150,6 +154,8 @@ func (t Tuple) Text(types Types) string {
 			parts = append(parts, fmt.Sprintf("%q", name))
 		case IPv4Addr, IPv6Addr:
 			parts = append(parts, addrRange(t.Addr, t.AddrLast))
+		case NDAddr:
+			parts = append(parts, fmt.Sprintf("0x%x", t.Addr.AsSlice()))
 		case EtherAddr:
 			parts = append(parts, t.MAC.String())
 		case InetProto:

@@ -98,10 +98,10 @@ const (
 )
 
 var fieldNames = [...]string{"", "iifname", "oifname", "ether saddr", "arp saddr ether", "arp saddr ip",
-	"ip saddr", "ip daddr", "ip6 saddr", "ip6 daddr", "icmpv6 taddr", "meta l4proto", "th dport"}
+	"ip saddr", "ip daddr", "ip6 saddr", "ip6 daddr", "@th,64,128", "meta l4proto", "th dport"}
 
 var fieldTypes = [...]Type{NoType, IfName, IfName, EtherAddr, EtherAddr, IPv4Addr,
-	IPv4Addr, IPv4Addr, IPv6Addr, IPv6Addr, IPv6Addr, InetProto, InetService}
+	IPv4Addr, IPv4Addr, IPv6Addr, IPv6Addr, NDAddr, InetProto, InetService}
 
 func (f Field) String() string { return fieldNames[f] }
 

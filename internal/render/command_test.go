@@ -69,10 +69,6 @@ func typed(want, have dataplane.Host) string {
 			if v, ok := s.Object.(dataplane.Sysctl); ok && strings.HasSuffix(v.Name, "/disable_ipv6") {
 				disabled[v.Link] = v.Value == "1"
 			}
-			// Debian 12's nft 1.0.6 has no word for the target of a neighbour advertisement; 1.0.8 has.
-			if r, ok := s.Object.(dataplane.Rule); ok && r.Match.ICMPv6 == dataplane.NeighbourAdvert {
-				continue
-			}
 			fmt.Fprintf(&b, "%s\n", s.Command(n))
 		}
 	}

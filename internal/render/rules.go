@@ -102,20 +102,21 @@ var (
 		bridgeSet("addresses4", dataplane.Fields{dataplane.IIF, dataplane.IPSaddr}),
 		bridgeSet("addresses6", dataplane.Fields{dataplane.IIF, dataplane.IP6Saddr}),
 	}
+	setTargets = bridgeSet("targets6", dataplane.Fields{dataplane.IIF, dataplane.NDTarget}) // what it may say in neighbour discovery that it has
 )
 
 // rules are both tables with their sets, chains and rules: the constant part of every host.
 func rules() []dataplane.Object {
 	objects := []dataplane.Object{dataplane.Table{Family: dataplane.Inet}, dataplane.Table{Family: dataplane.BridgeNF}}
 	for _, s := range []dataplane.Set{setNets, setNAT, setRouted, setClosed, setHostOnly, setSilent, setHidden, setSame, setPinned, setUplinks,
-		setGuarded, setLocked, setMACs} {
+		setGuarded, setLocked, setMACs, setTargets} {
 		objects = append(objects, s)
 	}
 	for _, pair := range []family[dataplane.Set]{setGateways, setHiddenIP, setPortIso, setSubnets, setAddrs,
 		mapSNAT, mapForward, mapForwardAny, mapForwardRange} {
 		objects = append(objects, pair[0], pair[1])
 	}
-	for _, c := range []chain{raw(), dnatIn(), dnatOut(), published(), input(), forward(), oneNetwork(), output(), postrouting(), guard()} {
+	for _, c := range []chain{raw(), dnatIn(), dnatOut(), published(), input(), forward(), oneNetwork(), output(), postrouting(), guard(), claims()} {
 		objects = append(objects, c.objects()...)
 	}
 	return objects
@@ -322,7 +323,16 @@ func guard() chain {
 			rule(dataplane.Match{L3: dataplane.IPv6, NotL3: true}, dataplane.Drop, "neither IP nor ARP"),
 			rule(dataplane.Match{L3: dataplane.IPv6, Lookup: own(dataplane.IP6Saddr, setAddrs[1])}, dataplane.Drop, "not its address"),
 			rule(dataplane.Match{L3: dataplane.IPv6, ICMPv6: dataplane.RouterClaims}, dataplane.Drop, "it is not a router"),
-			rule(dataplane.Match{L3: dataplane.IPv6, ICMPv6: dataplane.NeighbourAdvert, Lookup: own(dataplane.NDTarget, setAddrs[1])}, dataplane.Drop, "claims another address"),
+			dataplane.Rule{Match: dataplane.Match{L3: dataplane.IPv6, ICMPv6: dataplane.NeighbourAdvert}, Verdict: dataplane.Verdict{Do: dataplane.Jump, Target: "claims"}},
 		),
 	}
+}
+
+// claims holds a neighbour advertisement's target (RFC 4861 section 4.4) to the port's addresses. It is a chain of its own as nft up to
+// 1.0.7 has no word for the target: a rule that also says that this is ICMPv6 would be listed by newer ones in words that don't fit
+// the set, and a saved ruleset could not be loaded any more.
+func claims() chain {
+	return chain{dataplane.Chain{Family: dataplane.BridgeNF, Name: "claims"}, only(
+		rule(dataplane.Match{L3: dataplane.IPv6, Lookup: notIn(dataplane.Fields{dataplane.IIF, dataplane.NDTarget}, setTargets)}, dataplane.Drop, "claims another address"),
+	)}
 }

@@ -217,6 +217,9 @@ func guardElements(n model.Network, e model.Endpoint, port string) []dataplane.O
 	own := append([]netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified(), e.MAC.LinkLocal()}, e.Addrs...)
 	for _, a := range own {
 		objects = append(objects, dataplane.Element{Set: setAddrs[familyOf(a)], Is: dataplane.Tuple{Link: port, Addr: a}})
+		if a.Is6() && !a.IsUnspecified() {
+			objects = append(objects, dataplane.Element{Set: setTargets, Is: dataplane.Tuple{Link: port, Addr: a}})
+		}
 	}
 	return objects
 }

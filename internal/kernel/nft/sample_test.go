@@ -37,12 +37,13 @@ var (
 	ethers    = dataplane.Set{Family: dataplane.BridgeNF, Name: "ethers", Type: dt{dataplane.EtherAddr}}
 	guard4    = dataplane.Set{Family: dataplane.BridgeNF, Name: "guard4", Type: dt{dataplane.IfName, dataplane.EtherAddr, dataplane.IPv4Addr}}
 	guard6    = dataplane.Set{Family: dataplane.BridgeNF, Name: "guard6", Type: dt{dataplane.IfName, dataplane.EtherAddr, dataplane.IPv6Addr}}
+	targets6  = dataplane.Set{Family: dataplane.BridgeNF, Name: "targets6", Type: dt{dataplane.IfName, dataplane.NDAddr}}
 	guardMAC  = dataplane.Set{Family: dataplane.BridgeNF, Name: "guard_mac", Type: dt{dataplane.IfName, dataplane.EtherAddr}}
 	guarded   = dataplane.Set{Family: dataplane.BridgeNF, Name: "guarded", Type: dt{dataplane.IfName}}
 )
 
 var sampleSets = []dataplane.Set{uplinks, addrs4, addrs6, protos, ports, pairs, pair4, ranges4, ranges6, linkPorts,
-	dnat4, dnat6, span4, span6, snat4, snat6, ethers, guard4, guard6, guardMAC, guarded}
+	dnat4, dnat6, span4, span6, snat4, snat6, ethers, guard4, guard6, targets6, guardMAC, guarded}
 
 var sampleChains = []dataplane.Chain{
 	{Family: dataplane.Inet, Name: "prerouting", Hook: dataplane.Prerouting, Type: "nat", Priority: -100},
@@ -96,7 +97,7 @@ func sampleRules() []dataplane.Rule {
 		rule(br, "guard", dataplane.Match{L3: dataplane.ARP, Lookup: look("guard4", false, dataplane.IIF, dataplane.ARPSaddrEther, dataplane.ARPSaddrIP)}, accept, ""),
 		rule(br, "guard", dataplane.Match{L3: dataplane.IPv4, Lookup: look("guard4", false, dataplane.IIF, dataplane.EtherSaddr, dataplane.IPSaddr)}, accept, ""),
 		rule(br, "guard", dataplane.Match{ICMPv6: dataplane.RouterClaims}, drop, "only a router may say this"),
-		rule(br, "guard", dataplane.Match{ICMPv6: dataplane.NeighbourAdvert, Lookup: look("guard6", true, dataplane.IIF, dataplane.EtherSaddr, dataplane.NDTarget)}, drop, ""),
+		rule(br, "guard", dataplane.Match{L3: dataplane.IPv6, Lookup: look("targets6", true, dataplane.IIF, dataplane.NDTarget)}, drop, ""),
 		rule(br, "guard", dataplane.Match{L3: dataplane.IPv6, Lookup: look("guard6", false, dataplane.IIF, dataplane.EtherSaddr, dataplane.IP6Saddr)}, accept, ""),
 		rule(br, "guard", dataplane.Match{L3: dataplane.ARP, NotL3: true, Lookup: look("guard4", false, dataplane.IIF, dataplane.EtherSaddr, dataplane.IPDaddr)}, accept, ""),
 		rule(br, "guard", dataplane.Match{}, drop, "not its address"),
@@ -140,7 +141,7 @@ func tuple(types dataplane.Types, n int, interval bool) dataplane.Tuple {
 			if interval {
 				t.AddrLast = netip.AddrFrom4([4]byte{10, byte(n >> 8), byte(n), byte(8 + n%3)})
 			}
-		case dataplane.IPv6Addr:
+		case dataplane.IPv6Addr, dataplane.NDAddr:
 			t.Addr = netip.AddrFrom16([16]byte{0: 0xfd, 13: byte(n >> 8), 14: byte(n), 15: 8})
 			if interval {
 				t.AddrLast = netip.AddrFrom16([16]byte{0: 0xfd, 13: byte(n >> 8), 14: byte(n), 15: byte(8 + n%3)})

@@ -1,7 +1,9 @@
 package nft
 
 import (
+	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -21,7 +23,22 @@ const (
 const (
 	udataKeyOrder  = 0
 	udataDataOrder = 1
+	udataKeyTypeof = 3
 )
+
+// ndTargetTypeof is `typeof iifname . @th,64,128` as nft keeps it with a set: a type has no width enough by itself. The numbers are
+// expression kinds and their attributes (nftables include/expression.h and the udata of src/meta.c and src/payload.c), in the host's order.
+func ndTargetTypeof() []byte {
+	const concat, meta, payload = 13, 9, 7
+	word := func(key byte, v uint32) []byte { return binary.NativeEndian.AppendUint32([]byte{key, 4}, v) }
+	nest := func(key byte, parts ...[]byte) []byte {
+		all := slices.Concat(parts...)
+		return append([]byte{key, byte(len(all))}, all...)
+	}
+	iifname := slices.Concat(word(0, meta), nest(1, word(0, unix.NFT_META_IIFNAME)))
+	target := slices.Concat(word(0, payload), nest(1, word(0, 0), word(1, 0), word(2, unix.NFT_PAYLOAD_TRANSPORT_HEADER+1), word(3, 64), word(4, 128)))
+	return nest(udataKeyTypeof, word(0, concat), nest(1, nest(0, iifname), nest(1, target)))
+}
 
 // elementsInMessage bounds the elements of one message: three tuples of at most 64 bytes with their headers, below the 64 KiB
 // that an attribute can hold.
@@ -71,6 +88,9 @@ func writeFields(w *nfnl.Writer, types dataplane.Types) {
 
 func setUserData(s dataplane.Set) []byte {
 	data := []byte{udataKeyOrder, 4, byteOrder(s.Type), 0, 0, 0}
+	if s.Type == (dataplane.Types{dataplane.IfName, dataplane.NDAddr}) {
+		data = append(data, ndTargetTypeof()...)
+	}
 	if isMap(s) {
 		data = append(data, udataDataOrder, 4, byteOrder(s.Value), 0, 0, 0)
 	}

@@ -27,6 +27,7 @@ var datatypes = [...]datatype{
 	dataplane.InetProto:   {12, 1, 0},
 	dataplane.InetService: {13, 2, 2},
 	dataplane.IfName:      {41, 16, 1},
+	dataplane.NDAddr:      {4, 16, 2},
 }
 
 // typeBits is the room of one part's id in the id of a concatenation (nftables include/datatype.h, TYPE_BITS).
@@ -103,7 +104,7 @@ func appendTuple(b []byte, types dataplane.Types, t dataplane.Tuple, last bool) 
 		case dataplane.IfName:
 			links++
 			b, err = appendLink(b, linkPart(t, links))
-		case dataplane.IPv4Addr, dataplane.IPv6Addr:
+		case dataplane.IPv4Addr, dataplane.IPv6Addr, dataplane.NDAddr:
 			b, err = appendAddr(b, one, addrPart(t, last))
 		case dataplane.EtherAddr:
 			b = append(b, t.MAC[:]...)
@@ -176,7 +177,7 @@ func readTuple(types dataplane.Types, b, end []byte) (dataplane.Tuple, bool) {
 			} else {
 				t.Link2 = linkName(b[:n])
 			}
-		case dataplane.IPv4Addr, dataplane.IPv6Addr:
+		case dataplane.IPv4Addr, dataplane.IPv6Addr, dataplane.NDAddr:
 			t.Addr = readAddr(b[:n])
 			if end != nil {
 				t.AddrLast = readAddr(end[:n])
