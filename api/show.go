@@ -86,6 +86,7 @@ type NFTObject struct {
 	Networks  []string `json:"networks,omitempty"`  // that it is for; of a rule those with elements in the sets that it asks
 	Workloads []string `json:"workloads,omitempty"` // of an element
 	Forwards  []string `json:"forwards,omitempty"`  // of an element of the forwards' maps
+	Idle      bool     `json:"idle,omitempty"`      // a rule that no packet can match now: a set that it asks is empty
 	Stray     bool     `json:"stray,omitempty"`     // nobody asked for it: drift
 }
 

@@ -39,7 +39,7 @@ func newRoot(a *app) *cobra.Command {
 			root.AddCommand(c)
 		}
 	}
-	add("look", newStatus(a), newDoctor(a), newPlan(a), newEvents(a))
+	add("look", newStatus(a), newDoctor(a), newPlan(a), newEvents(a), newShow(a))
 	add("net", newNet(a), newEndpoint(a))
 	add("work", newRun(a), newExec(a), newPs(a), newLogs(a), newStop(a), newRm(a))
 	add("files", newApply(a), newDiff(a), newGet(a))

@@ -163,7 +163,7 @@ func (l *nftList) chain(c dataplane.Chain) {
 	rules := l.rules[dataplane.Chain{Family: c.Family, Name: c.Name}]
 	slices.SortFunc(rules, func(a, b dataplane.Rule) int { return cmp.Compare(a.Pos, b.Pos) })
 	for _, r := range rules {
-		one := api.NFTObject{Kind: "rule", Family: string(c.Family), Name: c.Name, Comment: r.Comment, Networks: l.networksOfRule(r), Stray: r.Comment == foreignRule}
+		one := api.NFTObject{Kind: "rule", Family: string(c.Family), Name: c.Name, Comment: r.Comment, Networks: l.networksOfRule(r), Idle: l.idle(r), Stray: r.Comment == foreignRule}
 		r.Comment = ""
 		one.Text = strings.TrimPrefix(r.String(), dataplane.Rule{Family: c.Family, Chain: c.Name}.String())
 		l.list = append(l.list, one)
@@ -173,19 +173,37 @@ func (l *nftList) chain(c dataplane.Chain) {
 // networksOfRule are the networks that have elements in what a rule looks up. That a link alone is not in a set says of nobody.
 func (l *nftList) networksOfRule(r dataplane.Rule) []string {
 	networks := map[string]bool{}
-	for _, look := range []dataplane.Lookup{r.Match.Lookup, r.Match.Lookup2, {Set: r.Map, Fields: r.Verdict.Fields}} {
-		if look.Set == "" || look.Not && look.Fields[1] == dataplane.NoField {
+	for _, look := range lookups(r) {
+		if look.Not && look.Fields[1] == dataplane.NoField {
 			continue
 		}
-		for _, s := range l.sets {
-			if s.Family == r.Family && s.Name == look.Set {
-				for _, n := range l.networksOf(s) {
-					networks[n] = true
-				}
-			}
+		for _, n := range l.networksOf(l.named(r.Family, look.Set)) {
+			networks[n] = true
 		}
 	}
 	return slices.Sorted(maps.Keys(networks))
+}
+
+// idle reports whether a rule can match nothing, as a set or map that it asks has no elements.
+func (l *nftList) idle(r dataplane.Rule) bool {
+	return slices.ContainsFunc(lookups(r), func(look dataplane.Lookup) bool {
+		return !look.Not && len(l.elements[l.named(r.Family, look.Set)]) == 0
+	})
+}
+
+// lookups are all that a rule asks, that of its verdict too.
+func lookups(r dataplane.Rule) []dataplane.Lookup {
+	all := []dataplane.Lookup{r.Match.Lookup, r.Match.Lookup2, {Set: r.Map, Fields: r.Verdict.Fields}}
+	return slices.DeleteFunc(all, func(look dataplane.Lookup) bool { return look.Set == "" })
+}
+
+func (l *nftList) named(family dataplane.Family, name string) dataplane.Set {
+	for _, s := range l.sets {
+		if s.Family == family && s.Name == name {
+			return s
+		}
+	}
+	return dataplane.Set{}
 }
 
 func (l *nftList) networksOf(s dataplane.Set) []string {

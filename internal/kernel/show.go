@@ -230,7 +230,7 @@ func (l *listedLink) parseBridge(data netlink.Attr) {
 		case typ == brSTPState:
 			l.STP = a.Uint32() != 0
 		case typ == brBridgeID && len(a) >= 8:
-			l.BridgeID = fmt.Sprintf("%x.%x", a[:2], a[2:8])
+			l.BridgeID = fmt.Sprintf("%x.%x", []byte(a[:2]), []byte(a[2:8])) // an Attr by itself would print as text
 		}
 	}
 }
