@@ -34,7 +34,8 @@ type Agent struct {
 	again  chan struct{} // there are late ends
 	count  counters
 
-	op chan struct{} // holds one token: who has it may change things
+	op       chan struct{} // holds one token: who has it may change things
+	restored string        // why files could not be put back last time
 
 	mu        sync.RWMutex // guards the fields below; written only by who has the token
 	state     *state
@@ -89,7 +90,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.watch(ctx) })
 	g.Go(func() error { return a.deps.Processes.Run(ctx, a.exited) })
 	g.Go(func() error { return a.noteLateEnds(ctx) })
-	g.Go(func() error { return a.keepSticky(ctx) })
+	g.Go(func() error { return a.keepRecords(ctx) })
 	g.Go(func() error {
 		select {
 		case <-a.leave:
@@ -118,15 +119,21 @@ func (a *Agent) begin(ctx context.Context) error {
 		return model.Problem{Code: model.CodeStopping, Reason: "flatnetd is still starting", Fix: "try again in a moment"}
 	}
 	select {
-	case <-a.leave:
-		return model.Problem{Code: model.CodeStopping, Reason: "flatnet is being uninstalled"}
-	default:
-	}
-	select {
 	case a.op <- struct{}{}:
-		return nil
+		return a.stays()
 	case <-ctx.Done():
 		return model.Problem{Code: model.CodeStopping, Reason: "gave up waiting for the change before: " + ctx.Err().Error()}
+	}
+}
+
+// stays gives the token back after an uninstall that had it before.
+func (a *Agent) stays() error {
+	select {
+	case <-a.leave:
+		a.end()
+		return model.Problem{Code: model.CodeStopping, Reason: "flatnet is being uninstalled"}
+	default:
+		return nil
 	}
 }
 

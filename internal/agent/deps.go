@@ -28,10 +28,17 @@ type Deps struct {
 	Host       Host
 	Namespaces Namespaces
 	Processes  Processes
-	Foreign    Foreign      // nil: nobody looks for foreign rules
-	Remove     func() error // ends an uninstall: the files of store, journal and kernel go
+	Kept       map[string]Kept // files that are put back when somebody removes them, by what they are
+	Foreign    Foreign         // nil: nobody looks for foreign rules
+	Remove     func() error    // ends an uninstall: the files of store, journal and kernel go
 	Log        *slog.Logger
 	Now        func() time.Time
+}
+
+// Kept is a file, or several, that can be written anew from memory.
+type Kept interface {
+	Missing() bool // cheap: it is asked every few seconds
+	Restore() error
 }
 
 // Store keeps what is asked for across reboots; any store.Store is one.

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -33,6 +36,45 @@ func recordProblem(err error) error {
 func isFull(err error) bool {
 	var at *fs.PathError
 	return errors.As(err, &at) && (errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT))
+}
+
+// restoreFiles puts back what somebody removed from the run directory: a restart would forget what is not there. Whether it
+// has to costs a few stats.
+func (a *Agent) restoreFiles(ctx context.Context) {
+	if len(a.missing()) == 0 || a.begin(ctx) != nil {
+		return
+	}
+	defer a.end()
+	missing := a.missing()
+	var errs []error
+	for _, what := range slices.Sorted(maps.Keys(a.deps.Kept)) {
+		errs = append(errs, a.deps.Kept[what].Restore())
+	}
+	a.writeAllFiles()
+	a.rec.Kick() // programs may have been pinned there
+	text := "somebody removed files from the run directory: " + strings.Join(missing, ", ")
+	if err := errors.Join(errs...); err != nil {
+		if a.restored != err.Error() {
+			a.restored = err.Error()
+			a.deps.Log.Error("put back files", "missing", missing, "err", err)
+			a.event("error", "node", text+"; they could not be put back: "+err.Error())
+		}
+		return
+	}
+	a.restored = ""
+	a.deps.Log.Warn("put back files that somebody removed", "missing", missing)
+	a.event("restored", "node", text+"; put back")
+}
+
+func (a *Agent) missing() []string {
+	var list []string
+	for what, k := range a.deps.Kept {
+		if k.Missing() {
+			list = append(list, what)
+		}
+	}
+	slices.Sort(list)
+	return list
 }
 
 // endAgain is how long after a failure the ends of commands are noted again: they happened, and cannot be refused as requests.

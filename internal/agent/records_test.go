@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/flatnet/flatnet/api"
@@ -57,4 +60,65 @@ func TestAFullDiskRefusesChangesAndNothingElse(t *testing.T) {
 		return x.Process.Exited && x.Process.Code == 3
 	})
 	w.checkConverged(d)
+}
+
+// fakeKept is a file that is there, gone, or gone and cannot be written.
+type fakeKept struct {
+	mu      sync.Mutex
+	missing bool
+	err     error
+}
+
+func (k *fakeKept) set(missing bool, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.missing, k.err = missing, err
+}
+
+func (k *fakeKept) Missing() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.missing
+}
+
+func (k *fakeKept) Restore() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.missing = k.err != nil
+	return k.err
+}
+
+// What somebody removes from the run directory is put back and told; that it cannot be is told once.
+func TestRemovedFilesArePutBack(t *testing.T) {
+	w := newWorld(t)
+	journal, sock := &fakeKept{}, &fakeKept{}
+	w.kept = map[string]Kept{"journal": journal, "socket": sock}
+	d := w.start()
+	mustWorkload(t, d, api.WorkloadSpec{Name: "web", Endpoints: on(DefaultNetwork)})
+	if err := os.RemoveAll(filepath.Join(w.runDir, workloadsDir)); err != nil {
+		t.Fatal(err)
+	}
+	sock.set(true, errors.New("no way"))
+	for range 2 {
+		d.restoreFiles(t.Context())
+	}
+	sock.set(true, nil)
+	for range 2 {
+		d.restoreFiles(t.Context())
+	}
+	list, _, _ := d.events.after(0)
+	var told []string
+	for _, ev := range list {
+		if ev.Type == "error" || ev.Type == "restored" {
+			told = append(told, ev.Type+": "+ev.Text)
+		}
+	}
+	const removed = "somebody removed files from the run directory: "
+	want := "error: " + removed + "socket; they could not be put back: no way\nrestored: " + removed + "socket; put back"
+	if got := strings.Join(told, "\n"); got != want {
+		t.Errorf("told:\n%s\nwant:\n%s", got, want)
+	}
+	if _, err := os.Stat(filepath.Join(w.runDir, workloadsDir, "web", hostsFile)); err != nil {
+		t.Errorf("the workload's files: %v", err)
+	}
 }

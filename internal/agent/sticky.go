@@ -107,14 +107,15 @@ func (a *Agent) forgetSticky(network string) {
 	}
 }
 
-// keepSticky saves now and then what changed, and once more at the end.
-func (a *Agent) keepSticky(ctx context.Context) error {
+// keepRecords saves now and then what changed, and once more at the end; and puts back files that somebody removed.
+func (a *Agent) keepRecords(ctx context.Context) error {
 	tick := time.NewTicker(keepDelay)
 	defer tick.Stop()
 	for {
 		select {
 		case <-tick.C:
 			a.saveSticky(ctx)
+			a.restoreFiles(ctx)
 		case <-ctx.Done():
 			last, cancel := detached(ctx)
 			defer cancel()

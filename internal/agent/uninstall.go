@@ -27,7 +27,7 @@ func (a *Agent) Uninstall(ctx context.Context, dryRun bool) ([]api.Step, error) 
 	defer cancel()
 	install := store.Installation{ULASeed: a.state.seed, BootID: a.config.BootID, Leaving: true}
 	if _, err := a.deps.Store.Write(ctx, store.PutInstallation(install, store.Any)); err != nil {
-		return nil, err
+		return nil, recordProblem(err)
 	}
 	did, err := a.remove(ctx)
 	if err != nil {

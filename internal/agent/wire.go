@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -92,7 +91,7 @@ func Serve(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	closing(only.Close)
-	listener, err := claim(ctx, c, func() (net.Listener, error) { return socket.Listen(o.Socket, o.Group) })
+	listener, err := claim(ctx, c, func() (*socket.Listener, error) { return socket.Listen(o.Socket, o.Group) })
 	if err != nil {
 		return err
 	}
@@ -109,6 +108,7 @@ func Serve(ctx context.Context, o Options) (err error) {
 
 	a := New(Config{RunDir: o.RunDir, NetnsDir: o.NetnsDir, BootID: boot, Version: o.Version}, Deps{
 		Store: kept, Journal: log, Kernel: host.Kernel, Host: host, Namespaces: namespaces{}, Processes: processes{watcher},
+		Kept:    map[string]Kept{"journal": log, "socket": listener, "notes on namespaces and sysctls": host.Kernel},
 		Foreign: rules{}, Log: o.Log, Remove: func() error { return errors.Join(host.Leave(), removeFiles(o)) },
 	})
 	mux := http.NewServeMux()

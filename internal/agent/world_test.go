@@ -42,6 +42,7 @@ type world struct {
 
 	fuse fuse
 	full atomic.Bool // the disk of store and journal
+	kept map[string]Kept
 }
 
 func (w *world) write(file string) error {
@@ -142,7 +143,7 @@ func (w *world) launch() *daemon {
 	a := New(Config{RunDir: w.runDir, NetnsDir: "/run/netns", BootID: w.boot, Version: "test"}, Deps{
 		Store: dyingStore{w}, Journal: dyingJournal{w}, Kernel: w.kernel, Host: w.host, Namespaces: fakeNamespaces{w}, Processes: w.procs,
 		Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) },
-		Remove: func() error { return w.remove() },
+		Remove: func() error { return w.remove() }, Kept: w.kept,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	d := &daemon{Agent: a, cancel: cancel, done: make(chan error, 1)}

@@ -278,6 +278,52 @@ func (j *Journal) compact() {
 	}
 }
 
+// Missing reports whether the file is gone, or another one stands in its place: a restart would forget what is in memory.
+func (j *Journal) Missing() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.failed == nil && !j.isThere()
+}
+
+func (j *Journal) isThere() bool {
+	ours, err := j.file.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Stat(j.path)
+	return err == nil && os.SameFile(ours, there)
+}
+
+// Restore writes the file anew from memory when it is missing, and locks its directory when that is another one by now.
+func (j *Journal) Restore() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.failed != nil || j.isThere() {
+		return nil
+	}
+	dir := filepath.Dir(j.path)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	old := j.lock
+	if err := j.takeLock(dir); err != nil && !sameDir(old, dir) {
+		return err
+	}
+	if j.lock != old {
+		old.Close()
+	}
+	if err := j.rewrite(); err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	return nil
+}
+
+func sameDir(open *os.File, path string) bool {
+	a, errA := open.Stat()
+	b, errB := os.Stat(path)
+	return errA == nil && errB == nil && os.SameFile(a, b)
+}
+
 // Close gives the journal free for another process.
 func (j *Journal) Close() error {
 	j.mu.Lock()

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -125,6 +126,54 @@ func TestARefusedChangeChangesNothing(t *testing.T) {
 	j.Close()
 	if got, _ := reopen(t, dir, boot); names(got) != "web" || got["web"].Process.PID != 1 {
 		t.Errorf("got %v", got)
+	}
+}
+
+// Somebody removes the file, or its directory: it is written anew, and goes on.
+func TestARemovedJournalIsWrittenAnew(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "run")
+	j, _ := mustOpen(t, dir, boot)
+	must(t, j.Put(workload("web", 1)))
+	if j.Missing() {
+		t.Error("missing while it is there")
+	}
+	for i, remove := range []func() error{
+		func() error { return os.Remove(j.path) },
+		func() error { return os.RemoveAll(dir) },
+		func() error { return os.Rename(dir, dir+".old") },
+		func() error { return os.Rename(j.path, j.path+".old") },
+	} {
+		must(t, remove())
+		must(t, j.Put(workload("meanwhile", i)))
+		if !j.Missing() {
+			t.Error("not missing when it is gone")
+		}
+		must(t, j.Restore())
+		must(t, j.Put(workload("after", i)))
+		if j.Missing() {
+			t.Error("missing after it was put back")
+		}
+		if _, _, err := Open(dir, boot); !errors.Is(err, ErrLocked) {
+			t.Errorf("another one: %v", err)
+		}
+		want := fmt.Sprintf("after:%d meanwhile:%d web:1 ", i, i)
+		b, err := os.ReadFile(j.path)
+		must(t, err)
+		if h, damage := replay(b); state(plain(h)) != want || len(damage) > 0 {
+			t.Errorf("%d: got %q, want %q, damage %v", i, state(plain(h)), want, damage)
+		}
+	}
+	want := state(j.Load())
+	must(t, os.RemoveAll(dir))
+	other, _ := mustOpen(t, dir, boot) // was faster
+	if err := j.Restore(); !errors.Is(err, ErrLocked) {
+		t.Errorf("over another one's: %v", err)
+	}
+	must(t, other.Close())
+	must(t, j.Restore())
+	must(t, j.Close())
+	if got, report := reopen(t, dir, boot); state(got) != want || report.String() != "journal in order" {
+		t.Errorf("got %q, want %q; %v", state(got), want, report)
 	}
 }
 

@@ -100,6 +100,18 @@ func (k *Kernel) parts() (parts []Part) {
 // ours is outside of a State.
 func (k *Kernel) Leave() error { return k.owned.Leave() }
 
+// Missing reports whether files in RunDir are gone, which somebody removed: what they say of the kernel would be forgotten.
+func (k *Kernel) Missing() bool { return k.owned.Missing() || k.changed.missing() }
+
+// Restore writes the missing files anew.
+func (k *Kernel) Restore() error {
+	err := k.owned.Restore()
+	if k.changed.missing() {
+		err = errors.Join(err, k.changed.write())
+	}
+	return err
+}
+
 // space is a network namespace while we work in it.
 type space struct {
 	path string

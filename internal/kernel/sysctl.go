@@ -141,6 +141,20 @@ func (o *originals) save() error {
 	return os.Rename(next, o.file)
 }
 
+// missing reports whether the file is gone that should be there.
+func (o *originals) missing() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	_, err := os.Stat(o.file)
+	return len(o.values) > 0 && errors.Is(err, fs.ErrNotExist)
+}
+
+func (o *originals) write() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.save()
+}
+
 // applySysctls carries out a run of steps inside a namespace. Values of links that the same plan deletes are left alone.
 func (k *Kernel) applySysctls(s *space, run dataplane.Plan, doomed map[string]bool) []error {
 	var errs []error

@@ -11,6 +11,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -18,24 +19,112 @@ import (
 // mode lets the owner and the group in; who may do what is then decided by the peer's credentials.
 const mode = 0o660
 
+// Listener is a net.Listener whose socket file can be put back when somebody removed it.
+type Listener struct {
+	path, group string
+
+	mu     sync.Mutex
+	now    *net.UnixListener
+	file   fs.FileInfo // the socket file that now is bound to
+	closed bool
+}
+
 // Listen makes the socket at path with mode 0660, in the named group (a name or a number; empty leaves it root's). A socket
 // file that a dead daemon left is replaced; one that answers is refused.
-func Listen(path, group string) (net.Listener, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, fmt.Errorf("socket %s: %w", path, err)
-	}
-	if err := clearStale(path); err != nil {
+func Listen(path, group string) (*Listener, error) {
+	l := &Listener{path: path, group: group}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.bind(); err != nil {
 		return nil, err
 	}
-	l, err := listenPrivate(path)
-	if err != nil {
-		return nil, fmt.Errorf("socket %s: %w", path, err)
-	}
-	if err := share(path, group); err != nil {
-		l.Close()
-		return nil, fmt.Errorf("socket %s: %w", path, err)
-	}
 	return l, nil
+}
+
+// bind makes a socket and its file, in place of those of now.
+func (l *Listener) bind() error {
+	if err := os.MkdirAll(filepath.Dir(l.path), 0o755); err != nil {
+		return fmt.Errorf("socket %s: %w", l.path, err)
+	}
+	if err := clearStale(l.path); err != nil {
+		return err
+	}
+	fresh, err := listenPrivate(l.path)
+	if err != nil {
+		return fmt.Errorf("socket %s: %w", l.path, err)
+	}
+	file, err := os.Lstat(l.path)
+	if err == nil {
+		err = share(l.path, l.group)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("socket %s: %w", l.path, err), fresh.Close(), os.Remove(l.path))
+	}
+	old := l.now
+	l.now, l.file = fresh, file
+	if old != nil {
+		old.Close()
+	}
+	return nil
+}
+
+// Missing reports whether the socket's file is gone: nobody can connect any more.
+func (l *Listener) Missing() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.closed && !l.isThere()
+}
+
+func (l *Listener) isThere() bool {
+	file, err := os.Lstat(l.path)
+	return err == nil && os.SameFile(file, l.file)
+}
+
+// Restore makes the file anew when it is missing; connections that there are go on.
+func (l *Listener) Restore() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed || l.isThere() {
+		return nil
+	}
+	return l.bind()
+}
+
+// Accept is net.Listener's.
+func (l *Listener) Accept() (net.Conn, error) {
+	for {
+		l.mu.Lock()
+		now := l.now
+		l.mu.Unlock()
+		c, err := now.Accept()
+		if err == nil || !l.replaced(now) {
+			return c, err
+		}
+	}
+}
+
+func (l *Listener) replaced(was *net.UnixListener) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.now != was
+}
+
+// Addr is net.Listener's.
+func (l *Listener) Addr() net.Addr { return &net.UnixAddr{Name: l.path, Net: "unix"} }
+
+// Close ends listening and removes the file, unless another one stands there by now.
+func (l *Listener) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil
+	}
+	l.closed = true
+	err := l.now.Close()
+	if l.isThere() {
+		err = errors.Join(err, os.Remove(l.path))
+	}
+	return err
 }
 
 // ErrTaken says that another flatnetd is there; the error that has it says where.
@@ -56,7 +145,7 @@ func ClaimHost() (io.Closer, error) {
 
 // listenPrivate binds under a name beside path and moves it there when it is closed to others: bind makes the file with the
 // umask's mode, and nobody must get in before chmod.
-func listenPrivate(path string) (net.Listener, error) {
+func listenPrivate(path string) (*net.UnixListener, error) {
 	dir, err := os.MkdirTemp(filepath.Dir(path), ".sock-")
 	if err != nil {
 		return nil, err
@@ -67,26 +156,12 @@ func listenPrivate(path string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.SetUnlinkOnClose(false)
+	l.SetUnlinkOnClose(false) // it would look for the name that the socket was bound under
 	if err := errors.Join(os.Chmod(inside, 0o600), os.Rename(inside, path)); err != nil {
 		l.Close()
 		return nil, err
 	}
-	return unlinking{l, path}, nil
-}
-
-// unlinking removes the socket file when it is closed; net would look for the name that the socket was bound under.
-type unlinking struct {
-	net.Listener
-	path string
-}
-
-func (u unlinking) Close() error {
-	err := u.Listener.Close()
-	if rm := os.Remove(u.path); rm != nil && !errors.Is(rm, fs.ErrNotExist) {
-		err = errors.Join(err, rm)
-	}
-	return err
+	return l, nil
 }
 
 // clearStale removes the file of a socket that nobody listens on.

@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -34,7 +35,7 @@ func place(t *testing.T) string {
 	return filepath.Join(dir, "run", "s.sock")
 }
 
-func listen(t *testing.T, path string) net.Listener {
+func listen(t *testing.T, path string) *Listener {
 	t.Helper()
 	l, err := Listen(path, "")
 	if err != nil {
@@ -76,7 +77,7 @@ func TestAStaleSocketIsReplacedALiveOneRefused(t *testing.T) {
 	if _, err := Listen(path, ""); err == nil || !strings.Contains(err.Error(), "another flatnetd answers") {
 		t.Errorf("a second one: %v", err)
 	}
-	l.(unlinking).Listener.Close() // as kill -9: the file stays
+	l.now.Close() // as kill -9: the file stays
 	if _, err := os.Stat(path); err != nil {
 		t.Fatal(err)
 	}
@@ -87,6 +88,81 @@ func TestAStaleSocketIsReplacedALiveOneRefused(t *testing.T) {
 	if _, err := Listen(path, ""); err == nil || !strings.Contains(err.Error(), "not a socket") {
 		t.Errorf("over a file: %v", err)
 	}
+}
+
+// Somebody removes the socket's file, or its directory: it is put back, and connections that were made go on.
+func TestARemovedSocketIsPutBack(t *testing.T) {
+	path := place(t)
+	l := listen(t, path)
+	var got sync.WaitGroup
+	got.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() { io.Copy(c, c); c.Close() }()
+		}
+	})
+	echo := func(c net.Conn) {
+		t.Helper()
+		answer := make([]byte, 1)
+		c.SetDeadline(time.Now().Add(20 * time.Second))
+		if _, err := c.Write([]byte("x")); err != nil {
+			t.Error(err)
+		}
+		if _, err := c.Read(answer); err != nil {
+			t.Error(err)
+		}
+	}
+	dial := func() net.Conn {
+		t.Helper()
+		c, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		echo(c)
+		return c
+	}
+	first := dial()
+	if l.Missing() {
+		t.Error("missing while it is there")
+	}
+	for _, remove := range []func() error{
+		func() error { return os.Remove(path) },
+		func() error { return os.RemoveAll(filepath.Dir(path)) },
+		func() error { return os.Rename(filepath.Dir(path), filepath.Dir(path)+".old") },
+	} {
+		if err := remove(); err != nil {
+			t.Fatal(err)
+		}
+		if !l.Missing() {
+			t.Error("not missing when it is gone")
+		}
+		if err := l.Restore(); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(path)
+		if err != nil || info.Mode().Perm() != mode || l.Missing() {
+			t.Errorf("put back: %v, mode %v", err, info.Mode())
+		}
+		dial().Close()
+		echo(first)
+	}
+	if err := errors.Join(os.Remove(path), os.WriteFile(path, []byte("precious"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Restore(); err == nil || !strings.Contains(err.Error(), "not a socket") {
+		t.Errorf("over a file: %v", err)
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(path); err != nil || l.Missing() || l.Restore() != nil {
+		t.Errorf("closed, it took away another's file or came back: %v", err)
+	}
+	got.Wait()
+	first.Close()
 }
 
 // serve answers at a path until the test ends.

@@ -80,6 +80,34 @@ func (o *Owned) load(file string) error {
 	return os.Remove(file)
 }
 
+// Missing reports whether the directory is gone: somebody removed it.
+func (o *Owned) Missing() bool {
+	_, err := os.Stat(o.dir)
+	return errors.Is(err, fs.ErrNotExist)
+}
+
+// Restore writes the files anew that somebody removed.
+func (o *Owned) Restore() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err := os.MkdirAll(o.dir, 0o700); err != nil {
+		return fmt.Errorf("netns: %w", err)
+	}
+	var errs []error
+	again := func(m marker) {
+		if _, err := os.Stat(o.file(m.Path)); errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, o.mark(m))
+		}
+	}
+	for dir, d := range o.dirs {
+		again(marker{Path: dir, Dir: &d, Boot: o.boot})
+	}
+	for path, id := range o.ids {
+		again(marker{Path: path, ID: id, Boot: o.boot})
+	}
+	return errors.Join(errs...)
+}
+
 // Create makes a namespace of ours at path. One that is there and is not ours is an error.
 func (o *Owned) Create(path string) error {
 	if o.has(path) {
