@@ -26,6 +26,7 @@ type Finding struct {
 	Owner   string // Docker, ufw, firewalld, …; else "unknown, table filter chain FORWARD"
 	Fix     string // commands, one a line, that let our packets pass at the place that the owner leaves to others
 	Legacy  bool   // of ip_tables: iptables-legacy shows it, nft does not
+	Frames  bool   // frames between ports of a bridge meet it, by br_netfilter
 }
 
 // Code is CodeDrops or CodeMayDrop.
@@ -77,6 +78,7 @@ func Findings(r Ruleset, probes []Probe) []Finding {
 func add(found []Finding, f Finding, probe string) []Finding {
 	for i := range found {
 		if samePlace(found[i], f) {
+			found[i].Frames = found[i].Frames || f.Frames
 			if !slices.Contains(found[i].Probes, probe) {
 				found[i].Probes = append(found[i].Probes, probe)
 			}
@@ -96,5 +98,6 @@ func (w *walker) finding(p Probe, h hit) Finding {
 	return Finding{
 		Link: p.Link, Probes: []string{p.Name}, Certain: h.sure, Family: h.base.Family, Table: h.base.Table, Chain: h.chain.Name,
 		Rule: h.rule, Legacy: h.base.Legacy, Owner: o.name(h), Fix: w.fix(o, p, h),
+		Frames: p.Way == Bridged && h.base.Family != "bridge" && h.base.Family != "netdev",
 	}
 }

@@ -294,6 +294,7 @@ func maskedText(l Load, value, mask []byte) string {
 func (l layout) targetPart(e entry, r *Rule, chainAt map[int]string) string {
 	if e.target != "" {
 		r.Verdict, r.Marks = targetVerdict(e.target)
+		r.Translates = translates(e.target)
 		return "-j " + e.target
 	}
 	if len(e.data) < 4 {

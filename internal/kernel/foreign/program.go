@@ -16,6 +16,8 @@ const (
 	nfQueue  = 3
 )
 
+const natSource = 0 // NFT_NAT_SNAT
+
 // compiler turns the expressions of one rule, which pass values through registers, into conditions.
 type compiler struct {
 	family    uint8
@@ -71,6 +73,7 @@ func (c *compiler) expression(name string, d []byte) {
 	case "queue":
 		c.verdict(Verdict{Kind: Unknown}, "queue")
 	case "nat", "masq", "redir", "tproxy", "synproxy":
+		c.rule.Translates = name == "masq" || name == "nat" && nfnl.Get(d, unix.NFTA_NAT_TYPE).Uint32() == natSource
 		c.verdict(Verdict{Kind: Accept}, name)
 	case "counter", "log", "notrack", "dup", "last":
 		c.text = append(c.text, name)
@@ -314,5 +317,6 @@ func (c *compiler) xtTarget(d []byte) {
 	name := nfnl.Get(d, 1).String()
 	v, marks := targetVerdict(name)
 	c.rule.Marks = c.rule.Marks || marks
+	c.rule.Translates = translates(name)
 	c.verdict(v, name)
 }

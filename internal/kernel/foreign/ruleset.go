@@ -38,6 +38,7 @@ type Rule struct {
 	Conditions []Condition
 	Verdict    Verdict
 	Marks      bool   // it changes the packet's mark
+	Translates bool   // it gives the packet another source: masquerade, snat
 	Text       string // in nft's or iptables' words
 }
 

@@ -148,7 +148,16 @@ func example(v6 bool) netip.Addr {
 func outProbes(n model.Network, workload peer, up uplink) []Probe {
 	both := ask(Probe{Name: fmt.Sprintf("workloads of %s reach the outside by %s", n.Name, up.link.Name), Link: n.BridgeName(),
 		In: n.BridgeName(), Out: up.link.Name, SrcMAC: workload.mac, Src: workload.addr, Dst: up.there})
-	both[1].Before = hostAddr(model.Forward{}, up.link, workload.addr.Is6()) // answers come to the host
+	if n.Translates() {
+		both[1].Before = hostAddr(model.Forward{}, up.link, workload.addr.Is6()) // answers come to the host
+	}
+	return both
+}
+
+func inProbes(n model.Network, workload peer, up uplink) []Probe {
+	both := ask(Probe{Name: fmt.Sprintf("workloads of %s are reached by %s", n.Name, up.link.Name), Link: n.BridgeName(),
+		In: up.link.Name, Out: n.BridgeName(), Src: up.there, Dst: workload.addr})
+	both[1].SrcMAC = workload.mac
 	return both
 }
 

@@ -58,6 +58,20 @@ func (w *walker) run(p Probe) []hit {
 	return hits
 }
 
+// translated reports whether a probe leaves with another source, as far as that can be told.
+func (w *walker) translated(p Probe) truth {
+	w.markUnknown = false
+	t := no
+	for _, c := range w.way(p) {
+		k, _ := p.at(c, w.rules)
+		k.markUnknown = w.markUnknown
+		s := &stroll{walker: w, packet: k, walked: map[visit]bool{}}
+		s.base(c)
+		t = max(t, s.source)
+	}
+	return t
+}
+
 // way are the base chains that the probe passes, in the order of hooks and priorities.
 func (w *walker) way(p Probe) []*Chain {
 	var way []*Chain
@@ -81,7 +95,8 @@ type stroll struct {
 	root   *Chain
 	path   []string
 	drops  []hit
-	passes bool // an end without drop is possible
+	passes bool  // an end without drop is possible
+	source truth // it gets another source
 	walked map[visit]bool
 }
 
@@ -124,6 +139,9 @@ func (s *stroll) chain(c *Chain) (back bool) {
 		}
 		if r.Marks {
 			s.markUnknown, s.packet.markUnknown = true, true
+		}
+		if r.Translates {
+			s.source = max(s.source, t)
 		}
 		goesOn, returns := s.verdict(c, r.Verdict, r.Text)
 		back = back || returns

@@ -254,3 +254,8 @@ func targetVerdict(name string) (v Verdict, marks bool) {
 	}
 	return Verdict{}, false
 }
+
+// translates reports whether a target gives packets another source.
+func translates(target string) bool {
+	return target == "MASQUERADE" || target == "SNAT" || target == "NETMAP"
+}
