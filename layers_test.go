@@ -30,7 +30,7 @@ type layer struct {
 // waits or is random.
 var valueStd = []string{"bytes", "cmp", "crypto/sha256", "encoding", "encoding/base32", "encoding/binary", "encoding/hex", "errors",
 	"fmt", "hash/fnv", "iter", "maps", "math", "math/bits", "net/netip", "path", "slices", "sort", "strconv", "strings",
-	"time", "unicode", "unicode/utf8"}
+	"time", "unicode", "unicode/utf8", "unique"}
 
 var effects = []string{"internal/kernel", "internal/store", "internal/journal"}
 

@@ -196,7 +196,7 @@ func transaction(typ, flags uint16, elements []dataplane.Element) []message {
 	messages := []message{request(unix.NFNL_MSG_BATCH_BEGIN, 0, frame...)}
 	bySet := map[dataplane.Set][]dataplane.Element{}
 	for _, e := range elements {
-		bySet[e.Set] = append(bySet[e.Set], e)
+		bySet[e.Set()] = append(bySet[e.Set()], e)
 	}
 	for set, es := range bySet {
 		family := byte(unix.NFPROTO_INET)
@@ -221,12 +221,13 @@ func transaction(typ, flags uint16, elements []dataplane.Element) []message {
 // key is an element's key for the sets that endpoints are in: a link, and maybe a MAC or an address.
 func key(e dataplane.Element) []byte {
 	b := make([]byte, 16, 40) // IFNAMSIZ
-	copy(b, e.Is.Link)
-	switch e.Set.Type[1] {
+	is := e.Is()
+	copy(b, is.Link)
+	switch e.Set().Type[1] {
 	case dataplane.EtherAddr:
-		b = append(append(b, e.Is.MAC[:]...), 0, 0)
+		b = append(append(b, is.MAC[:]...), 0, 0)
 	case dataplane.IPv4Addr, dataplane.IPv6Addr:
-		b = append(b, e.Is.Addr.AsSlice()...)
+		b = append(b, is.Addr.AsSlice()...)
 	}
 	return b
 }

@@ -43,7 +43,7 @@ func (p purposes) read(v model.View) {
 	for _, w := range v.Workloads {
 		networks := linksOf(v, w)
 		if host, err := render.Workload(v, w); err == nil {
-			p.add(host, func(e dataplane.Element) purpose { return purpose{network: networks[e.Is.Link], workload: w.Name} })
+			p.add(host, func(e dataplane.Element) purpose { return purpose{network: networks[e.Is().Link], workload: w.Name} })
 		}
 	}
 	for _, n := range v.Networks {
@@ -100,7 +100,7 @@ func listNFT(have dataplane.State, p purposes) []api.NFTObject {
 		case dataplane.Set:
 			l.sets = append(l.sets, o)
 		case dataplane.Element:
-			l.elements[o.Set] = append(l.elements[o.Set], o)
+			l.elements[o.Set()] = append(l.elements[o.Set()], o)
 		case dataplane.Chain:
 			l.chains = append(l.chains, o)
 		case dataplane.Rule:

@@ -195,7 +195,8 @@ func (s Step) nftCommands() []string {
 }
 
 func (e Element) keyText() string {
-	return fmt.Sprintf("element %s %s %s { %s }", e.Set.Family, TableName, e.Set.Name, e.Is.Text(e.Set.Type))
+	set := e.Set()
+	return fmt.Sprintf("element %s %s %s { %s }", set.Family, TableName, set.Name, e.Is().Text(set.Type))
 }
 
 // shell is the rule with what a shell would take apart in quotes.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"unique"
 
 	"github.com/flatnet/flatnet/internal/model"
 )
@@ -178,26 +179,62 @@ func addrRange(first, last netip.Addr) string {
 	return fmt.Sprintf("%s-%s", first, last)
 }
 
-// Element is one element of a set or map.
+// Element is one element of a set or map; Set.Element makes it. A host has thousands, and each pass compares them all: so
+// equal parts of them are one value in memory.
 type Element struct {
-	Set   Set   // identity: the whole definition of the set, so that an element can be read and sent by itself
-	Is    Tuple // identity: the key
-	Value Tuple // of a map
+	set   unique.Handle[Set]   // identity: the whole definition of the set, so that an element can be read and sent by itself
+	is    unique.Handle[Tuple] // identity: the key
+	value unique.Handle[Tuple] // of a map
+}
+
+// Element is the element of the set that has this key.
+func (s Set) Element(is Tuple) Element { return Element{set: intern(s), is: intern(is)} }
+
+// To is the element with this value; its set is a map.
+func (e Element) To(value Tuple) Element {
+	e.value = intern(value)
+	return e
+}
+
+// Set is the definition of the set.
+func (e Element) Set() Set { return interned(e.set) }
+
+// Is is the key.
+func (e Element) Is() Tuple { return interned(e.is) }
+
+// Value is what a map has under the key.
+func (e Element) Value() Tuple { return interned(e.value) }
+
+// intern returns the handle of a value; that of the zero value is zero.
+func intern[T comparable](v T) (h unique.Handle[T]) {
+	if v != *new(T) {
+		h = unique.Make(v)
+	}
+	return h
+}
+
+func interned[T comparable](h unique.Handle[T]) (v T) {
+	if h != (unique.Handle[T]{}) {
+		v = h.Value()
+	}
+	return v
 }
 
 // Key is the set and the element's key.
-func (e Element) Key() Key { return Element{Set: e.Set, Is: e.Is} }
+func (e Element) Key() Key { return Element{set: e.set, is: e.is} }
 
 func (e Element) kind() kind { return kindElement }
 
 func (e Element) String() string {
-	return fmt.Sprintf("element %s %s %s { %s }", e.Set.Family, TableName, e.Set.Name, e.text())
+	set := e.Set()
+	return fmt.Sprintf("element %s %s %s { %s }", set.Family, TableName, set.Name, e.text())
 }
 
 func (e Element) text() string {
-	s := e.Is.Text(e.Set.Type)
-	if e.Set.Value != (Types{}) {
-		s += " : " + e.Value.Text(e.Set.Value)
+	set := e.Set()
+	s := e.Is().Text(set.Type)
+	if set.Value != (Types{}) {
+		s += " : " + e.Value().Text(set.Value)
 	}
 	return s
 }

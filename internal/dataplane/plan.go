@@ -98,7 +98,7 @@ func tableOf(o Object) (Family, bool) {
 	case Rule:
 		return o.Family, true
 	case Element:
-		return o.Set.Family, true
+		return o.Set().Family, true
 	}
 	return "", false
 }

@@ -40,7 +40,7 @@ func TestPlanOrder(t *testing.T) {
 		dataplane.Sysctl{Name: "net/ipv4/conf/br0/arp_ignore", Link: "br0", Value: "1"},
 		dataplane.Link{Name: "a", Kind: dataplane.Veth, Master: "br0"},
 		dataplane.Link{Name: "br0", Kind: dataplane.Bridge},
-		dataplane.Element{Set: set, Is: dataplane.Tuple{Link: "br0"}},
+		set.Element(dataplane.Tuple{Link: "br0"}),
 		dataplane.Rule{Family: dataplane.Inet, Chain: "input", Verdict: dataplane.Verdict{Do: dataplane.Accept}},
 		dataplane.Chain{Family: dataplane.Inet, Name: "input"},
 		set,
@@ -159,5 +159,5 @@ func randomObject(r *rand.Rand) dataplane.Object {
 	case 7:
 		return set
 	}
-	return dataplane.Element{Set: set, Is: dataplane.Tuple{Addr: addr}, Value: dataplane.Tuple{Port: uint16(r.IntN(2))}}
+	return set.Element(dataplane.Tuple{Addr: addr}).To(dataplane.Tuple{Port: uint16(r.IntN(2))})
 }

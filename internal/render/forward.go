@@ -60,23 +60,16 @@ func rangeElement(f model.Forward, to netip.Addr) dataplane.Object {
 		all := netip.PrefixFrom(to, 0).Masked()
 		first, last = all.Addr(), lastAddr(all)
 	}
-	return dataplane.Element{
-		Set:   mapForwardRange[familyOf(to)],
-		Is:    dataplane.Tuple{Addr: first, AddrLast: last, Proto: f.Proto, Port: f.HostPorts.First, PortLast: f.HostPorts.Last},
-		Value: dataplane.Tuple{Addr: to},
-	}
+	ports := dataplane.Tuple{Addr: first, AddrLast: last, Proto: f.Proto, Port: f.HostPorts.First, PortLast: f.HostPorts.Last}
+	return mapForwardRange[familyOf(to)].Element(ports).To(dataplane.Tuple{Addr: to})
 }
 
 func portElement(f model.Forward, to netip.Addr, from, port uint16) dataplane.Object {
-	e := dataplane.Element{
-		Set:   mapForward[familyOf(to)],
-		Is:    dataplane.Tuple{Addr: f.HostIP, Proto: f.Proto, Port: from},
-		Value: dataplane.Tuple{Addr: to, Port: port},
-	}
+	forwards, at := mapForward[familyOf(to)], dataplane.Tuple{Addr: f.HostIP, Proto: f.Proto, Port: from}
 	if everyAddress(f) {
-		e.Set, e.Is.Addr = mapForwardAny[familyOf(to)], netip.Addr{}
+		forwards, at.Addr = mapForwardAny[familyOf(to)], netip.Addr{}
 	}
-	return e
+	return forwards.Element(at).To(dataplane.Tuple{Addr: to, Port: port})
 }
 
 func everyAddress(f model.Forward) bool { return !f.HostIP.IsValid() || f.HostIP.IsUnspecified() }

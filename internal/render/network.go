@@ -121,7 +121,7 @@ func networkElements(n model.Network) []dataplane.Object {
 	member := func(is bool, sets ...dataplane.Set) {
 		for _, s := range sets {
 			if is {
-				objects = append(objects, dataplane.Element{Set: s, Is: link})
+				objects = append(objects, s.Element(link))
 			}
 		}
 	}
@@ -134,21 +134,21 @@ func networkElements(n model.Network) []dataplane.Object {
 	member(hidden(n), setHidden)
 	member(n.Uplink != "", setPinned)
 	pair := func(set dataplane.Set, out string) {
-		objects = append(objects, dataplane.Element{Set: set, Is: dataplane.Tuple{Link: link.Link, Link2: out}})
+		objects = append(objects, set.Element(dataplane.Tuple{Link: link.Link, Link2: out}))
 	}
 	pair(setSame, link.Link)
 	if n.Uplink != "" {
 		pair(setUplinks, n.Uplink)
 	}
 	for _, a := range n.SNAT {
-		objects = append(objects, dataplane.Element{Set: mapSNAT[familyOf(a)], Is: link, Value: dataplane.Tuple{Addr: a}})
+		objects = append(objects, mapSNAT[familyOf(a)].Element(link).To(dataplane.Tuple{Addr: a}))
 	}
 	for _, s := range n.Subnets {
 		objects = append(objects, subnetElements(n, s)...)
 	}
 	switch own := model.BridgeMAC(n.Name).LinkLocal(); {
 	case hidden(n):
-		objects = append(objects, dataplane.Element{Set: setHiddenIP[1], Is: dataplane.Tuple{Addr: own}})
+		objects = append(objects, setHiddenIP[1].Element(dataplane.Tuple{Addr: own}))
 	case n.Mode == model.HostOnly && !silent(n):
 		objects = append(objects, gatewayElement(n, own))
 	}
@@ -159,11 +159,11 @@ func subnetElements(n model.Network, s model.Subnet) []dataplane.Object {
 	f := familyOf(s.Prefix.Addr())
 	var objects []dataplane.Object
 	if n.Routes() {
-		objects = append(objects, dataplane.Element{Set: setSubnets[f],
-			Is: dataplane.Tuple{Link: n.BridgeName(), Addr: s.Prefix.Masked().Addr(), AddrLast: lastAddr(s.Prefix)}})
+		objects = append(objects, setSubnets[f].Element(
+			dataplane.Tuple{Link: n.BridgeName(), Addr: s.Prefix.Masked().Addr(), AddrLast: lastAddr(s.Prefix)}))
 	}
 	if hidden(n) {
-		objects = append(objects, dataplane.Element{Set: setHiddenIP[f], Is: dataplane.Tuple{Addr: s.Gateway}})
+		objects = append(objects, setHiddenIP[f].Element(dataplane.Tuple{Addr: s.Gateway}))
 	}
 	if n.Mode == model.HostOnly && !silent(n) {
 		objects = append(objects, gatewayElement(n, s.Gateway))
@@ -172,7 +172,7 @@ func subnetElements(n model.Network, s model.Subnet) []dataplane.Object {
 }
 
 func gatewayElement(n model.Network, a netip.Addr) dataplane.Object {
-	return dataplane.Element{Set: setGateways[familyOf(a)], Is: dataplane.Tuple{Link: n.BridgeName(), Addr: a}}
+	return setGateways[familyOf(a)].Element(dataplane.Tuple{Link: n.BridgeName(), Addr: a})
 }
 
 // cable is one veth between the namespaces of the network's two endpoints; with fewer there is nothing yet. The end in

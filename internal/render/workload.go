@@ -207,18 +207,18 @@ func guardElements(n model.Network, e model.Endpoint, port string) []dataplane.O
 		return nil
 	}
 	objects := []dataplane.Object{
-		dataplane.Element{Set: setGuarded, Is: dataplane.Tuple{Link: port}},
-		dataplane.Element{Set: setMACs, Is: dataplane.Tuple{Link: port, MAC: e.MAC}},
+		setGuarded.Element(dataplane.Tuple{Link: port}),
+		setMACs.Element(dataplane.Tuple{Link: port, MAC: e.MAC}),
 	}
 	if !n.GuardsAddresses() {
 		return objects
 	}
-	objects = append(objects, dataplane.Element{Set: setLocked, Is: dataplane.Tuple{Link: port}})
+	objects = append(objects, setLocked.Element(dataplane.Tuple{Link: port}))
 	own := append([]netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified(), e.MAC.LinkLocal()}, e.Addrs...)
 	for _, a := range own {
-		objects = append(objects, dataplane.Element{Set: setAddrs[familyOf(a)], Is: dataplane.Tuple{Link: port, Addr: a}})
+		objects = append(objects, setAddrs[familyOf(a)].Element(dataplane.Tuple{Link: port, Addr: a}))
 		if a.Is6() && !a.IsUnspecified() {
-			objects = append(objects, dataplane.Element{Set: setTargets, Is: dataplane.Tuple{Link: port, Addr: a}})
+			objects = append(objects, setTargets.Element(dataplane.Tuple{Link: port, Addr: a}))
 		}
 	}
 	return objects
@@ -228,7 +228,7 @@ func isolationElements(n model.Network, e model.Endpoint) []dataplane.Object {
 	var objects []dataplane.Object
 	for _, a := range e.Addrs {
 		if e.Isolated {
-			objects = append(objects, dataplane.Element{Set: setPortIso[familyOf(a)], Is: dataplane.Tuple{Link: n.BridgeName(), Addr: a}})
+			objects = append(objects, setPortIso[familyOf(a)].Element(dataplane.Tuple{Link: n.BridgeName(), Addr: a}))
 		}
 	}
 	return objects

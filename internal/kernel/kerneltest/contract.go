@@ -129,8 +129,8 @@ var (
 	names    = dataplane.Set{Family: dataplane.Inet, Name: "nets", Type: dataplane.Types{dataplane.IfName}}
 	ports    = dataplane.Set{Family: dataplane.Inet, Name: "forward4", Type: dataplane.Types{dataplane.InetProto, dataplane.InetService}, Value: dataplane.Types{dataplane.IPv4Addr, dataplane.InetService}}
 	chainIn  = dataplane.Chain{Family: dataplane.Inet, Name: "input", Hook: dataplane.Input, Type: "filter"}
-	lab      = dataplane.Element{Set: names, Is: dataplane.Tuple{Link: "fn-lab"}}
-	forward  = dataplane.Element{Set: ports, Is: dataplane.Tuple{Proto: model.TCP, Port: 8080}, Value: dataplane.Tuple{Addr: netip.MustParseAddr("10.66.0.2"), Port: 80}}
+	lab      = names.Element(dataplane.Tuple{Link: "fn-lab"})
+	forward  = ports.Element(dataplane.Tuple{Proto: model.TCP, Port: 8080}).To(dataplane.Tuple{Addr: netip.MustParseAddr("10.66.0.2"), Port: 80})
 	ruleDrop = dataplane.Rule{Family: dataplane.Inet, Chain: "input", Match: dataplane.Match{CTState: dataplane.Invalid,
 		Lookup: dataplane.Lookup{Fields: dataplane.Fields{dataplane.IIF}, Set: "nets"}}, Verdict: dataplane.Verdict{Do: dataplane.Drop}}
 )
@@ -191,8 +191,7 @@ func (s *story) replaces() {
 	want := s.hostState()
 	port := outerA(s.A)
 	port.MTU, port.Isolated, port.Hairpin = 1300, false, false
-	to := forward
-	to.Value = dataplane.Tuple{Addr: netip.MustParseAddr("10.66.0.3"), Port: 81}
+	to := forward.To(dataplane.Tuple{Addr: netip.MustParseAddr("10.66.0.3"), Port: 81})
 	sysctl := bridgeSysctl
 	sysctl.Value = "2"
 	r := ruleDrop

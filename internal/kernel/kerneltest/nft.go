@@ -38,7 +38,7 @@ func needs(o dataplane.Object) []dataplane.Key {
 	case dataplane.Chain:
 		return []dataplane.Key{dataplane.Table{Family: o.Family}}
 	case dataplane.Element:
-		return []dataplane.Key{o.Set.Key()}
+		return []dataplane.Key{o.Set().Key()}
 	case dataplane.Rule:
 		return ruleNeeds(o)
 	}
@@ -106,7 +106,7 @@ func within(o dataplane.Object, key dataplane.Key) bool {
 		return familyOf(o) == outer.Family && o.Key() != key
 	case dataplane.Set:
 		e, ok := o.(dataplane.Element)
-		return ok && e.Set.Key() == key
+		return ok && e.Set().Key() == key
 	case dataplane.Chain:
 		r, ok := o.(dataplane.Rule)
 		return ok && r.Family == outer.Family && r.Chain == outer.Name
@@ -125,7 +125,7 @@ func familyOf(o dataplane.Object) dataplane.Family {
 	case dataplane.Rule:
 		return o.Family
 	case dataplane.Element:
-		return o.Set.Family
+		return o.Set().Family
 	}
 	return ""
 }

@@ -117,7 +117,7 @@ func within(o, container dataplane.Object) bool {
 		return familyOf(o) == c.Family
 	case dataplane.Set:
 		e, ok := o.(dataplane.Element)
-		return ok && e.Set.Key() == c.Key()
+		return ok && e.Set().Key() == c.Key()
 	case dataplane.Chain:
 		r, ok := o.(dataplane.Rule)
 		return ok && r.Family == c.Family && r.Chain == c.Name
@@ -136,7 +136,7 @@ func familyOf(o dataplane.Object) dataplane.Family {
 	case dataplane.Rule:
 		return o.Family
 	case dataplane.Element:
-		return o.Set.Family
+		return o.Set().Family
 	}
 	return ""
 }
@@ -176,8 +176,8 @@ func deletesManyRanges(plan dataplane.Plan) bool {
 func rangeDeletions(plan dataplane.Plan) map[dataplane.Set]int {
 	n := map[dataplane.Set]int{}
 	for _, s := range plan {
-		if e, ok := s.Object.(dataplane.Element); ok && e.Set.Interval && s.Op != dataplane.Add {
-			n[e.Set]++
+		if e, ok := s.Object.(dataplane.Element); ok && e.Set().Interval && s.Op != dataplane.Add {
+			n[e.Set()]++
 		}
 	}
 	return n

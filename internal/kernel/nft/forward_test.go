@@ -139,11 +139,11 @@ func TestForwardsReachTheirPorts(t *testing.T) {
 		}
 	}
 	for n := range uint16(10) {
-		put(t, s, dataplane.Element{Set: dnat4, Is: dataplane.Tuple{Addr: addr("192.0.2.1"), Proto: model.TCP, Port: 8000 + n}, Value: dataplane.Tuple{Addr: addr("10.88.0.2"), Port: 80 + n}})
-		put(t, s, dataplane.Element{Set: dnat6, Is: dataplane.Tuple{Proto: model.TCP, Port: 8000 + n}, Value: dataplane.Tuple{Addr: addr("fd88::2"), Port: 80 + n}})
+		put(t, s, dnat4.Element(dataplane.Tuple{Addr: addr("192.0.2.1"), Proto: model.TCP, Port: 8000 + n}).To(dataplane.Tuple{Addr: addr("10.88.0.2"), Port: 80 + n}))
+		put(t, s, dnat6.Element(dataplane.Tuple{Proto: model.TCP, Port: 8000 + n}).To(dataplane.Tuple{Addr: addr("fd88::2"), Port: 80 + n}))
 	}
-	put(t, s, dataplane.Element{Set: span4, Is: dataplane.Tuple{Proto: model.TCP, Port: 9000, PortLast: 9100}, Value: dataplane.Tuple{Addr: addr("10.88.0.2")}})
-	put(t, s, dataplane.Element{Set: span6, Is: dataplane.Tuple{Addr: addr("fd01::1"), AddrLast: addr("fd01::1"), Proto: model.TCP, Port: 9000, PortLast: 9100}, Value: dataplane.Tuple{Addr: addr("fd88::2")}})
+	put(t, s, span4.Element(dataplane.Tuple{Proto: model.TCP, Port: 9000, PortLast: 9100}).To(dataplane.Tuple{Addr: addr("10.88.0.2")}))
+	put(t, s, span6.Element(dataplane.Tuple{Addr: addr("fd01::1"), AddrLast: addr("fd01::1"), Proto: model.TCP, Port: 9000, PortLast: 9100}).To(dataplane.Tuple{Addr: addr("fd88::2")}))
 	become(t, c, s)
 
 	ports := map[uint16]uint16{8000: 80, 8004: 84, 8009: 89, 9000: 9000, 9050: 9050, 9100: 9100}

@@ -55,14 +55,11 @@ func putElements(t *testing.T, s dataplane.State, set dataplane.Set, r *rand.Ran
 		if set.Name == "protos" && n > 2 || r.IntN(2) == 0 {
 			continue
 		}
-		e := element(set, n)
-		if isMap(set) {
-			e.Value = tuple(set.Value, r.IntN(3), false)
+		is := tuple(set.Type, n, set.Interval)
+		if set.Interval && is.PortLast > 0 { // grows and shrinks: the old range overlaps the new one
+			is.PortLast += uint16(r.IntN(3))
 		}
-		if set.Interval && e.Is.PortLast > 0 { // grows and shrinks: the old range overlaps the new one
-			e.Is.PortLast += uint16(r.IntN(3))
-		}
-		put(t, s, e)
+		put(t, s, set.Element(is).To(tuple(set.Value, r.IntN(3), false)))
 	}
 }
 

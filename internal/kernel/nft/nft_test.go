@@ -91,8 +91,9 @@ func TestManyElements(t *testing.T) {
 	moved := many.Clone()
 	for n := range 5000 {
 		if e := element(dnat4, n); rand.IntN(2) == 0 {
-			e.Value.Port = 7
-			moved[e.Key()] = e
+			to := e.Value()
+			to.Port = 7
+			moved[e.Key()] = e.To(to)
 		}
 	}
 	become(t, c, moved)

@@ -161,7 +161,7 @@ func tuple(types dataplane.Types, n int, interval bool) dataplane.Tuple {
 }
 
 func element(s dataplane.Set, n int) dataplane.Element {
-	return dataplane.Element{Set: s, Is: tuple(s.Type, n, s.Interval), Value: tuple(s.Value, n+7, false)}
+	return s.Element(tuple(s.Type, n, s.Interval)).To(tuple(s.Value, n+7, false))
 }
 
 // sample has every item of the vocabulary.

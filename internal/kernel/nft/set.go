@@ -153,18 +153,19 @@ func writeElements(w *nfnl.Writer, set dataplane.Set, elements []dataplane.Eleme
 }
 
 func writeElement(w *nfnl.Writer, e dataplane.Element, withValue bool) error {
-	if err := writeTuple(w, unix.NFTA_SET_ELEM_KEY, e.Set.Type, e.Is, false); err != nil {
+	set := e.Set()
+	if err := writeTuple(w, unix.NFTA_SET_ELEM_KEY, set.Type, e.Is(), false); err != nil {
 		return err
 	}
-	if e.Set.Interval {
-		if err := writeTuple(w, elemKeyEnd, e.Set.Type, e.Is, true); err != nil {
+	if set.Interval {
+		if err := writeTuple(w, elemKeyEnd, set.Type, e.Is(), true); err != nil {
 			return err
 		}
 	}
-	if !withValue || !isMap(e.Set) {
+	if !withValue || !isMap(set) {
 		return nil
 	}
-	return writeTuple(w, unix.NFTA_SET_ELEM_DATA, e.Set.Value, e.Value, false)
+	return writeTuple(w, unix.NFTA_SET_ELEM_DATA, set.Value, e.Value(), false)
 }
 
 func writeTuple(w *nfnl.Writer, typ uint16, types dataplane.Types, t dataplane.Tuple, last bool) error {
@@ -187,7 +188,6 @@ func readElements(set dataplane.Set, attrs []byte, each func(e dataplane.Element
 }
 
 func readElement(set dataplane.Set, attrs []byte) (dataplane.Element, bool) {
-	e := dataplane.Element{Set: set}
 	var key, end, data []byte
 	for a := range nfnl.Attrs(attrs) {
 		switch a.Type {
@@ -202,14 +202,12 @@ func readElement(set dataplane.Set, attrs []byte) (dataplane.Element, bool) {
 	if set.Interval && end == nil { // a single value, written by somebody else
 		end = key
 	}
-	var keyOK bool
-	e.Is, keyOK = readTuple(set.Type, key, end)
+	is, keyOK := readTuple(set.Type, key, end)
 	if !isMap(set) {
-		return e, keyOK
+		return set.Element(is), keyOK
 	}
-	var valueOK bool
-	e.Value, valueOK = readTuple(set.Value, data, nil)
-	return e, keyOK && valueOK
+	value, valueOK := readTuple(set.Value, data, nil)
+	return set.Element(is).To(value), keyOK && valueOK
 }
 
 func dataValue(a nfnl.Attr) []byte { return nfnl.Get(a.Value, unix.NFTA_DATA_VALUE).Value }

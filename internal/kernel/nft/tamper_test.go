@@ -131,8 +131,8 @@ func TestAnErrorNamesItsObjectAndChangesNothing(t *testing.T) {
 	become(t, c, want)
 	for name, o := range map[string]dataplane.Object{
 		`jump nowhere`:    rule(dataplane.Inet, "input", dataplane.Match{}, dataplane.Verdict{Do: dataplane.Jump, Target: "nowhere"}, ""),
-		`link name`:       dataplane.Element{Set: uplinks, Is: dataplane.Tuple{Link: "longer-than-fifteen"}},
-		`is no ipv4`:      dataplane.Element{Set: addrs4, Is: dataplane.Tuple{Addr: addr("fd00::1")}},
+		`link name`:       uplinks.Element(dataplane.Tuple{Link: "longer-than-fifteen"}),
+		`is no ipv4`:      addrs4.Element(dataplane.Tuple{Addr: addr("fd00::1")}),
 		`nft keeps 256`:   rule(dataplane.Inet, "input", dataplane.Match{}, dataplane.Verdict{Do: dataplane.Accept}, strings.Repeat("x", 254)),
 		`unknown verdict`: rule(dataplane.Inet, "input", dataplane.Match{}, dataplane.Verdict{}, ""),
 	} {

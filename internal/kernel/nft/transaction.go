@@ -234,16 +234,16 @@ func elementsOf(plan dataplane.Plan, choose func(dataplane.Step) bool) []datapla
 // elements adds or deletes elements, a message for every run of the same set.
 func (tx *transaction) elements(typ uint16, es []dataplane.Element) {
 	for len(es) > 0 {
-		n := 1
-		for n < min(len(es), elementsInMessage) && es[n].Set == es[0].Set {
+		n, set := 1, es[0].Set()
+		for n < min(len(es), elementsInMessage) && es[n].Set() == set {
 			n++
 		}
 		flags := uint16(0)
 		if typ == unix.NFT_MSG_NEWSETELEM {
 			flags = unix.NLM_F_CREATE
 		}
-		tx.message(typ, flags, es[0].Set.Family, run(es[:n]))
-		tx.check(nil, writeElements(&tx.Writer, es[0].Set, es[:n], typ == unix.NFT_MSG_NEWSETELEM))
+		tx.message(typ, flags, set.Family, run(es[:n]))
+		tx.check(nil, writeElements(&tx.Writer, set, es[:n], typ == unix.NFT_MSG_NEWSETELEM))
 		es = es[n:]
 	}
 }
