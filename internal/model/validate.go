@@ -102,6 +102,10 @@ func (c *networkCheck) bridge() {
 			c.add(p)
 			return
 		}
+		if p, bad := c.workloadsLink(n.Bridge); bad {
+			c.add(p)
+			return
+		}
 	}
 	if !n.HasBridge() {
 		return
@@ -119,6 +123,23 @@ func (c *networkCheck) bridge() {
 		c.add(Problem{Code: CodeLinkTaken, Path: "spec.bridge", Reason: fmt.Sprintf("the host has a link %s that flatnet did not make", l.Name),
 			Owner: describeLink(l), Fix: "choose another bridge name, or remove the link", Example: "fn-br0"})
 	}
+}
+
+// workloadsLink refuses the names that workloads' links have or would get: see HostLinkName.
+func (c *networkCheck) workloadsLink(bridge string) (Problem, bool) {
+	if !strings.HasPrefix(bridge, "fv-") && !strings.HasPrefix(bridge, "fv.") {
+		return Problem{}, false
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.view.Workloads)) {
+		for _, e := range c.view.Workloads[name].Endpoints {
+			if HostLinkName(name, e.IfName) == bridge {
+				return Problem{Code: CodeLinkTaken, Path: "spec.bridge", Reason: fmt.Sprintf("link %s belongs to a workload", bridge),
+					Owner: fmt.Sprintf("workload %q", name), Fix: "choose another bridge name", Example: "fn-br0"}, true
+			}
+		}
+	}
+	return Problem{Code: CodeLinkName, Path: "spec.bridge", Reason: fmt.Sprintf("link name %s is kept for a workload's link", quote(bridge)),
+		Fix: "a name that begins neither with fv- nor with fv.", Example: "fn-br0"}, true
 }
 
 func describeLink(l HostLink) string {

@@ -88,6 +88,8 @@ func TestNetworkProblemsReadAsWritten(t *testing.T) {
 		{"bridge-of-another", func(n *Network) { n.Bridge = "br7" }},
 		{"bridge-derived-of-another", func(n *Network) { n.Bridge = "fn-home" }},
 		{"bridge-of-the-host", func(n *Network) { n.Bridge = "docker0" }},
+		{"bridge-of-a-workload", func(n *Network) { n.Bridge = "fv-web" }},
+		{"bridge-of-a-workload-to-come", func(n *Network) { n.Bridge = "fv-y" }},
 		{"bridge-of-a-cable", func(n *Network) { n.Mode, n.Subnets, n.Bridge = Cable, nil, "br0" }},
 		{"subnet-missing", func(n *Network) { n.Subnets = nil }},
 		{"subnet-zero", func(n *Network) { n.Subnets[0] = Subnet{} }},
