@@ -94,7 +94,7 @@ func subsystemOf(o dataplane.Object) subsystem {
 		return sysctlSteps
 	case dataplane.Program, dataplane.LoopbackForward:
 		return bpfSteps
-	case dataplane.Link, dataplane.Address, dataplane.Route:
+	case dataplane.Link, dataplane.Port, dataplane.Address, dataplane.Route, dataplane.RouteRule, dataplane.ProxyNeighbour:
 		return rtnetlinkSteps
 	}
 	return nftSteps

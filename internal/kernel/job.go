@@ -20,9 +20,10 @@ type job struct {
 	space *space
 	steps []*task
 	batch netlink.Batch
-	sent  []*task        // by message of the batch
-	peers []*os.File     // namespaces named in the batch
-	made  map[string]int // indexes of links that the batch makes, by name
+	sent  []*task                                 // by message of the batch
+	peers []*os.File                              // namespaces named in the batch
+	made  map[string]int                          // indexes of links that the batch makes, by name
+	rules map[dataplane.Key][]dataplane.RouteRule // ours before the job, once they were asked for
 }
 
 // task is one step on its way.
@@ -30,7 +31,8 @@ type task struct {
 	dataplane.Step
 	seen  *link // the link of that name, when it was looked up
 	how   how
-	index int // chosen for a new link
+	proxy proxy // the proxied neighbour of that address and link, when there was one
+	index int   // chosen for a new link
 	err   error
 	fix   func() error // what to find out before it is sent again; nil: nothing would help
 }
@@ -54,6 +56,7 @@ func (k *Kernel) applyRoutes(s *space, run dataplane.Plan) []error {
 		j.steps = append(j.steps, &task{Step: step})
 	}
 	j.lookUp(j.steps)
+	j.lookUpProxies(j.steps)
 	todo := j.steps
 	for range maxTries {
 		j.send(todo)
@@ -192,6 +195,12 @@ func (j *job) encode(t *task) error {
 		return j.encodeAddress(t, o)
 	case dataplane.Route:
 		return j.encodeRoute(t, o)
+	case dataplane.RouteRule:
+		return j.encodeRouteRule(t, o)
+	case dataplane.ProxyNeighbour:
+		return j.encodeProxy(t, o)
+	case dataplane.Port:
+		return j.applyPort(t, o)
 	}
 	return fmt.Errorf("no rtnetlink object: %T", t.Object)
 }
@@ -215,6 +224,10 @@ func (j *job) settle(t *task) {
 		if errors.Is(t.err, unix.EEXIST) && t.how == plain {
 			t.fix = func() error { return j.fixRoute(t, o) }
 		}
+	case dataplane.RouteRule:
+		t.err = ignoring(t.err, unix.EEXIST)
+	case dataplane.ProxyNeighbour:
+		j.settleProxy(t, o)
 	}
 }
 

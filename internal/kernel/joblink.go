@@ -111,6 +111,9 @@ func (j *job) settleLink(t *task, l dataplane.Link) {
 	switch {
 	case t.err == nil && t.Op == dataplane.Del:
 		j.k.memory.with(j.space.path, func(r *remembered) { r.linkGone(l, j.space.path) })
+		if l.Kind == dataplane.Bridge && j.space.path == dataplane.HostNetns {
+			t.err = j.k.borrowed.bridgeGone(l.Name)
+		}
 		if l.PeerNetns != "" {
 			j.k.memory.linkLeft(l.PeerNetns, l.Peer)
 		}

@@ -42,15 +42,16 @@ type Config struct {
 // Kernel is this machine's kernel, seen from the network namespace that New was called in: "the host". Its methods may be
 // called concurrently.
 type Kernel struct {
-	nft     Nft
-	bpf     Part
-	host    *netlink.Conn
-	hostNS  *os.File
-	owned   *netns.Owned
-	changed *originals
-	memory  memory
-	groups  atomic.Uint32 // of links to delete at once, used so far
-	busy    sync.RWMutex  // read-locked while Apply changes the host: Watch does not look at what is half done
+	nft      Nft
+	bpf      Part
+	host     *netlink.Conn
+	hostNS   *os.File
+	owned    *netns.Owned
+	changed  *originals
+	borrowed *borrowed
+	memory   memory
+	groups   atomic.Uint32 // of links to delete at once, used so far
+	busy     sync.RWMutex  // read-locked while Apply changes the host: Watch does not look at what is half done
 }
 
 // New opens the host's socket and reads RunDir, which is made when it is not there. Close the Kernel to free them.
@@ -65,6 +66,10 @@ func New(c Config) (*Kernel, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kernel: %w", err)
 	}
+	borrowed, err := openBorrowed(filepath.Join(c.RunDir, "ports.json"))
+	if err != nil {
+		return nil, fmt.Errorf("kernel: %w", err)
+	}
 	hostNS, err := netns.Current()
 	if err != nil {
 		return nil, fmt.Errorf("kernel: %w", err)
@@ -74,7 +79,7 @@ func New(c Config) (*Kernel, error) {
 		hostNS.Close()
 		return nil, fmt.Errorf("kernel: %w", err)
 	}
-	return &Kernel{nft: c.Nft, bpf: c.BPF, host: host, hostNS: hostNS, owned: owned, changed: changed, memory: newMemory()}, nil
+	return &Kernel{nft: c.Nft, bpf: c.BPF, host: host, hostNS: hostNS, owned: owned, changed: changed, borrowed: borrowed, memory: newMemory()}, nil
 }
 
 // Close frees what New opened, and the parts in the Config.

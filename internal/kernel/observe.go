@@ -45,6 +45,8 @@ func (k *Kernel) observe(ctx context.Context, netns string) (dataplane.State, er
 		func() error { return o.links(s.conn) },
 		func() error { return o.addresses(s.conn, &k.memory) },
 		func() error { return o.routes(s.conn) },
+		func() error { return o.routeRules(s.conn) },
+		func() error { return o.proxies(s.conn, &k.memory) },
 		func() error { return o.files(s) },
 		func() error { return k.observeHost(ctx, &o) },
 		ctx.Err,
@@ -64,20 +66,24 @@ type observation struct {
 	names   map[int]string // links' names by index
 	highest int            // index
 	ours    []link
-	others  []dataplane.Object
-	confs   []dataplane.Object // sysctls from links' messages
+
+	foreignPorts []link // links of others with a master
+	others       []dataplane.Object
+	confs        []dataplane.Object // sysctls from links' messages
 }
 
 // links reads all links, as names are needed of those that are not ours too.
 func (o *observation) links(c *netlink.Conn) error {
 	restart := func() {
-		o.names, o.highest, o.ours, o.confs = map[int]string{}, 0, o.ours[:0], nil
+		o.names, o.highest, o.ours, o.foreignPorts, o.confs = map[int]string{}, 0, o.ours[:0], o.foreignPorts[:0], nil
 	}
 	return dumpLinks(c, restart, func(l link) {
 		o.names[l.index] = l.Name
 		o.highest = max(o.highest, l.index)
 		if l.ours(o.netns) {
 			o.ours = append(o.ours, l)
+		} else if l.master != 0 {
+			o.foreignPorts = append(o.foreignPorts, l)
 		}
 		o.confs = o.sysctls.appendOf(o.confs, l)
 	})
@@ -128,6 +134,7 @@ func (k *Kernel) observeHost(ctx context.Context, o *observation) error {
 	if o.netns != dataplane.HostNetns {
 		return nil
 	}
+	o.ports(k.borrowed)
 	for _, path := range k.owned.List() {
 		o.others = append(o.others, dataplane.Netns{Path: path})
 	}
