@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"reflect"
 	"slices"
 	"strings"
@@ -125,21 +126,26 @@ func (t table[T]) text(w io.Writer, l listing, items []T) error {
 }
 
 // writeRows aligns columns with three spaces between and none at the end.
-func writeRows(w io.Writer, rows [][]string) error {
+func writeRows(w io.Writer, rows [][]string) error { return writeColumns(w, rows, math.MaxInt) }
+
+// writeColumns is writeRows for which longer cells than widest do not count.
+func writeColumns(w io.Writer, rows [][]string, widest int) error {
 	var width []int
 	for _, r := range rows {
 		for i, cell := range r {
 			if i == len(width) {
 				width = append(width, 0)
 			}
-			width[i] = max(width[i], utf8.RuneCountInString(cell))
+			if n := utf8.RuneCountInString(cell); n <= widest {
+				width[i] = max(width[i], n)
+			}
 		}
 	}
 	var b strings.Builder
 	for _, r := range rows {
 		var line strings.Builder
 		for i, cell := range r {
-			line.WriteString(cell + strings.Repeat(" ", width[i]-utf8.RuneCountInString(cell)+3))
+			line.WriteString(cell + strings.Repeat(" ", max(width[i]-utf8.RuneCountInString(cell), 0)+3))
 		}
 		b.WriteString(strings.TrimRight(line.String(), " ") + "\n")
 	}
