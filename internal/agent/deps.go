@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/flatnet/flatnet/api"
+	"github.com/flatnet/flatnet/internal/agent/checkup"
+	"github.com/flatnet/flatnet/internal/kernel"
 	"github.com/flatnet/flatnet/internal/model"
 	"github.com/flatnet/flatnet/internal/reconcile"
 	"github.com/flatnet/flatnet/internal/store"
@@ -30,6 +32,7 @@ type Deps struct {
 	Processes  Processes
 	Kept       map[string]Kept // files that are put back when somebody removes them, by what they are
 	Foreign    Foreign         // nil: nobody looks for foreign rules
+	Surveyor   Surveyor        // nil: doctor looks at what is flatnet's only
 	Remove     func() error    // ends an uninstall: the files of store, journal and kernel go
 	Log        *slog.Logger
 	Now        func() time.Time
@@ -101,7 +104,16 @@ type Processes interface {
 	Stop(ctx context.Context, pid int, start uint64, parent string, timeout time.Duration) error
 }
 
-// Foreign finds rules of others that break our networks.
+// Foreign finds rules of others that break our networks, or keep what is on bridges of others from the outside.
 type Foreign interface {
-	Findings(ctx context.Context, v model.View) ([]api.Finding, error)
+	Findings(ctx context.Context, v model.View, others []checkup.OtherBridge) ([]api.Finding, error)
+}
+
+// Surveyor reads what a diagnosis looks at beyond flatnet's own: a *kernel.Kernel.
+type Surveyor interface {
+	Survey(ctx context.Context, netns string) (kernel.Space, error)
+	Switches(ctx context.Context) (kernel.Switches, error)
+	Attached(ctx context.Context, dir string) ([]kernel.Attachment, error)
+	DefaultRoutes(ctx context.Context) ([]kernel.DefaultRoute, error)
+	WayOut(ctx context.Context, in string, from, to netip.Addr) (link string, err error)
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/flatnet/flatnet/api"
+	"github.com/flatnet/flatnet/internal/agent/checkup"
 	"github.com/flatnet/flatnet/internal/dataplane"
 	"github.com/flatnet/flatnet/internal/model"
 	"github.com/flatnet/flatnet/internal/reconcile"
@@ -27,6 +28,7 @@ const (
 	FindingNetworkd      = "FN5007" // systemd-networkd may remove our routes
 	FindingBroken        = "FN5008" // something stored cannot be made
 	FindingNotObservable = "FN5009" // the kernel could not be looked at
+	FindingPutBack       = "FN5010" // something of ours was changed by others, and put back
 )
 
 // The levels of a finding.
@@ -68,22 +70,48 @@ func (a *Agent) Repair(ctx context.Context, dryRun bool) ([]api.Step, error) {
 }
 
 // Doctor looks for what is wrong, or might be in the way.
-func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
+func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) { return a.findings(ctx, true) }
+
+// findings are what is wrong; inside asks for a look beyond drift into the workloads' namespaces too.
+func (a *Agent) findings(ctx context.Context, inside bool) ([]api.Finding, error) {
 	a.mu.RLock()
 	v := a.state.snapshot()
 	list := slices.Concat(a.conflictFindings(), a.lostFindings(), a.brokenFindings())
 	a.mu.RUnlock()
-	list = append(list, a.driftFindings(ctx)...)
+	changes, err := a.rec.Drift(ctx)
+	facts, factsErr := a.checkup(ctx, v, inside)
+	judged := checkup.Findings(facts)
+	list = append(list, driftFindings(changes, told(judged), a.withoutLost(err))...)
+	list = append(list, a.putBackFindings()...)
 	list = append(list, a.featureFindings()...)
-	list = append(list, hostFindings(v)...)
-	if a.deps.Foreign != nil {
-		foreign, err := a.deps.Foreign.Findings(ctx, v)
-		if err != nil {
-			list = append(list, api.Finding{Code: FindingNotObservable, Level: levelNote, What: "other people's rules could not be read: " + err.Error()})
-		}
-		list = append(list, foreign...)
+	foreign, foreignErr := a.foreignFindings(ctx, v, checkup.OtherBridges(facts))
+	list = append(list, hostFindings(v, foreign)...)
+	list = append(list, judged...)
+	list = append(list, foreign...)
+	return slices.Concat(list, unread("the host could not be looked at in full", factsErr), unread("other people's rules could not be read", foreignErr)), nil
+}
+
+// checkup gathers facts; without somebody to ask there are none, and then nothing is found.
+func (a *Agent) checkup(ctx context.Context, v model.View, inside bool) (checkup.Facts, error) {
+	if a.deps.Surveyor == nil {
+		return checkup.Facts{}, nil
 	}
-	return list, nil
+	return a.facts(ctx, v, inside)
+}
+
+func (a *Agent) foreignFindings(ctx context.Context, v model.View, others []checkup.OtherBridge) ([]api.Finding, error) {
+	if a.deps.Foreign == nil {
+		return nil, nil
+	}
+	return a.deps.Foreign.Findings(ctx, v, others)
+}
+
+// unread is what could not be looked at, if there is an error.
+func unread(what string, err error) []api.Finding {
+	if err == nil {
+		return nil
+	}
+	return []api.Finding{{Code: FindingNotObservable, Level: levelNote, What: what + ": " + err.Error()}}
 }
 
 func (a *Agent) conflictFindings() []api.Finding {
@@ -111,34 +139,78 @@ func (a *Agent) brokenFindings() []api.Finding {
 	return list
 }
 
-func (a *Agent) driftFindings(ctx context.Context) []api.Finding {
-	changes, err := a.rec.Drift(ctx)
+// told reports whether default routes of workloads were judged: drift need not tell of them again.
+func told(judged []api.Finding) bool {
+	return slices.ContainsFunc(judged, func(f api.Finding) bool { return f.Code == checkup.CodeInnerRoute })
+}
+
+func driftFindings(changes []reconcile.Change, routesTold bool, err error) []api.Finding {
 	var list []api.Finding
 	for _, c := range changes {
-		list = append(list, driftFinding(c))
+		if c.Netns != dataplane.HostNetns {
+			list = append(list, innerFindings(c, routesTold)...)
+			continue
+		}
+		list = append(list, outerFindings(c.Plan)...)
 	}
-	if err := a.withoutLost(err); err != nil {
+	if err != nil {
 		list = append(list, api.Finding{Code: FindingNotObservable, Level: levelError, What: "the kernel could not be looked at: " + err.Error()})
 	}
 	return list
 }
 
-func driftFinding(c reconcile.Change) api.Finding {
-	lines := make([]string, 0, len(c.Plan))
+// innerFindings tell of a workload's namespace, without the default routes that a finding of their own tells of.
+func innerFindings(c reconcile.Change, routesTold bool) []api.Finding {
+	var lines []string
 	for _, s := range c.Plan {
-		lines = append(lines, s.String())
-	}
-	if c.Netns != dataplane.HostNetns {
-		return api.Finding{Code: FindingInnerDrift, Level: levelWarning, What: fmt.Sprintf("inside %s something was changed; to undo it: %s", c.Netns, listed(lines)),
-			Fix: "it is the workload's own: undo it when it was not meant", Fixable: true}
-	}
-	f := api.Finding{Code: FindingDrift, Level: levelError, What: fmt.Sprintf("the kernel differs from what is asked for: %s", listed(lines)), Fix: "flatnet doctor --fix " + FindingDrift, Fixable: true}
-	for _, s := range c.Plan {
-		if y, ok := s.Object.(dataplane.Sysctl); ok && (y.Name == "net/ipv4/ip_forward" || y.Name == "net/ipv6/conf/all/forwarding") {
-			f.Code, f.What, f.Fix = FindingForwarding, "forwarding is off: workloads do not reach beyond this host ("+s.String()+")", "flatnet doctor --fix "+FindingForwarding
+		if r, ok := s.Object.(dataplane.Route); !ok || !routesTold || r.Table != 0 || r.Dest.Bits() != 0 {
+			lines = append(lines, s.String())
 		}
 	}
+	if len(lines) == 0 {
+		return nil
+	}
+	return []api.Finding{{Code: FindingInnerDrift, Level: levelWarning, What: fmt.Sprintf("inside %s something was changed; to undo it: %s", c.Netns, listed(lines)),
+		Fix: "it is the workload's own: undo it when it was not meant", Fixable: true}}
+}
+
+// outerFindings tell of the host's own namespace; what is about forwarding is told by itself.
+func outerFindings(p dataplane.Plan) []api.Finding {
+	var list []api.Finding
+	var lines []string
+	for _, s := range p {
+		if name, ok := forwardSwitch(s.String()); ok {
+			list = append(list, forwardingFinding(name, s))
+		} else {
+			lines = append(lines, s.String())
+		}
+	}
+	if len(lines) > 0 {
+		list = append(list, api.Finding{Code: FindingDrift, Level: levelError, What: "the kernel differs from what is asked for: " + listed(lines), Fix: "flatnet doctor --fix " + FindingDrift, Fixable: true})
+	}
+	return list
+}
+
+// forwardingFinding says why forwarding is off although flatnet sets it, where that can be told.
+func forwardingFinding(name string, s dataplane.Step) api.Finding {
+	f := api.Finding{Code: FindingForwarding, Level: levelError, What: "forwarding is off: workloads do not reach beyond this host (" + s.String() + ")", Owner: checkup.SettingText(sysctlSettings("/"), name)}
+	if err := writable(name); err != nil {
+		f.Owner = strings.TrimSpace(err.Error() + "\n" + f.Owner)
+		f.Fix = s.Command(dataplane.HostNetns)
+		return f
+	}
+	f.Fix, f.Fixable = "flatnet doctor --fix "+FindingForwarding, true
 	return f
+}
+
+// forwardSwitch is the sysctl that a step sets, if it is one that makes the host forward.
+func forwardSwitch(step string) (name string, ok bool) {
+	for _, name := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"} {
+		if strings.Contains(step, " sysctl "+name+"=") {
+			return name, true
+		}
+	}
+	return "", false
 }
 
 func (a *Agent) featureFindings() []api.Finding {
@@ -153,13 +225,14 @@ func (a *Agent) featureFindings() []api.Finding {
 }
 
 // hostFindings are facts of the host that are no fault, but explain surprises.
-func hostFindings(v model.View) []api.Finding {
+func hostFindings(v model.View, foreign []api.Finding) []api.Finding {
 	var list []api.Finding
 	if len(v.Networks) == 0 {
 		return nil
 	}
+	harms := slices.ContainsFunc(foreign, func(f api.Finding) bool { return f.Code == FindingBridgeNF })
 	for _, name := range []string{"bridge-nf-call-iptables", "bridge-nf-call-ip6tables"} {
-		if value, err := os.ReadFile("/proc/sys/net/bridge/" + name); err == nil && strings.TrimSpace(string(value)) == "1" {
+		if value, err := os.ReadFile("/proc/sys/net/bridge/" + name); err == nil && strings.TrimSpace(string(value)) == "1" && !harms {
 			list = append(list, api.Finding{Code: FindingBridgeNF, Level: levelNote, What: name + " is 1: frames between workloads go through iptables and nft forward rules too, and cost more",
 				Owner: "br_netfilter, wanted by Docker and Kubernetes", Fix: "sysctl -w net.bridge." + name + "=0, when nothing on this host needs it"})
 		}
@@ -231,13 +304,13 @@ func (a *Agent) repairInside(ctx context.Context, dryRun bool) ([]api.Step, erro
 		return nil, kernelProblem(err)
 	}
 	done := did(changes)
-	a.event("repaired", "node", fmt.Sprintf("%d steps inside workloads, as asked", len(done)), done...)
+	a.event(eventRepaired, "node", fmt.Sprintf("%d steps inside workloads, as asked", len(done)), done...)
 	return steps(changes), nil
 }
 
 // Status is the daemon's health at a glance, with what doctor finds that is more than a note.
 func (a *Agent) Status(ctx context.Context) (api.Status, error) {
-	findings, err := a.Doctor(ctx)
+	findings, err := a.findings(ctx, false)
 	if err != nil {
 		return api.Status{}, err
 	}

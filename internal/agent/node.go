@@ -96,6 +96,7 @@ func (a *Agent) refreshNode(ctx context.Context) {
 		a.deps.Log.Warn("read the host's links and routes", "err", err)
 		return
 	}
+	a.notePast(ctx, node)
 	if a.begin(ctx) != nil {
 		return
 	}

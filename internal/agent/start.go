@@ -205,5 +205,5 @@ func (a *Agent) note(errs []error) {
 // repaired hears from reconcile what had drifted.
 func (a *Agent) repaired(changes []reconcile.Change) {
 	done := did(changes)
-	a.event("repaired", "node", fmt.Sprintf("%d steps", len(done)), done...)
+	a.event(eventRepaired, "node", fmt.Sprintf("%d steps", len(done)), done...)
 }

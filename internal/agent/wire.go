@@ -9,11 +9,11 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/flatnet/flatnet/api"
+	"github.com/flatnet/flatnet/internal/agent/checkup"
 	"github.com/flatnet/flatnet/internal/agent/metrics"
 	"github.com/flatnet/flatnet/internal/agent/process"
 	"github.com/flatnet/flatnet/internal/agent/socket"
@@ -109,7 +109,7 @@ func Serve(ctx context.Context, o Options) (err error) {
 	a := New(Config{RunDir: o.RunDir, NetnsDir: o.NetnsDir, BootID: boot, Version: o.Version}, Deps{
 		Store: kept, Journal: log, Kernel: host.Kernel, Host: host, Namespaces: namespaces{}, Processes: processes{watcher},
 		Kept:    map[string]Kept{"journal": log, "socket": listener, "notes on namespaces and sysctls": host.Kernel},
-		Foreign: rules{}, Log: o.Log, Remove: func() error { return errors.Join(host.Leave(), removeFiles(o)) },
+		Foreign: rules{}, Surveyor: host.Kernel, Log: o.Log, Remove: func() error { return errors.Join(host.Leave(), removeFiles(o)) },
 	})
 	mux := http.NewServeMux()
 	mux.Handle("/", a.Handler())
@@ -230,42 +230,17 @@ func (h *host) Watch(ctx context.Context, each func(Event)) error {
 type rules struct{}
 
 // Findings says which rules of others drop packets of ours; what may drop them or not is only noted.
-func (rules) Findings(ctx context.Context, v model.View) ([]api.Finding, error) {
+func (rules) Findings(ctx context.Context, v model.View, others []checkup.OtherBridge) ([]api.Finding, error) {
 	all, err := foreign.Read(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return ruleFindings(foreign.Findings(all, foreign.Probes(v))), nil
-}
-
-// ruleFindings has one finding for a rule, with all of our links that it hits.
-func ruleFindings(found []foreign.Finding) []api.Finding {
-	type place struct{ code, what, owner string }
-	links, fixes := map[place][]string{}, map[place][]string{}
-	var order []place
-	for _, f := range found {
-		p := place{f.Code(), f.String(), f.Owner}
-		if links[p] == nil {
-			order = append(order, p)
-		}
-		if !slices.Contains(links[p], f.Link) {
-			links[p] = append(links[p], f.Link)
-		}
-		for line := range strings.SplitSeq(f.Fix, "\n") {
-			if !slices.Contains(fixes[p], line) {
-				fixes[p] = append(fixes[p], line)
-			}
-		}
+	var bridges []foreign.Bridge
+	for _, o := range others {
+		bridges = append(bridges, foreign.Bridge(o))
 	}
-	var list []api.Finding
-	for _, p := range order {
-		level := levelNote
-		if p.code == foreign.CodeDrops {
-			level = levelError
-		}
-		list = append(list, api.Finding{Code: p.code, Level: level, What: strings.Join(links[p], ", ") + ": " + p.what, Owner: p.owner, Fix: strings.Join(fixes[p], "\n")})
-	}
-	return list
+	list := ruleFindings(foreign.Findings(all, foreign.Probes(v)))
+	return append(list, hintFindings(foreign.Hints(all, v.Node, bridges))...), nil
 }
 
 // processes is package process as the agent asks for it.

@@ -214,7 +214,7 @@ func pinned(f Facts) []api.Finding {
 	var list []api.Finding
 	for _, n := range routedNetworks(f.View, 0) {
 		out, known := f.WaysOut[n.Name]
-		if n.Uplink == "" || !known || out == n.Uplink {
+		if n.Uplink == "" || !known || out == n.Uplink || !f.Forward[0] || !f.Switches.Forwards[n.BridgeName()] {
 			continue
 		}
 		found := api.Finding{Code: CodeOtherUplink, Level: warning, Owner: fmt.Sprintf("network %s, uplink %s", n.Name, n.Uplink)}

@@ -64,6 +64,7 @@ func way(f Facts, n model.Network, v family) (via netip.Addr, router string) {
 type OtherBridge struct {
 	Name string
 	Addr netip.Prefix // the host's on it
+	Peer netip.Addr   // somebody on it; zero: nobody is known
 }
 
 // OtherBridges are those with a port, an address that the internet does not route, and no default route by them. Such a bridge
@@ -76,11 +77,23 @@ func OtherBridges(f Facts) []OtherBridge {
 		}
 		for _, p := range l.Addrs {
 			if p.Addr().Is4() && p.Addr().IsPrivate() {
-				list = append(list, OtherBridge{l.Name, p})
+				list = append(list, OtherBridge{l.Name, p, peerOn(f, l.Name, p)})
 			}
 		}
 	}
 	return list
+}
+
+func peerOn(f Facts, bridge string, p netip.Prefix) netip.Addr {
+	for _, o := range f.Others {
+		inner, _ := o.inner()
+		for _, a := range inner.Addrs {
+			if o.Bridge == bridge && p.Masked().Contains(a.Addr()) {
+				return a.Addr()
+			}
+		}
+	}
+	return netip.Addr{}
 }
 
 func isUp(l kernel.LinkInfo) bool { return slices.Contains(l.Flags, "UP") }

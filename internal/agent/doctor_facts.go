@@ -1,0 +1,178 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/flatnet/flatnet/internal/agent/checkup"
+	"github.com/flatnet/flatnet/internal/dataplane"
+	"github.com/flatnet/flatnet/internal/kernel"
+	"github.com/flatnet/flatnet/internal/model"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// namedNetns is where `ip netns` keeps namespaces.
+	namedNetns = "/run/netns"
+	// answerTime is how long a neighbour that was asked for just now may take to answer.
+	answerTime = 500 * time.Millisecond
+)
+
+// facts gathers what package checkup judges. Where the inside of workloads is not asked for, it is quick however many there are.
+func (a *Agent) facts(ctx context.Context, v model.View, inside bool) (checkup.Facts, error) {
+	s := a.deps.Surveyor
+	f := checkup.Facts{View: v, Before: a.past.before(), Sysctls: sysctlSettings("/"), Workloads: map[string]kernel.Space{}}
+	f.Forward = [2]bool{isOn("net/ipv4/ip_forward"), isOn("net/ipv6/conf/all/forwarding")}
+	var err error
+	if f.Host, err = a.survey(ctx, dataplane.HostNetns); err != nil {
+		return f, err
+	}
+	if f.Switches, err = s.Switches(ctx); err != nil {
+		return f, err
+	}
+	f.WaysOut = a.waysOut(ctx, v)
+	if !inside {
+		return f, nil
+	}
+	for name, w := range v.Workloads {
+		if w.Sharing == model.Own && w.Netns != "" && !w.Process.Exited {
+			if space, err := s.Survey(ctx, w.Netns); err == nil { // else it is gone, which is told elsewhere
+				f.Workloads[name] = space
+			}
+		}
+	}
+	f.Others, err = a.others(ctx, f.Host)
+	return f, err
+}
+
+// survey reads a namespace. When the gateway of its default route was asked for and has not answered yet it looks once more: as
+// long as packets go there the kernel asks again and again, and hardly ever says that it failed.
+func (a *Agent) survey(ctx context.Context, netns string) (kernel.Space, error) {
+	first, err := a.deps.Surveyor.Survey(ctx, netns)
+	if err != nil || len(unanswered(first)) == 0 {
+		return first, err
+	}
+	pause(ctx, answerTime)
+	second, err := a.deps.Surveyor.Survey(ctx, netns)
+	still := unanswered(second)
+	for _, i := range unanswered(first) {
+		for _, j := range still {
+			if first.Neighbours[i].Addr == second.Neighbours[j].Addr && first.Neighbours[i].Link == second.Neighbours[j].Link {
+				second.Neighbours[j].State = "FAILED"
+			}
+		}
+	}
+	return second, err
+}
+
+// unanswered are the places of gateways that are being asked for.
+func unanswered(s kernel.Space) []int {
+	var list []int
+	for i, n := range s.Neighbours {
+		isGateway := slices.ContainsFunc(s.Defaults, func(d kernel.DefaultRoute) bool {
+			return slices.Contains(d.Hops, kernel.DefaultHop{Via: n.Addr, Link: n.Link})
+		})
+		if isGateway && n.State == "INCOMPLETE" {
+			list = append(list, i)
+		}
+	}
+	return list
+}
+
+// others are namespaces that somebody plugged into bridges of the host.
+func (a *Agent) others(ctx context.Context, host kernel.Space) ([]checkup.Other, error) {
+	ports, err := a.deps.Surveyor.Attached(ctx, namedNetns)
+	var list []checkup.Other
+	for _, at := range ports {
+		bridge := masterOf(host, at.Link)
+		if bridge == "" {
+			continue
+		}
+		if space, err := a.survey(ctx, at.Netns); err == nil { // else it has gone meanwhile
+			list = append(list, checkup.Other{Attachment: at, Bridge: bridge, Space: space})
+		}
+	}
+	return list, err
+}
+
+func masterOf(s kernel.Space, link string) string {
+	for _, l := range s.Links {
+		if l.Name == link {
+			return l.Master
+		}
+	}
+	return ""
+}
+
+// waysOut asks the kernel where it would send what networks with an uplink of their own send to the outside.
+func (a *Agent) waysOut(ctx context.Context, v model.View) map[string]string {
+	outside := netip.AddrFrom4([4]byte{198, 51, 100, 1}) // RFC 5737: nobody's
+	ways := map[string]string{}
+	for name, n := range v.Networks {
+		if !n.Active || n.Uplink == "" || !n.Routes() {
+			continue
+		}
+		for _, s := range n.Subnets {
+			if !s.Prefix.Addr().Is4() {
+				continue
+			}
+			link, err := a.deps.Surveyor.WayOut(ctx, n.BridgeName(), someoneIn(s), outside)
+			if err == nil || errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) {
+				ways[name] = link
+			}
+		}
+	}
+	return ways
+}
+
+func someoneIn(s model.Subnet) netip.Addr {
+	a := s.Prefix.Masked().Addr().Next()
+	if a == s.Gateway {
+		a = a.Next()
+	}
+	return a
+}
+
+func isOn(sysctl string) bool {
+	value, err := os.ReadFile(filepath.Join("/proc/sys", sysctl))
+	return err == nil && strings.TrimSpace(string(value)) != "0"
+}
+
+// sysctlSettings are what files below root set of forwarding when the machine starts, or when somebody calls sysctl --system.
+func sysctlSettings(root string) []checkup.Setting {
+	files := []string{filepath.Join(root, "etc/sysctl.conf")}
+	for _, dir := range []string{"usr/lib/sysctl.d", "run/sysctl.d", "etc/sysctl.d"} {
+		some, _ := filepath.Glob(filepath.Join(root, dir, "*.conf")) // the pattern is well formed
+		files = append(files, some...)
+	}
+	var list []checkup.Setting
+	for _, file := range files {
+		text, _ := os.ReadFile(file) // a file that is not there sets nothing
+		number := 0
+		for line := range strings.Lines(string(text)) {
+			number++
+			name, value, ok := strings.Cut(strings.TrimSpace(line), "=")
+			name = strings.ReplaceAll(strings.TrimLeft(strings.TrimSpace(name), "-"), ".", "/")
+			if ok && strings.Contains(name, "forward") {
+				list = append(list, checkup.Setting{File: file, Line: number, Text: strings.TrimSpace(line), Name: name, Value: strings.TrimSpace(value)})
+			}
+		}
+	}
+	return list
+}
+
+// writable says why a sysctl can't be set; nil when it can.
+func writable(name string) error {
+	f, err := os.OpenFile(filepath.Join("/proc/sys", name), os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("flatnetd can't set it: %w", err)
+	}
+	return f.Close()
+}
