@@ -51,21 +51,28 @@ func (c *execute) run(ctx context.Context, args []string, _ io.Writer) error {
 
 // mustRun refuses a workload that there is nothing to enter of: a command for it would run on the host's network.
 func mustRun(w api.Workload) error {
-	p := api.Problem{Code: api.CodeNotRunning, Fix: "remove it and start a new one", Example: "flatnet rm " + w.Name}
-	shared, joins := strings.CutPrefix(w.Sharing, "container:")
 	switch {
 	case w.State == "exited" && w.Process.Code < 0:
-		p.Reason = fmt.Sprintf("workload %q does not run (exited while nobody looked)", w.Name)
+		return notRunning(w, "does not run (exited while nobody looked)")
 	case w.State == "exited":
-		p.Reason = fmt.Sprintf("workload %q does not run (exited with status %d)", w.Name, w.Process.Code)
-	case w.Netns == "" && joins:
-		p.Reason = fmt.Sprintf("workload %q has no network namespace any more: that of workload %q, which it shares, is gone", w.Name, shared)
+		return notRunning(w, fmt.Sprintf("does not run (exited with status %d)", w.Process.Code))
 	case w.Netns == "":
-		p.Reason = fmt.Sprintf("workload %q has no network namespace any more", w.Name)
-	default:
-		return nil
+		return noNamespace(w)
 	}
-	return api.Fail(api.ExitConflict, p)
+	return nil
+}
+
+func notRunning(w api.Workload, why string) error {
+	return api.Fail(api.ExitConflict, api.Problem{Code: api.CodeNotRunning, Reason: fmt.Sprintf("workload %q %s", w.Name, why),
+		Fix: "remove it and start a new one", Example: "flatnet rm " + w.Name})
+}
+
+func noNamespace(w api.Workload) error {
+	why := "has no network namespace any more"
+	if shared, joins := strings.CutPrefix(w.Sharing, "container:"); joins {
+		why += fmt.Sprintf(": that of workload %q, which it shares, is gone", shared)
+	}
+	return notRunning(w, why)
 }
 
 func execIn(a *app, w api.Workload, args []string) error {

@@ -411,6 +411,25 @@ func TestNotRootIsToldBeforeAnythingIsMade(t *testing.T) {
 	}
 }
 
+// A namespace may be gone before the daemon notices: exec says what the daemon would.
+func TestExecInANamespaceThatIsGone(t *testing.T) {
+	d, socket := hostFor(t)
+	unmounted := filepath.Join(t.TempDir(), "netns")
+	write(t, unmounted, "")
+	for name, w := range map[string]api.Workload{
+		"deleted": {State: "running", Netns: "/run/netns/nothing-here"}, "unmounted": {State: "created", Netns: unmounted},
+		"beside": {State: "created", Sharing: "container:deleted", Netns: "/run/netns/nothing-here"},
+	} {
+		w.Name = name
+		d.put(w)
+		out, errs, code := flatnet(t, socket, "exec", name, "echo", "started")
+		want := "error FN2119: workload \"" + name + "\" has no network namespace any more"
+		if code != api.ExitConflict || out != "" || !strings.HasPrefix(errs, want) || !strings.Contains(errs, "flatnet rm "+name) {
+			t.Errorf("%s: exit %d, output %q, stderr %s", name, code, out, errs)
+		}
+	}
+}
+
 // What a workload's path leads to may be the host's own namespace, whatever the reason: then no command is started.
 func TestNoCommandStartsInTheHostsNamespace(t *testing.T) {
 	d, socket := hostFor(t)

@@ -32,8 +32,8 @@ func viewOf(w api.Workload) (view, error) {
 	if w.Sharing == "host" {
 		return v, nil
 	}
-	if v.Netns = w.Netns; v.Netns == "" {
-		return view{}, fmt.Errorf("workload %q has no network namespace to enter", w.Name)
+	if v.Netns = w.Netns; v.Netns == "" || isGone(v.Netns) { // the daemon may not have noticed
+		return view{}, noNamespace(w)
 	}
 	v.Files = map[string]string{}
 	for over, file := range map[string]string{"/etc/resolv.conf": w.Files.ResolvConf, "/etc/hosts": w.Files.Hosts} {
@@ -42,6 +42,13 @@ func viewOf(w api.Workload) (view, error) {
 		}
 	}
 	return v, nil
+}
+
+// isGone reports whether there is no namespace at a path any more: nothing, or the empty file that it was mounted on.
+func isGone(path string) bool {
+	var fs unix.Statfs_t
+	err := unix.Statfs(path, &fs)
+	return errors.Is(err, unix.ENOENT) || err == nil && fs.Type != unix.NSFS_MAGIC
 }
 
 // enter changes the calling thread's namespaces; the caller has locked it and is about to exec. It returns what could not
