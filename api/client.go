@@ -115,6 +115,16 @@ func (c *Client) DeleteWorkload(ctx context.Context, name string, how ...Option)
 	return call[Changed[Workload]](ctx, c, http.MethodDelete, path("workloads", name)+query(how), nil)
 }
 
+// Connect attaches a workload to one more network while it runs.
+func (c *Client) Connect(ctx context.Context, workload string, s EndpointSpec, how ...Option) (Changed[Workload], error) {
+	return call[Changed[Workload]](ctx, c, http.MethodPost, path("workloads", workload, "endpoints")+query(how), s)
+}
+
+// Disconnect takes a workload off a network; with Force also when ports are published by it.
+func (c *Client) Disconnect(ctx context.Context, workload, network string, how ...Option) (Changed[Workload], error) {
+	return call[Changed[Workload]](ctx, c, http.MethodDelete, path("workloads", workload, "endpoints", network)+query(how), nil)
+}
+
 // ReportProcess tells the daemon which command was started in a workload, or how it ended.
 func (c *Client) ReportProcess(ctx context.Context, name string, p Process) (Workload, error) {
 	return call[Workload](ctx, c, http.MethodPost, path("workloads", name, "process"), p)

@@ -16,6 +16,8 @@
 //	POST   /workloads                     WorkloadSpec → Changed[Workload]
 //	GET    /workloads/NAME                Workload
 //	DELETE /workloads/NAME                Changed[Workload]     ?force=true also ends its processes
+//	POST   /workloads/NAME/endpoints      EndpointSpec → Changed[Workload]     one more network, while it runs
+//	DELETE /workloads/NAME/endpoints/NET  Changed[Workload]     ?force=true also takes the ports published by it
 //	POST   /workloads/NAME/process        Process → Workload    the command started in it, or ended
 //	POST   /workloads/NAME/stop           Stop → Workload       TERM, then KILL after the time-out
 //	GET    /forwards                      []Forward

@@ -152,6 +152,9 @@ type Endpoint struct {
 	PID      int      `json:"pid,omitempty"`
 	Guard    bool     `json:"guard"`
 	Isolated bool     `json:"isolated,omitempty"`
+	Priority int      `json:"priority,omitempty"`
+	// DefaultRoute says that the workload leaves by this endpoint, with IPv4 or IPv6 or both.
+	DefaultRoute bool `json:"defaultRoute,omitempty"`
 }
 
 // ForwardSpec asks for a published port.

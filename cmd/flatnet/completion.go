@@ -48,6 +48,16 @@ func (a *app) complete(names func(context.Context, *api.Client) []string) cobra.
 	}
 }
 
+// completeEach completes the first argument with the first names, the second with the second, and no more.
+func (a *app) completeEach(names ...func(context.Context, *api.Client) []string) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+		if len(args) >= len(names) {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return a.complete(names[len(args)])(cmd, args, typed)
+	}
+}
+
 func words(w ...string) cobra.CompletionFunc {
 	return cobra.FixedCompletions(w, cobra.ShellCompDirectiveNoFileComp)
 }

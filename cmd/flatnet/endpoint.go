@@ -56,6 +56,8 @@ func (c *epLs) run(ctx context.Context, _ []string, stdout io.Writer) error {
 			{"GATEWAY", true, func(e api.Endpoint) string { return strings.Join(e.Gateways, ",") }},
 			{"GUARD", true, func(e api.Endpoint) string { return yesNo(e.Guard) }},
 			{"ISOLATED", true, func(e api.Endpoint) string { return yesNo(e.Isolated) }},
+			{"PRIORITY", true, func(e api.Endpoint) string { return strconv.Itoa(e.Priority) }},
+			{"DEFAULT", true, func(e api.Endpoint) string { return yesNo(e.DefaultRoute) }},
 		},
 		name: endpointName,
 	}.show(stdout, c.list, eps)
@@ -135,5 +137,6 @@ func endpointFacts(e api.Endpoint) []fact {
 		{"endpoint", []string{endpointName(e)}}, {"network", []string{e.Network}}, {"ip", e.IPs}, {"gateway", e.Gateways},
 		{"mac", []string{e.MAC}}, {"link on the host", []string{e.HostLink}}, {"link inside", []string{e.IfName}},
 		{"netns", []string{e.Netns}}, {"pid", []string{pidCell(e.PID)}}, {"guard", []string{yesNo(e.Guard)}}, {"isolated", []string{yesNo(e.Isolated)}},
+		{"priority", []string{strconv.Itoa(e.Priority)}}, {"default route", []string{yesNo(e.DefaultRoute)}},
 	}
 }

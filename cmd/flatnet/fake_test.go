@@ -70,6 +70,8 @@ func (d *fakeDaemon) handler() http.Handler {
 	on("POST /v1/workloads", d.create)
 	on("DELETE /v1/workloads/{name}", d.remove)
 	on("POST /v1/workloads/{name}/process", d.process)
+	on("POST /v1/workloads/{name}/endpoints", d.rewire)
+	on("DELETE /v1/workloads/{name}/endpoints/{network}", d.rewire)
 	on("POST /v1/workloads/{name}/stop", func(r *http.Request, _ []byte) any { return d.find(r.PathValue("name")) })
 	on("GET /v1/forwards", func(*http.Request, []byte) any { return fixedForwards() })
 	on("POST /v1/forwards", func(*http.Request, []byte) any {
@@ -174,6 +176,15 @@ func (d *fakeDaemon) remove(r *http.Request, _ []byte) any {
 	return api.Changed[api.Workload]{Object: w, Steps: fixedSteps()[2:]}
 }
 
+// rewire answers as if the endpoint had come or gone.
+func (d *fakeDaemon) rewire(r *http.Request, _ []byte) any {
+	w, ok := d.workloads[r.PathValue("name")]
+	if !ok {
+		return notFound("workload", r.PathValue("name"))
+	}
+	return api.Changed[api.Workload]{Object: w, Steps: fixedSteps()[2:]}
+}
+
 func (d *fakeDaemon) process(r *http.Request, body []byte) any {
 	var p api.Process
 	_ = json.Unmarshal(body, &p)
@@ -267,7 +278,7 @@ func fixedNetworks() []api.Network {
 func fixedWorkloads() map[string]api.Workload {
 	web := api.Workload{Name: "web", State: "running", Netns: "/run/netns/web", Created: epoch, Process: api.Process{PID: 4711, Command: "python3 -m http.server 80 --directory /srv/very/long"},
 		Endpoints: []api.Endpoint{
-			{Workload: "web", Network: "default", IfName: "eth0", HostLink: "fv-web", MAC: "02:11:22:33:44:55", IPs: []string{"10.66.0.2/24", "fd66::2/64"}, Gateways: []string{"10.66.0.1"}, Netns: "/run/netns/web", PID: 4711, Guard: true},
+			{Workload: "web", Network: "default", IfName: "eth0", HostLink: "fv-web", MAC: "02:11:22:33:44:55", IPs: []string{"10.66.0.2/24", "fd66::2/64"}, Gateways: []string{"10.66.0.1"}, Netns: "/run/netns/web", PID: 4711, Guard: true, DefaultRoute: true},
 			{Workload: "web", Network: "lab", IfName: "eth1", HostLink: "fv.abc", MAC: "02:11:22:33:44:66", IPs: []string{"10.8.0.64/24"}, Netns: "/run/netns/web", PID: 4711, Isolated: true},
 		},
 		Forwards: fixedForwards()[:1], Labels: map[string]string{"tier": "front"}}

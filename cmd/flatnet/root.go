@@ -40,7 +40,7 @@ func newRoot(a *app) *cobra.Command {
 		}
 	}
 	add("look", newStatus(a), newDoctor(a), newPlan(a), newEvents(a), newShow(a))
-	add("net", newNet(a), newEndpoint(a))
+	add("net", newNet(a), newEndpoint(a), newConnect(a, "flatnet"), newDisconnect(a, "flatnet"))
 	add("work", newRun(a), newExec(a), newPs(a), newLogs(a), newStop(a), newRm(a))
 	add("files", newApply(a), newDiff(a), newGet(a))
 	add("host", newUninstall(a), newVersion(a), newCompletion(a))

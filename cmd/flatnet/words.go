@@ -10,11 +10,9 @@ import (
 func wordOfOthers(group, word string) string {
 	if group == "net" {
 		return map[string]string{
-			"destroy":    "flatnet net stop NAME, or for good flatnet net rm NAME",
-			"connect":    attachLater,
-			"disconnect": attachLater,
-			"edit":       "change the file and apply it: flatnet get network NAME, flatnet apply -f FILE",
-			"dumpxml":    "flatnet get network NAME",
+			"destroy": "flatnet net stop NAME, or for good flatnet net rm NAME",
+			"edit":    "change the file and apply it: flatnet get network NAME, flatnet apply -f FILE",
+			"dumpxml": "flatnet get network NAME",
 		}[word]
 	}
 	if group != "flatnet" {
@@ -28,22 +26,19 @@ func wordOfOthers(group, word string) string {
 		}[virsh]
 	}
 	return map[string]string{
-		"port":       "flatnet net forward ls",
-		"forward":    "flatnet net forward add, ls or rm",
-		"inspect":    "flatnet net inspect NAME, flatnet ep inspect NAME, flatnet ps --format json",
-		"start":      "a workload starts with its command: flatnet run -d --name NAME -- COMMAND; a network: flatnet net start NAME",
-		"restart":    "remove it and start it again: flatnet rm -f NAME, flatnet run -d --name NAME -- COMMAND",
-		"kill":       "flatnet stop -t 1 NAME, or with the workload: flatnet rm -f NAME",
-		"connect":    attachLater,
-		"disconnect": attachLater,
-		"attach":     attachLater,
-		"top":        "flatnet ps",
-		"list":       "flatnet ps, flatnet net ls",
-		"ls":         "flatnet ps, flatnet net ls",
+		"port":    "flatnet net forward ls",
+		"forward": "flatnet net forward add, ls or rm",
+		"inspect": "flatnet net inspect NAME, flatnet ep inspect NAME, flatnet ps --format json",
+		"start":   "a workload starts with its command: flatnet run -d --name NAME -- COMMAND; a network: flatnet net start NAME",
+		"restart": "remove it and start it again: flatnet rm -f NAME, flatnet run -d --name NAME -- COMMAND",
+		"kill":    "flatnet stop -t 1 NAME, or with the workload: flatnet rm -f NAME",
+		"attach":  "flatnet connect NET WORKLOAD",
+		"detach":  "flatnet disconnect NET WORKLOAD",
+		"top":     "flatnet ps",
+		"list":    "flatnet ps, flatnet net ls",
+		"ls":      "flatnet ps, flatnet net ls",
 	}[word]
 }
-
-const attachLater = "a workload is attached when it is started: flatnet run --network NET -- COMMAND"
 
 // dockerTerminal takes docker's -i and -t, which ask for what a command here has anyway.
 func dockerTerminal(cmd *cobra.Command) {

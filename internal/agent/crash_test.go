@@ -124,7 +124,7 @@ func crashStories() []crashStory {
 
 // TestTheNextStartConverges lets the daemon die before every single effect of every kind of change.
 func TestTheNextStartConverges(t *testing.T) {
-	for _, s := range crashStories() {
+	for _, s := range append(crashStories(), liveStories()...) {
 		t.Run(strings.ReplaceAll(s.name, " ", "-"), func(t *testing.T) {
 			for n := 0; ; n++ {
 				if !s.dieAfter(t, n) {

@@ -68,11 +68,7 @@ func (a *Agent) forwardEvents(typ string, list []model.Forward, steps []api.Step
 	if len(list) == 0 {
 		return
 	}
-	names := make([]string, len(list))
-	for i, f := range list {
-		names[i] = f.Name()
-	}
-	a.event(typ, "forward/"+names[0], listed(names), steps...)
+	a.event(typ, "forward/"+list[0].Name(), listed(forwardNames(list)), steps...)
 }
 
 // newForwards reads and checks forwards against what exists and against each other.

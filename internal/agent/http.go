@@ -133,6 +133,16 @@ func (a *Agent) workloadRoutes(handle handle) {
 		}
 		return a.StopWorkload(r.Context(), r.PathValue("name"), timeout, isSet(r, force))
 	}, force)
+	handle("POST /v1/workloads/{name}/endpoints", func(r *http.Request) (any, error) {
+		var spec api.EndpointSpec
+		if err := socket.Body(r, &spec); err != nil {
+			return nil, err
+		}
+		return a.Connect(r.Context(), r.PathValue("name"), spec, isSet(r, dryRun))
+	}, dryRun)
+	handle("DELETE /v1/workloads/{name}/endpoints/{network}", func(r *http.Request) (any, error) {
+		return a.Disconnect(r.Context(), r.PathValue("name"), r.PathValue("network"), isSet(r, force), isSet(r, dryRun))
+	}, dryRun, force)
 }
 
 func stopTimeout(s api.Stop) (time.Duration, error) {

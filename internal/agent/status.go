@@ -190,7 +190,7 @@ func (a *Agent) describeEndpoint(w model.Workload, e model.Endpoint) api.Endpoin
 	n := a.state.view.Networks[e.Network]
 	d := api.Endpoint{
 		Workload: w.Name, Network: e.Network, IfName: e.IfName, MAC: e.MAC.String(), Netns: a.netnsOf(w), IPs: []string{},
-		Guard: !e.NoGuard && !n.NoGuard, Isolated: e.Isolated,
+		Guard: !e.NoGuard && !n.NoGuard, Isolated: e.Isolated, Priority: e.Priority, DefaultRoute: a.carriesDefault(w, e),
 	}
 	if n.HasBridge() {
 		d.HostLink = model.HostLinkName(w.Name, e.IfName)
@@ -210,6 +210,16 @@ func (a *Agent) describeEndpoint(w model.Workload, e model.Endpoint) api.Endpoin
 		}
 	}
 	return d
+}
+
+// carriesDefault reports whether a workload leaves by the endpoint.
+func (a *Agent) carriesDefault(w model.Workload, e model.Endpoint) bool {
+	for _, v6 := range []bool{false, true} {
+		if out, ok := a.state.view.Gateway(w, v6); ok && out.Network == e.Network && a.state.view.Networks[e.Network].Active {
+			return true
+		}
+	}
+	return false
 }
 
 func (a *Agent) describeForward(f model.Forward) api.Forward {
