@@ -108,25 +108,39 @@ func (d *duplicateSearch) inWorkloads() {
 		if !ok {
 			continue
 		}
-		l, _ := linkOf(d.Workloads[name], e.IfName)
-		for _, p := range l.Addrs {
-			if c, ours := d.claims[p.Addr()]; ours && c.who != "workload "+name {
-				d.tell(p.Addr(), fmt.Sprintf("workload %s, by hand at %s", name, l.Name), enter(w.Netns, fmt.Sprintf("ip address del %s dev %s", p, l.Name)))
+		for _, l := range d.Workloads[name].Links {
+			if _, other := endpointAt(w, l.Name); other && l.Name != e.IfName {
+				continue // of another network
+			}
+			for _, p := range l.Addrs {
+				if c, ours := d.claims[p.Addr()]; ours && c.who != "workload "+name {
+					d.tell(p.Addr(), fmt.Sprintf("workload %s, by hand at %s", name, l.Name), enter(w.Netns, fmt.Sprintf("ip address del %s dev %s", p, l.Name)))
+				}
 			}
 		}
 	}
 }
 
-// inOthers: a namespace that was plugged into the bridge by hand has one.
+func endpointAt(w model.Workload, ifname string) (model.Endpoint, bool) {
+	for _, e := range w.Endpoints {
+		if e.IfName == ifname {
+			return e, true
+		}
+	}
+	return model.Endpoint{}, false
+}
+
+// inOthers: a namespace that was plugged into the bridge by hand has one. It answers for those of all its links (arp_ignore).
 func (d *duplicateSearch) inOthers() {
 	for _, o := range d.Others {
-		l, ok := o.inner()
-		if !ok || o.Bridge != d.network.BridgeName() {
+		if o.Bridge != d.network.BridgeName() {
 			continue
 		}
-		for _, p := range l.Addrs {
-			if _, ours := d.claims[p.Addr()]; ours {
-				d.tell(p.Addr(), fmt.Sprintf("namespace %s, plugged in by hand at %s", o.Netns, o.Link), enter(o.Netns, fmt.Sprintf("ip address del %s dev %s", p, l.Name)))
+		for _, l := range o.Space.Links {
+			for _, p := range l.Addrs {
+				if _, ours := d.claims[p.Addr()]; ours {
+					d.tell(p.Addr(), fmt.Sprintf("namespace %s, plugged in by hand at %s", o.Netns, o.Link), enter(o.Netns, fmt.Sprintf("ip address del %s dev %s", p, l.Name)))
+				}
 			}
 		}
 	}
