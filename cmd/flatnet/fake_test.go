@@ -80,6 +80,7 @@ func (d *fakeDaemon) handler() http.Handler {
 	on("DELETE /v1/forwards", func(*http.Request, []byte) any { return api.Changed[[]api.Forward]{Steps: fixedSteps()[2:]} })
 	on("POST /v1/apply", applyAll)
 	on("GET /v1/manifests", func(*http.Request, []byte) any { return fixedManifests() })
+	on("GET /v1/show/{kind}", func(r *http.Request, _ []byte) any { return fixedShow(r) })
 	on("GET /v1/plan", func(*http.Request, []byte) any { return fixedSteps() })
 	on("POST /v1/repair", func(*http.Request, []byte) any { return fixedSteps() })
 	on("GET /v1/doctor", func(*http.Request, []byte) any { return fixedFindings() })

@@ -15,6 +15,9 @@ func wordOfOthers(group, word string) string {
 			"dumpxml": "flatnet get network NAME",
 		}[word]
 	}
+	if group == "show" {
+		return "bridges, routes, links, neigh or nft; a network: flatnet net inspect NAME, a workload: flatnet ep inspect NAME"
+	}
 	if group != "flatnet" {
 		return ""
 	}
