@@ -18,10 +18,8 @@ import (
 	"github.com/flatnet/flatnet/internal/kernel/nft"
 )
 
-// Part is one half of the host's dataplane, done in a package of its own.
+// Part is a part of the host's dataplane, done in a package of its own.
 type Part interface {
-	// Observe returns all that is ours.
-	Observe(ctx context.Context) ([]dataplane.Object, error)
 	Apply(ctx context.Context, p dataplane.Plan) error
 	Close() error
 }
@@ -29,21 +27,30 @@ type Part interface {
 // Nft is the part with tables, chains, rules, sets and elements: an *nft.Conn. Its Apply does all steps or none.
 type Nft interface {
 	Part
+	// Observe returns all that is ours, for the caller to keep. What it knows without reading it need not read, but afresh.
+	Observe(ctx context.Context, afresh bool) (dataplane.State, error)
 	Watch(ctx context.Context, each func(nft.Change)) error
+}
+
+// BPF is the part with programs and what they look up: a *bpf.Conn.
+type BPF interface {
+	Part
+	// Observe returns all that is ours.
+	Observe(ctx context.Context) ([]dataplane.Object, error)
 }
 
 // Config says what a Kernel needs.
 type Config struct {
 	RunDir string // a directory of ours for marks that the kernel can't hold; its content is worthless after a reboot
 	Nft    Nft    // nil: the host has no nft objects
-	BPF    Part   // programs and their elements, a *bpf.Conn; nil: the host has none
+	BPF    BPF    // nil: the host has no programs
 }
 
 // Kernel is this machine's kernel, seen from the network namespace that New was called in: "the host". Its methods may be
 // called concurrently.
 type Kernel struct {
 	nft      Nft
-	bpf      Part
+	bpf      BPF
 	host     *netlink.Conn
 	hostNS   *os.File
 	owned    *netns.Owned

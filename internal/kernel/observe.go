@@ -70,6 +70,7 @@ type observation struct {
 	foreignPorts []link // links of others with a master
 	others       []dataplane.Object
 	confs        []dataplane.Object // sysctls from links' messages
+	nft          dataplane.State    // of which there is the most, so that the rest is added to it
 }
 
 // links reads all links, as names are needed of those that are not ours too.
@@ -138,8 +139,15 @@ func (k *Kernel) observeHost(ctx context.Context, o *observation) error {
 	for _, path := range k.owned.List() {
 		o.others = append(o.others, dataplane.Netns{Path: path})
 	}
-	for _, p := range k.parts() {
-		objects, err := p.Observe(ctx)
+	if k.nft != nil {
+		state, err := k.nft.Observe(ctx, false)
+		if err != nil {
+			return err
+		}
+		o.nft = state
+	}
+	if k.bpf != nil {
+		objects, err := k.bpf.Observe(ctx)
 		if err != nil {
 			return err
 		}
@@ -149,7 +157,10 @@ func (k *Kernel) observeHost(ctx context.Context, o *observation) error {
 }
 
 func (k *Kernel) stateOf(o *observation) dataplane.State {
-	state := make(dataplane.State, len(o.ours)+len(o.others)+len(o.confs))
+	state := o.nft
+	if state == nil {
+		state = make(dataplane.State, len(o.ours)+len(o.others)+len(o.confs))
+	}
 	k.memory.with(o.netns, func(r *remembered) {
 		r.index = max(r.index, o.highest+1)
 		for i := range o.ours {

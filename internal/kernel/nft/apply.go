@@ -26,6 +26,10 @@ func (c *Conn) Apply(ctx context.Context, plan dataplane.Plan) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.known.foresees(plan) && !deletesManyRanges(plan) && c.applyKnown(ctx, plan) == nil {
+		return nil
+	}
+	c.known = known{}
 	err := c.apply(ctx, plan)
 	for n := 0; n < attempts && isStale(err); n++ {
 		var settled bool
@@ -59,6 +63,16 @@ func isStale(err error) bool {
 	return false
 }
 
+// applyKnown has the kernel refuse the transaction when the ruleset is no longer the known one. What it changes is known too,
+// whatever others do from then on.
+func (c *Conn) applyKnown(ctx context.Context, plan dataplane.Plan) error {
+	err := c.send(ctx, compile(plan, &snapshot{generation: c.known.generation}))
+	if err == nil {
+		c.known.take(plan)
+	}
+	return err
+}
+
 // apply trusts that the plan fits what is there. Only chains are read first, when rules change.
 func (c *Conn) apply(ctx context.Context, plan dataplane.Plan) error {
 	if replacesContainers(plan) || deletesManyRanges(plan) {
@@ -81,10 +95,11 @@ func (c *Conn) reapply(ctx context.Context, plan dataplane.Plan) (settled bool, 
 	if err != nil {
 		return true, err
 	}
-	have := dataplane.State{}
-	if err := have.Put(seen.objects...); err != nil {
-		return true, fmt.Errorf("nft: %w", err)
+	found, err := seen.known()
+	if err != nil {
+		return true, err
 	}
+	have := found.state
 	want := withoutOrphans(plan.Apply(have), plan)
 	rest := dataplane.Diff(want, have)
 	tx := compile(rest, seen)

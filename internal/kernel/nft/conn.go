@@ -29,8 +29,9 @@ type Config struct {
 type Conn struct {
 	notified *nfnl.Socket // for Watch only
 
-	mu   sync.Mutex
-	sock *nfnl.Socket
+	mu    sync.Mutex
+	sock  *nfnl.Socket
+	known known
 }
 
 // New opens the connection. From then on it takes note of what others change, for Watch. It needs CAP_NET_ADMIN.

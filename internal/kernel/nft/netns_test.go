@@ -51,17 +51,21 @@ func nftCLI(t *testing.T, args ...string) string {
 	return string(out)
 }
 
+// observe checks on the way that what the Conn knows without reading is what it would read.
 func observe(t *testing.T, c *Conn) dataplane.State {
 	t.Helper()
-	objects, err := c.Observe(ctx(t))
+	known, err := c.Observe(ctx(t), false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := dataplane.State{}
-	if err := s.Put(objects...); err != nil {
+	seen, err := c.read(ctx(t))
+	if err != nil {
 		t.Fatal(err)
 	}
-	return s
+	if d := dataplane.Diff(state(t, seen.objects...), known); len(d) > 0 {
+		t.Fatalf("what is known is not what is there; it would take %d steps, among them:\n%s", len(d), d[:min(len(d), 20)])
+	}
+	return known
 }
 
 func apply(t *testing.T, c *Conn, p dataplane.Plan) {

@@ -131,10 +131,8 @@ func TestObserveWhileOthersChange(t *testing.T) {
 	for range 20 {
 		done := make(chan dataplane.State)
 		go func() {
-			s := dataplane.State{}
-			if objects, err := c.Observe(ctx(t)); err != nil {
-				t.Error(err)
-			} else if err := s.Put(objects...); err != nil {
+			s, err := c.Observe(ctx(t), true)
+			if err != nil {
 				t.Error(err)
 			}
 			done <- s
@@ -160,7 +158,9 @@ func BenchmarkThousandElements(b *testing.B) {
 		start := time.Now()
 		apply(t, c, there)
 		added := time.Now()
-		observe(t, c)
+		if _, err := c.Observe(ctx(t), true); err != nil {
+			b.Fatal(err)
+		}
 		observed := time.Now()
 		apply(t, c, back)
 		add, obs, del = add+added.Sub(start), obs+observed.Sub(added), del+time.Since(observed)

@@ -14,17 +14,27 @@ import (
 // reads bounds how often a ruleset that changes under our eyes is read again.
 const reads = 20
 
-// Observe returns every object of our two tables. What nobody could want is returned as what it isn't: a rule that we did not
+// Observe returns every object of our two tables. They are read only when somebody else changed the ruleset, or we did in a
+// way whose outcome was not sure, since the last Observe; when afresh, in any case. What nobody could want is returned as what it isn't: a rule that we did not
 // write as one with the comment "foreign rule", a chain whose policy is not accept with another type, a set of types that we
 // don't have without types, a table that was put to sleep not at all.
-func (c *Conn) Observe(ctx context.Context) ([]dataplane.Object, error) {
+func (c *Conn) Observe(ctx context.Context, afresh bool) (dataplane.State, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	seen, err := c.read(ctx)
+	now, err := c.generation(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return seen.objects, nil
+	if afresh || now != c.known.generation {
+		seen, err := c.read(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if c.known, err = seen.known(); err != nil {
+			return nil, err
+		}
+	}
+	return c.known.copy(), nil
 }
 
 // snapshot is our tables at one generation of the ruleset.
@@ -32,6 +42,14 @@ type snapshot struct {
 	generation uint32
 	objects    []dataplane.Object
 	chains     chainRules
+}
+
+func (s *snapshot) known() (known, error) {
+	state := make(dataplane.State, len(s.objects))
+	if err := state.Put(s.objects...); err != nil {
+		return known{}, fmt.Errorf("nft: %w", err)
+	}
+	return known{s.generation, state}, nil
 }
 
 // chainRules are the rules that we recognised, by the position they were written for: what a chain is rewritten from.
