@@ -84,7 +84,8 @@ type Listener struct {
 // Event is a change of the host's namespace.
 type Event struct {
 	Hint    reconcile.Hint
-	Foreign bool // it concerns links, addresses or routes that are not ours
+	Foreign bool   // it concerns links, addresses or routes that are not ours
+	By      string // who did it, as nft[4711], when the kernel tells
 }
 
 // Namespaces looks at namespaces that others made.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/flatnet/flatnet/api"
 	"github.com/flatnet/flatnet/internal/agent/checkup"
+	"github.com/flatnet/flatnet/internal/dataplane"
 	"github.com/flatnet/flatnet/internal/kernel"
 	"github.com/flatnet/flatnet/internal/model"
 )
@@ -21,6 +22,22 @@ type past struct {
 	facts []model.HostRoute       // what the node told, when it was looked at
 	now   [2]*kernel.DefaultRoute // of IPv4 and IPv6; nil: none
 	was   [2]checkup.Past
+	by    string // who changed rules of ours last, as nft[4711]
+}
+
+// blame notes who changed what is flatnet's; the kernel tells of rules only.
+func (p *past) blame(by string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if by != "" {
+		p.by = by
+	}
+}
+
+func (p *past) blamed() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.by
 }
 
 func (p *past) before() [2]checkup.Past {
@@ -88,57 +105,75 @@ const eventRepaired = "repaired"
 // putBackFor is how long doctor tells of repairs.
 const putBackFor = time.Hour
 
-// putBackFindings are what somebody changed of flatnet's lately, and was put back at once: who does it will do it again.
-func (a *Agent) putBackFindings() []api.Finding {
-	type repair struct {
-		times int
-		last  time.Time
-	}
-	repairs := map[string]*repair{}
-	var order []string
+// putBack is a step that was carried out once or more to undo what somebody did.
+type putBack struct {
+	step  string
+	times int
+	last  time.Time
+}
+
+// putBacks are the lately repaired steps on the host, in the order in which they came first.
+func (a *Agent) putBacks() []*putBack {
+	var list []*putBack
+	known := map[string]*putBack{}
 	recent, _, _ := a.events.after(a.events.since(a.deps.Now().Add(-putBackFor)))
 	for _, ev := range recent {
-		if ev.Type != eventRepaired {
-			continue
-		}
 		for _, s := range ev.Steps {
-			if s.Netns != "" {
+			if ev.Type != eventRepaired || s.Netns != dataplane.HostNetns {
 				continue
 			}
-			if repairs[s.Text] == nil {
-				repairs[s.Text] = &repair{}
-				order = append(order, s.Text)
+			if known[s.Text] == nil {
+				known[s.Text] = &putBack{step: s.Text}
+				list = append(list, known[s.Text])
 			}
-			repairs[s.Text].times++
-			repairs[s.Text].last = ev.Time
+			known[s.Text].times++
+			known[s.Text].last = ev.Time
 		}
-	}
-	var list []api.Finding
-	var rest []string
-	last, most := time.Time{}, 0
-	for _, step := range order {
-		r := repairs[step]
-		if name, ok := forwardSwitch(step); ok {
-			list = append(list, api.Finding{Code: FindingForwarding, Level: levelNote, Owner: checkup.SettingText(sysctlSettings("/"), name),
-				What: fmt.Sprintf("%s was set to another value %s, and set back at once", strings.ReplaceAll(name, "/", "."), often(r.times, r.last))})
-			continue
-		}
-		rest = append(rest, step)
-		most = max(most, r.times)
-		if r.last.After(last) {
-			last = r.last
-		}
-	}
-	if len(rest) > 0 {
-		list = append(list, api.Finding{Code: FindingPutBack, Level: levelNote, What: fmt.Sprintf("somebody changed what is flatnet's %s, and it was put back at once: %s", often(most, last), listed(rest))})
 	}
 	return list
 }
 
-func often(times int, last time.Time) string {
-	at := last.UTC().Format(time.TimeOnly) + " UTC"
-	if times == 1 {
+// putBackFindings are what somebody changed of flatnet's lately, and was put back at once: who does it will do it again.
+func (a *Agent) putBackFindings() []api.Finding {
+	var list []api.Finding
+	var rest []string
+	var all putBack
+	for _, r := range a.putBacks() {
+		if name, ok := forwardSwitch(r.step); ok {
+			list = append(list, api.Finding{Code: FindingForwarding, Level: levelNote, Owner: checkup.SettingText(sysctlSettings("/"), name),
+				What: fmt.Sprintf("%s was set to another value %s, and set back at once", strings.ReplaceAll(name, "/", "."), often(*r))})
+			continue
+		}
+		rest = append(rest, r.step)
+		all.times = max(all.times, r.times)
+		if r.last.After(all.last) {
+			all.last = r.last
+		}
+	}
+	followers := len(list) > 0 && !slices.ContainsFunc(rest, func(s string) bool { return !strings.Contains(s, "/forwarding=") })
+	if len(rest) == 0 || followers { // switching the host switches its links
+		return list
+	}
+	found := api.Finding{Code: FindingPutBack, Level: levelNote, What: fmt.Sprintf("somebody changed what is flatnet's %s, and it was put back at once: %s", often(all), fewOf(rest))}
+	if by := a.past.blamed(); by != "" {
+		found.Owner = "rules were last changed by " + by
+	}
+	return append(list, found)
+}
+
+// fewOf is the beginning of a list that `flatnet events` has in full.
+func fewOf(lines []string) string {
+	const most = 3
+	if len(lines) <= most {
+		return strings.Join(lines, "; ")
+	}
+	return fmt.Sprintf("%s; and %d more, see flatnet events", strings.Join(lines[:most], "; "), len(lines)-most)
+}
+
+func often(r putBack) string {
+	at := r.last.UTC().Format(time.TimeOnly) + " UTC"
+	if r.times == 1 {
 		return "at " + at
 	}
-	return fmt.Sprintf("%d times in the last hour, last at %s", times, at)
+	return fmt.Sprintf("%d times in the last hour, last at %s", r.times, at)
 }

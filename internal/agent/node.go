@@ -37,6 +37,9 @@ func (a *Agent) watch(ctx context.Context) error {
 					return // to be let go of, not to be repaired
 				}
 			}
+			if ev.Hint.Resync {
+				a.past.blame(ev.By)
+			}
 			if ev.Hint.Resync || ev.Hint.Object != nil {
 				a.rec.Hint(ev.Hint)
 			}

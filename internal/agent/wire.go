@@ -222,7 +222,7 @@ func (h *host) Owner(ctx context.Context, l Listener) string {
 // Watch turns the kernel's events into hints.
 func (h *host) Watch(ctx context.Context, each func(Event)) error {
 	return h.Kernel.Watch(ctx, func(ev kernel.Event) {
-		each(Event{Hint: hintOf(ev), Foreign: ev.Foreign})
+		each(Event{Hint: hintOf(ev), Foreign: ev.Foreign, By: ev.By})
 	})
 }
 
