@@ -76,6 +76,11 @@ func FuzzMessages(f *testing.F) {
 		if a, ok := parseAddress(p); ok && !a.prefix.IsValid() {
 			t.Errorf("invalid prefix %v", a.prefix)
 		}
+		if l, ok := parseListedLink(p); ok {
+			l.named(names)
+		}
+		parseListedRoute(p, names)
+		parseNeighbour(p, names)
 		parseListener(p)
 		parseConnection(p)
 	})
