@@ -26,7 +26,7 @@ type Event struct {
 // The groups of notifications about what Observe and Node report.
 var watchedGroups = []int{
 	unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
-	unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF,
+	unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE,
 }
 
 // Watch calls each, one call at a time, for what changes on the host, until ctx ends, which it returns as nil. The first
@@ -54,6 +54,7 @@ func (k *Kernel) Watch(ctx context.Context, each func(Event)) error {
 	w.news.tell(tell)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return w.run(ctx, listener, tell) })
+	g.Go(func() error { return k.watchProxies(ctx, tell) })
 	if k.nft != nil {
 		g.Go(func() error {
 			return k.nft.Watch(ctx, func(c nft.Change) { tell(Event{Resync: c.Ours, Foreign: c.Foreign, By: c.By}) })
@@ -85,7 +86,7 @@ func (w *watcher) drain(l *netlink.Listener) error {
 	if err == nil && lost {
 		err = w.resync()
 	}
-	return err
+	return errors.Join(err, w.checkProxies())
 }
 
 // news is what is to be told: the last event of each object, and whether anything else is to be looked at.

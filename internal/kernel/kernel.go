@@ -56,6 +56,8 @@ type Kernel struct {
 	owned    *netns.Owned
 	changed  *originals
 	borrowed *borrowed
+	radios   *radios
+	proxied  bell // rings when there is a proxied neighbour
 	memory   memory
 	groups   atomic.Uint32 // of links to delete at once, used so far
 	busy     sync.RWMutex  // read-locked while Apply changes the host: Watch does not look at what is half done
@@ -86,7 +88,9 @@ func New(c Config) (*Kernel, error) {
 		hostNS.Close()
 		return nil, fmt.Errorf("kernel: %w", err)
 	}
-	return &Kernel{nft: c.Nft, bpf: c.BPF, host: host, hostNS: hostNS, owned: owned, changed: changed, borrowed: borrowed, memory: newMemory()}, nil
+	k := &Kernel{nft: c.Nft, bpf: c.BPF, host: host, hostNS: hostNS, owned: owned, changed: changed, borrowed: borrowed, memory: newMemory(), proxied: make(bell, 1)}
+	k.radios = newRadios(k.isRadio)
+	return k, nil
 }
 
 // Close frees what New opened, and the parts in the Config.

@@ -23,6 +23,7 @@ type link struct {
 	group          uint32
 	peer           int // index of a veth's other end, in that one's namespace
 	loopback       bool
+	ether          bool   // speaks Ethernet
 	marked         bool   // has our alias
 	alias          string // any
 	conf           conf
@@ -49,6 +50,7 @@ func parseLink(p []byte) (l link, ok bool) {
 	l.Up = flags&unix.IFF_UP != 0
 	l.NoARP = flags&unix.IFF_NOARP != 0
 	l.loopback = flags&unix.IFF_LOOPBACK != 0
+	l.ether = binary.NativeEndian.Uint16(p[2:]) == unix.ARPHRD_ETHER
 	for typ, a := range netlink.Attrs(p[unix.SizeofIfInfomsg:]) {
 		switch typ {
 		case unix.IFLA_IFNAME:

@@ -16,13 +16,13 @@ type memory struct {
 }
 
 type remembered struct {
-	sysctls map[string]dataplane.Sysctl       // by name; Value is not used
-	kernels map[string]dataplane.Link         // links by name whose MAC or MTU was left to the kernel: only Link with those fields
-	far     map[farEnd]string                 // veth ends that we put somewhere from this namespace: their near end's name
-	addrs   map[dataplane.Address]bool        // in workloads' namespaces: what we gave, should somebody type it again without our mark
-	proxies map[dataplane.ProxyNeighbour]bool // on the host, ours
-	made    map[string]int                    // indexes of links that we made, by name; they have no mark for a moment
-	index   int                               // of links: the next to try
+	sysctls map[string]dataplane.Sysctl // by name; Value is not used
+	kernels map[string]dataplane.Link   // links by name whose MAC or MTU was left to the kernel: only Link with those fields
+	far     map[farEnd]string           // veth ends that we put somewhere from this namespace: their near end's name
+	addrs   map[dataplane.Address]bool  // in workloads' namespaces: what we gave, should somebody type it again without our mark
+	proxies map[string]addrSet          // on the host, ours, by link
+	made    map[string]int              // indexes of links that we made, by name; they have no mark for a moment
+	index   int                         // of links: the next to try
 }
 
 // farEnd is the place of one end of a veth.
@@ -41,7 +41,7 @@ func (m *memory) with(netns string, fn func(*remembered)) {
 			kernels: map[string]dataplane.Link{},
 			far:     map[farEnd]string{},
 			addrs:   map[dataplane.Address]bool{},
-			proxies: map[dataplane.ProxyNeighbour]bool{},
+			proxies: map[string]addrSet{},
 			made:    map[string]int{},
 		}
 		m.spaces[netns] = r

@@ -11,13 +11,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/flatnet/flatnet/internal/dataplane"
 	"github.com/flatnet/flatnet/internal/model"
 )
 
 // Node returns the facts of the host apart from what is ours: its links with their addresses, and its routes of all tables
 // but local. Routes by our links are left out: they come with our addresses.
 func (k *Kernel) Node(ctx context.Context) (model.Node, error) {
-	n := nodeReader{names: map[int]string{}, at: map[int]int{}, ours: map[int]bool{}}
+	n := nodeReader{names: map[int]string{}, at: map[int]int{}, ours: map[int]bool{}, radios: k.radios}
 	if err := k.steadily(func() error { return n.read(k) }); err != nil {
 		return model.Node{}, fmt.Errorf("node: %w", err)
 	}
@@ -34,12 +35,14 @@ type nodeReader struct {
 	names  map[int]string
 	at     map[int]int // places in links, by index
 	ours   map[int]bool
+	radios *radios
+	ports  map[int]int // masters' indexes by the links'
 	links  []model.HostLink
 	routes []model.HostRoute
 }
 
 func (n *nodeReader) read(k *Kernel) error {
-	err := dumpLinks(k.host, func() { clear(n.at); clear(n.ours); n.links = nil }, n.link)
+	err := dumpLinks(k.host, func() { clear(n.at); clear(n.ours); n.links, n.ports = nil, map[int]int{} }, n.link)
 	if err != nil {
 		return err
 	}
@@ -51,6 +54,7 @@ func (n *nodeReader) read(k *Kernel) error {
 		return err
 	}
 	for index, at := range n.at {
+		n.links[at].Master = n.names[n.ports[index]]
 		n.links[at].Addrs = addrs[index]
 		slices.SortFunc(n.links[at].Addrs, netip.Prefix.Compare)
 	}
@@ -66,7 +70,11 @@ func (n *nodeReader) link(l link) {
 	n.at[l.index] = len(n.links)
 	n.links = append(n.links, model.HostLink{
 		Name: l.Name, MTU: l.MTU, Up: l.Up, Loopback: l.loopback, AcceptRA: l.conf.acceptRA(),
+		Bridge: l.Kind == dataplane.Bridge, Wireless: n.radios.wireless(&l),
 	})
+	if l.master != 0 {
+		n.ports[l.index] = l.master
+	}
 }
 
 func (n *nodeReader) route(r route) {

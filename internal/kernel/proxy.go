@@ -65,17 +65,18 @@ func dumpProxies(c *netlink.Conn, restart func(), each func(proxy)) error {
 
 // proxies observes ours, and remembers them for Watch: the kernel tells nobody when one goes.
 func (o *observation) proxies(c *netlink.Conn, m *memory) error {
-	found := map[dataplane.ProxyNeighbour]bool{}
-	err := dumpProxies(c, func() { clear(found) }, func(p proxy) {
+	var found []dataplane.Object
+	known := map[string]addrSet{}
+	err := dumpProxies(c, func() { found = nil; clear(known) }, func(p proxy) {
 		if p.ours() {
-			found[dataplane.ProxyNeighbour{Link: o.names[p.index], Addr: p.addr}] = true
+			one := dataplane.ProxyNeighbour{Link: o.names[p.index], Addr: p.addr}
+			found = append(found, one)
+			addProxy(known, one)
 		}
 	})
-	for p := range found {
-		o.others = append(o.others, p)
-	}
+	o.others = append(o.others, found...)
 	if err == nil && o.netns == dataplane.HostNetns {
-		m.with(o.netns, func(r *remembered) { r.proxies = found })
+		m.with(o.netns, func(r *remembered) { r.proxies = known })
 	}
 	return err
 }
@@ -138,9 +139,10 @@ func (j *job) settleProxy(t *task, p dataplane.ProxyNeighbour) {
 	}
 	j.k.memory.with(j.space.path, func(r *remembered) {
 		if t.Op == dataplane.Del {
-			delete(r.proxies, p)
-		} else {
-			r.proxies[p] = true
+			delete(r.proxies[p.Link], p.Addr)
+			return
 		}
+		addProxy(r.proxies, p)
 	})
+	j.k.proxied.ring()
 }

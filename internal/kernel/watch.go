@@ -15,6 +15,9 @@ type watcher struct {
 	links  map[int]*watchedLink // by index
 	names  map[int]string
 	routes map[dataplane.Key]dataplane.Route
+	rules  map[dataplane.Key]dataplane.RouteRule
+
+	lookAtProxies bool // a link that has some has changed
 }
 
 // watchedLink is a link as it was last told.
@@ -22,6 +25,7 @@ type watchedLink struct {
 	dataplane.Link
 	marked bool
 	fact   hostFact
+	port   dataplane.Port // of others, in a bridge of ours
 }
 
 // hostFact is what Node tells of a link; other changes of foreign links are of no interest.
@@ -30,12 +34,17 @@ type hostFact struct {
 	mtu      int
 	up       bool
 	acceptRA int
+	master   int // index
 }
 
 // resync reads the tables anew and has everything observed.
 func (w *watcher) resync() error {
 	links, names := map[int]*watchedLink{}, map[int]string{}
-	err := dumpLinks(w.k.host, func() { clear(links); clear(names) }, func(l link) {
+	var foreignPorts []link
+	err := dumpLinks(w.k.host, func() { clear(links); clear(names); foreignPorts = nil }, func(l link) {
+		if l.master != 0 && !l.marked {
+			foreignPorts = append(foreignPorts, l)
+		}
 		names[l.index] = l.Name
 		links[l.index] = &watchedLink{Link: l.object(names), marked: l.marked, fact: factOf(l)}
 	})
@@ -52,13 +61,21 @@ func (w *watcher) resync() error {
 	if err != nil {
 		return err
 	}
-	w.links, w.names, w.routes = links, names, routes
+	rules := map[dataplane.Key]dataplane.RouteRule{}
+	err = dumpRouteRules(w.k.host, func() { clear(rules) }, func(r dataplane.RouteRule) { rules[r.Key()] = r })
+	if err != nil {
+		return err
+	}
+	w.links, w.names, w.routes, w.rules = links, names, routes, rules
+	for _, l := range foreignPorts {
+		links[l.index].port = w.portOf(l)
+	}
 	w.news.resync, w.news.foreign = true, true
 	return nil
 }
 
 func factOf(l link) hostFact {
-	return hostFact{name: l.Name, mtu: l.MTU, up: l.Up, acceptRA: l.conf.acceptRA()}
+	return hostFact{name: l.Name, mtu: l.MTU, up: l.Up, acceptRA: l.conf.acceptRA(), master: l.master}
 }
 
 // message takes one notification.
@@ -72,6 +89,8 @@ func (w *watcher) message(m netlink.Message) error {
 		return w.route(m)
 	case unix.RTM_NEWNETCONF:
 		w.sysctl(m)
+	case unix.RTM_NEWRULE, unix.RTM_DELRULE:
+		w.routeRule(m)
 	}
 	return nil
 }
@@ -95,6 +114,11 @@ func (w *watcher) linkIs(l link) error {
 	w.names[l.index] = l.Name
 	now := &watchedLink{Link: l.object(w.names), marked: l.marked, fact: factOf(l)}
 	w.links[l.index] = now
+	w.linkOfProxies(l.Name)
+	if !l.marked {
+		now.port = w.portOf(l)
+		w.portWas(before, now.port)
+	}
 	switch {
 	case l.marked:
 		if before != nil && before.marked && before.Name != l.Name { // renamed
@@ -119,6 +143,8 @@ func (w *watcher) linkGone(l link) error {
 	before := w.links[l.index]
 	delete(w.links, l.index)
 	delete(w.names, l.index)
+	w.linkOfProxies(l.Name)
+	w.portWas(before, dataplane.Port{})
 	switch {
 	case before != nil && before.marked:
 		w.news.add(w.asWanted(before.Link), true)

@@ -44,6 +44,14 @@ func (a Attr) Uint8() uint8 {
 	return a[0]
 }
 
+// Uint16 reads the machine's byte order.
+func (a Attr) Uint16() uint16 {
+	if len(a) < 2 {
+		return 0
+	}
+	return binary.NativeEndian.Uint16(a)
+}
+
 // Uint16BE reads network byte order.
 func (a Attr) Uint16BE() uint16 {
 	if len(a) < 2 {
