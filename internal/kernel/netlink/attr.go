@@ -68,6 +68,14 @@ func (a Attr) Uint32() uint32 {
 	return binary.NativeEndian.Uint32(a)
 }
 
+// Uint32BE reads network byte order.
+func (a Attr) Uint32BE() uint32 {
+	if len(a) < 4 {
+		return 0
+	}
+	return binary.BigEndian.Uint32(a)
+}
+
 // Uint32At reads the i-th of an array in the machine's byte order; ok is false when the array is shorter.
 func (a Attr) Uint32At(i int) (v uint32, ok bool) {
 	if i < 0 || len(a) < 4*(i+1) {
