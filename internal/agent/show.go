@@ -40,13 +40,16 @@ func (a *Agent) showRoutes(mux *http.ServeMux) {
 func (a *Agent) serveShow(r *http.Request) (any, error) {
 	kind, q := r.PathValue("kind"), r.URL.Query()
 	for name, values := range q {
-		if name != "workload" || len(values) > 1 {
-			return nil, model.Problem{Code: model.CodeUnknownField, Path: "?" + short(name), Reason: fmt.Sprintf("this call has no parameter %q, or only one", short(name)), Fix: "parameters: workload"}
+		if name != "workload" {
+			return nil, model.Problem{Code: model.CodeUnknownField, Path: "?" + short(name), Reason: fmt.Sprintf("this call has no parameter %q", short(name)), Fix: "parameters: [workload]"}
+		}
+		if len(values) > 1 {
+			return nil, model.Problem{Code: model.CodeMalformed, Path: "?workload", Reason: "more than one workload", Fix: "ask for one at a time"}
 		}
 	}
 	ctx, workload := r.Context(), q.Get("workload")
-	hostOnly := model.Problem{Code: model.CodeUnknownField, Path: "?workload", Reason: fmt.Sprintf("%s are the host's: flatnet makes none in a workload", short(kind)),
-		Fix: "links, routes and neigh are listed of a workload too"}
+	hostOnly := model.Problem{Code: model.CodeUnknownField, Path: "?workload", Reason: fmt.Sprintf("%s is a list of the host alone", short(kind)),
+		Fix: "links, routes and neigh are there for a workload too"}
 	switch kind {
 	case api.ShowLinks:
 		return a.Links(ctx, workload)
@@ -75,6 +78,7 @@ func (a *Agent) HostBridges(ctx context.Context) ([]api.HostBridge, error) {
 		return nil, err
 	}
 	o := a.owners(model.Workload{})
+	links = slices.Clone(links)
 	slices.SortFunc(links, func(a, b kernel.LinkInfo) int { return strings.Compare(a.Name, b.Name) })
 	list := []api.HostBridge{}
 	for _, l := range links {
