@@ -151,6 +151,9 @@ const (
 	CodeForwardTarget = "FN1504"
 	CodeForwardHostIP = "FN1505"
 
+	CodeLease  = "FN1601"
+	CodeMember = "FN1602"
+
 	CodeNetworkExists  = "FN2101"
 	CodeWorkloadExists = "FN2102"
 	CodeBridgeTaken    = "FN2103"
@@ -170,6 +173,9 @@ const (
 	CodeInactive       = "FN2117"
 	CodeVersion        = "FN2118"
 	CodeNotRunning     = "FN2119"
+	CodeBlockTaken     = "FN2120"
+	CodeUnderlayTaken  = "FN2121"
+	CodeNoBlock        = "FN2122"
 
 	CodeUnreachable   = "FN3001"
 	CodeAPIVersion    = "FN3002"
@@ -230,6 +236,9 @@ func Titles() map[string]string {
 		CodeForwardTarget: "the forward has no endpoint to go to",
 		CodeForwardHostIP: "the forward's host address is not one of this host",
 
+		CodeLease:  "the lease cannot be used",
+		CodeMember: "the node's description of itself cannot be used",
+
 		CodeNetworkExists:  "a network of that name exists",
 		CodeWorkloadExists: "a workload of that name exists",
 		CodeBridgeTaken:    "another network has that bridge",
@@ -249,6 +258,9 @@ func Titles() map[string]string {
 		CodeInactive:       "the network is not started",
 		CodeVersion:        "the object was changed meanwhile",
 		CodeNotRunning:     "the workload does not run",
+		CodeBlockTaken:     "another node holds that block",
+		CodeUnderlayTaken:  "another node has that underlay address",
+		CodeNoBlock:        "no block is free in the network's pools",
 
 		CodeUnreachable:   "the daemon does not answer",
 		CodeAPIVersion:    "the daemon speaks another version",
