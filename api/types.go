@@ -46,6 +46,27 @@ type NetworkSpec struct {
 	Inactive     bool         `json:"inactive,omitempty"` // define only: not started
 }
 
+// NetworkEdit asks to change some fields of a network; those left out (nil) stay. What a new mode needs is filled in, and what it cannot
+// have goes, unless it is asked for here.
+type NetworkEdit struct {
+	Mode         *string           `json:"mode,omitempty"`
+	NAT          *bool             `json:"nat,omitempty"` // instead of Mode: true makes host-only and isolated nat and routed masquerade, false takes that back
+	Bridge       *string           `json:"bridge,omitempty"`
+	Subnets      []SubnetSpec      `json:"subnets,omitzero"` // all of them; "auto" is another one than now
+	HostAdapter  *bool             `json:"hostAdapter,omitempty"`
+	Uplink       *string           `json:"uplink,omitempty"`
+	Masquerade   *bool             `json:"masquerade,omitempty"`
+	ProxyARP     *bool             `json:"proxyARP,omitempty"`
+	SNATIPs      []string          `json:"snatIPs,omitzero"`
+	MTU          *int              `json:"mtu,omitempty"`
+	DNS          []string          `json:"dns,omitzero"`
+	Guard        *bool             `json:"guard,omitempty"`
+	IsolatePorts *bool             `json:"isolatePorts,omitempty"`
+	Autostart    *bool             `json:"autostart,omitempty"`
+	Labels       map[string]string `json:"labels,omitempty"`     // these are set
+	DropLabels   []string          `json:"dropLabels,omitempty"` // and these go
+}
+
 // SubnetSpec is one subnet of a network.
 type SubnetSpec struct {
 	Subnet   string   `json:"subnet"`            // 10.0.0.0/24, "auto", "auto4" or "auto6"
@@ -74,8 +95,24 @@ type NetworkStatus struct {
 	MTU       int            `json:"mtu"` // bytes, in effect
 	Uplinks   []string       `json:"uplinks,omitempty"`
 	NAT       []string       `json:"nat,omitempty"` // in words: "10.66.0.0/24 leaves as the address of eth0"
+	Return    *ReturnRoutes  `json:"return,omitempty"`
 	Endpoints []Endpoint     `json:"endpoints,omitempty"`
 	Forwards  []Forward      `json:"forwards,omitempty"`
+}
+
+// ReturnRoutes is how machines of the LAN come to a routed network.
+type ReturnRoutes struct {
+	Note   string        `json:"note"`             // what they are needed for
+	Routes []ReturnRoute `json:"routes,omitempty"` // none with proxy ARP
+}
+
+// ReturnRoute is the command that makes a route over this host, for each kind of machine that may need it.
+type ReturnRoute struct {
+	Subnet  string `json:"subnet"`
+	Via     string `json:"via"` // this host's address on the LAN
+	Linux   string `json:"linux"`
+	Windows string `json:"windows"`
+	Router  string `json:"router"` // as Cisco and many others have it
 }
 
 // SubnetStatus is one subnet with how full it is.
@@ -235,6 +272,7 @@ type Status struct {
 	Workloads int               `json:"workloads"`
 	Forwards  int               `json:"forwards"`
 	Repairs   uint64            `json:"repairs"`  // steps of repair since the daemon started
+	Looked    time.Time         `json:"looked"`   // when kernel and rules were last read for Findings; doctor reads them at once
 	Findings  []Finding         `json:"findings"` // of level warning and above
 	Features  map[string]string `json:"features"` // what the kernel was found to have: "ipv6-loopback-forwards": "no: …"
 }

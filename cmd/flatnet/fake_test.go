@@ -312,6 +312,6 @@ func fixedFindings() []api.Finding {
 }
 
 func fixedStatus() api.Status {
-	return api.Status{Version: "1.0", Since: epoch.Add(-90 * time.Minute), Networks: 3, Workloads: 3, Forwards: 2, Repairs: 4,
+	return api.Status{Version: "1.0", Since: epoch.Add(-90 * time.Minute), Networks: 3, Workloads: 3, Forwards: 2, Repairs: 4, Looked: epoch.Add(-12 * time.Second),
 		Features: map[string]string{"ipv6-loopback-forwards": "yes", "sctp": "no: this kernel has no SCTP sockets"}, Findings: fixedFindings()[:1]}
 }

@@ -50,7 +50,8 @@ func (c *status) write(w io.Writer, s api.Status) {
 		features = append(features, k+": "+v)
 	}
 	slices.Sort(features)
-	writeFacts(w, append(facts, fact{"features", features}))
+	facts = append(facts, fact{"features", features}, fact{"looked", []string{c.app.age(s.Looked) + " ago (flatnet doctor looks now)"}})
+	writeFacts(w, facts)
 	if len(s.Findings) == 0 {
 		fmt.Fprintln(w, "\nall is well")
 		return

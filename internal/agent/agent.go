@@ -33,6 +33,7 @@ type Agent struct {
 	leave  chan struct{} // closed when an uninstall is done
 	again  chan struct{} // there are late ends
 	count  counters
+	looks  looks
 	past   past // the host's default routes before the last change
 
 	op       chan struct{} // holds one token: who has it may change things

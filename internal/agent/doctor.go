@@ -21,7 +21,7 @@ import (
 const (
 	FindingDrift         = "FN5001" // the kernel differs from what is asked for
 	FindingInnerDrift    = "FN5002" // a workload's namespace does
-	FindingForwarding    = "FN5003" // forwarding is off
+	FindingForwarding    = checkup.CodeForwarding
 	FindingLost          = "FN5004" // a workload's namespace is gone
 	FindingFeature       = "FN5005" // the kernel lacks something
 	FindingBridgeNF      = "FN5006" // bridged frames go through iptables
@@ -65,30 +65,43 @@ func (a *Agent) Repair(ctx context.Context, dryRun bool) ([]api.Step, error) {
 	}
 	ctx, cancel := detached(ctx)
 	defer cancel()
+	defer a.looks.note(look{})
 	changes, err := a.rec.Repair(ctx)
 	return steps(changes), err
 }
 
 // Doctor looks for what is wrong, or might be in the way.
-func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) { return a.findings(ctx, true) }
+func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
+	seen := a.look(ctx, true)
+	a.looks.note(seen)
+	return slices.Concat(a.known(), seen.findings), nil
+}
 
-// findings are what is wrong; inside asks for a look beyond drift into the workloads' namespaces too.
-func (a *Agent) findings(ctx context.Context, inside bool) ([]api.Finding, error) {
+// known are the findings that cost no look.
+func (a *Agent) known() []api.Finding {
+	a.mu.RLock()
+	list := slices.Concat(a.conflictFindings(), a.lostFindings(), a.brokenFindings())
+	a.mu.RUnlock()
+	return slices.Concat(list, a.putBackFindings(), a.featureFindings())
+}
+
+// look reads kernel and rules, and says what is wrong there; inside asks for a look beyond drift into the workloads' namespaces
+// too.
+func (a *Agent) look(ctx context.Context, inside bool) look {
+	at := a.deps.Now()
 	a.mu.RLock()
 	v := a.state.snapshot()
-	list := slices.Concat(a.conflictFindings(), a.lostFindings(), a.brokenFindings())
 	a.mu.RUnlock()
 	changes, err := a.rec.Drift(ctx)
 	facts, factsErr := a.checkup(ctx, v, inside)
 	judged := checkup.Findings(facts)
-	list = append(list, driftFindings(changes, told(judged), a.withoutLost(err))...)
-	list = append(list, a.putBackFindings()...)
-	list = append(list, a.featureFindings()...)
+	list := driftFindings(changes, told(judged), a.withoutLost(err))
 	foreign, foreignErr := a.foreignFindings(ctx, v, checkup.OtherBridges(facts))
 	list = append(list, hostFindings(v, foreign)...)
 	list = append(list, judged...)
 	list = append(list, foreign...)
-	return slices.Concat(list, unread("the host could not be looked at in full", factsErr), unread("other people's rules could not be read", foreignErr)), nil
+	list = slices.Concat(list, unread("the host could not be looked at in full", factsErr), unread("other people's rules could not be read", foreignErr))
+	return look{at, list}
 }
 
 // checkup gathers facts; without somebody to ask there are none, and then nothing is found.
@@ -300,32 +313,13 @@ func (a *Agent) repairInside(ctx context.Context, dryRun bool) ([]api.Step, erro
 	}
 	ctx, cancel := detached(ctx)
 	defer cancel()
+	defer a.looks.note(look{})
 	if err := a.rec.Complete(ctx, paths...); err != nil {
 		return nil, kernelProblem(err)
 	}
 	done := did(changes)
 	a.event(eventRepaired, "node", fmt.Sprintf("%d steps inside workloads, as asked", len(done)), done...)
 	return steps(changes), nil
-}
-
-// Status is the daemon's health at a glance, with what doctor finds that is more than a note.
-func (a *Agent) Status(ctx context.Context) (api.Status, error) {
-	findings, err := a.findings(ctx, false)
-	if err != nil {
-		return api.Status{}, err
-	}
-	findings = slices.DeleteFunc(findings, func(f api.Finding) bool { return f.Level != levelWarning && f.Level != levelError })
-	a.mu.RLock()
-	defer a.mu.RUnlock()
-	v := a.state.view
-	s := api.Status{
-		Version: a.config.Version, Since: a.since.UTC(), Networks: len(v.Networks), Workloads: len(v.Workloads), Forwards: len(v.AllForwards()),
-		Repairs: a.rec.Stats().Repairs, Findings: findings, Features: a.deps.Host.Features(),
-	}
-	if s.Findings == nil {
-		s.Findings = []api.Finding{}
-	}
-	return s, nil
 }
 
 // Counters are for metrics.
