@@ -226,7 +226,7 @@ func key(e dataplane.Element) []byte {
 	switch e.Set().Type[1] {
 	case dataplane.EtherAddr:
 		b = append(append(b, is.MAC[:]...), 0, 0)
-	case dataplane.IPv4Addr, dataplane.IPv6Addr:
+	case dataplane.IPv4Addr, dataplane.IPv6Addr, dataplane.NDAddr:
 		b = append(b, is.Addr.AsSlice()...)
 	}
 	return b
