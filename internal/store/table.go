@@ -43,34 +43,44 @@ func (t *Table) Revision() uint64 { return t.revision }
 // Do makes a change, or says why not. done tells whether anything differs now: putting what is there, or deleting what is
 // not, does nothing.
 func (t *Table) Do(c Change) (o Object, done bool, err error) {
-	if c.err != nil {
-		return Object{}, false, c.Fail(c.err)
-	}
 	have, exists := t.Get(c.Kind, c.Name)
-	if err := c.allowed(have, exists); err != nil {
-		return Object{}, false, c.Fail(err)
+	data, done, err := c.Against(have, exists)
+	if err != nil {
+		return Object{}, false, err
+	}
+	if !done {
+		return have, false, nil // of a deletion: none
 	}
 	if c.Delete {
-		if !exists {
-			return Object{}, false, nil
-		}
 		t.revision++
 		delete(t.writable(c.Kind), c.Name)
 		return Object{}, true, nil
-	}
-	data := c.Data
-	if exists && string(data) != string(have.Data) {
-		if data, err = carry(c.Kind, have.Data, data); err != nil {
-			return Object{}, false, c.Fail(err)
-		}
-	}
-	if exists && string(data) == string(have.Data) {
-		return have, false, nil
 	}
 	t.revision++
 	o = Object{Kind: c.Kind, Name: c.Name, Version: Version(strconv.FormatUint(t.revision, 10)), Data: data}
 	t.writable(c.Kind)[c.Name] = o
 	return o, true, nil
+}
+
+// Against is what the change makes of an object that a store has, or has not: the data to keep, and whether anything
+// differs. A store of many machines makes it so only if the object is still at that version.
+func (c Change) Against(have Object, exists bool) (data []byte, done bool, err error) {
+	if c.err != nil {
+		return nil, false, c.Fail(c.err)
+	}
+	if err := c.allowed(have, exists); err != nil {
+		return nil, false, c.Fail(err)
+	}
+	if c.Delete || !exists {
+		return c.Data, exists || !c.Delete, nil
+	}
+	data = c.Data
+	if string(data) != string(have.Data) {
+		if data, err = carry(c.Kind, have.Data, data); err != nil {
+			return nil, false, c.Fail(err)
+		}
+	}
+	return data, string(data) != string(have.Data), nil
 }
 
 func (c Change) allowed(have Object, exists bool) error {

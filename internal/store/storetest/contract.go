@@ -3,6 +3,7 @@ package storetest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -300,11 +301,22 @@ func preserves(t *testing.T, s store.Store) {
 	n.MTU, n.Labels, n.Subnets = 1400, nil, n.Subnets[1:]
 	write(t, s, store.PutNetwork(n, store.Any))
 	write(t, s, store.PutNetwork(n, store.Any))
-	want := `{"schema":1,"sealed":true,"value":{"Active":false,"Autostart":false,"Bridge":"","Created":"0001-01-01T00:00:00Z","DNS":null,"Future":{"x":[1]},` +
-		`"IsolatePorts":false,"Labels":null,"MTU":1400,"Mode":"nat","Name":"lab","NoGuard":false,"NoHostAdapter":false,"SNAT":null,` +
-		`"Subnets":[{"Gateway":"10.66.0.9","Pool":"blue","Prefix":"10.66.0.0/24","Range":"","Reserved":null}],"Uplink":""}}`
-	if got := string(load(t, s).Objects[store.Network]["lab"].Data); got != want {
-		t.Errorf("got  %s\nwant %s", got, want)
+	var got struct {
+		Sealed bool
+		Value  struct {
+			MTU     int
+			Labels  map[string]string
+			Future  json.RawMessage
+			Subnets json.RawMessage
+		}
+	}
+	text := load(t, s).Objects[store.Network]["lab"].Data
+	if err := json.Unmarshal(text, &got); err != nil {
+		t.Fatal(err)
+	}
+	subnets := `[{"Gateway":"10.66.0.9","Pool":"blue","Prefix":"10.66.0.0/24","Range":"","Reserved":null}]`
+	if v := got.Value; !got.Sealed || v.MTU != 1400 || v.Labels != nil || string(v.Future) != `{"x":[1]}` || string(v.Subnets) != subnets {
+		t.Errorf("got %s", text)
 	}
 }
 
