@@ -124,19 +124,20 @@ type listedLink struct {
 	LinkInfo
 	master, peer int
 	elsewhere    bool // the peer is in another namespace
+	up           bool
 }
 
 func listLinks(c *netlink.Conn) ([]LinkInfo, error) {
 	var found []listedLink
-	names, addrs := map[int]string{}, map[int][]netip.Prefix{}
+	known, addrs := map[int]listedLink{}, map[int][]netip.Prefix{}
 	var b netlink.Batch
 	b.Begin(unix.RTM_GETLINK, unix.NLM_F_DUMP)
 	b.Raw(infoMsg(0, 0, 0))
 	b.Uint32(unix.IFLA_EXT_MASK, extSkipStats)
-	err := c.Dump(&b, func() { found = nil; clear(names) }, func(m netlink.Message) error {
+	err := c.Dump(&b, func() { found = nil; clear(known) }, func(m netlink.Message) error {
 		if l, ok := parseListedLink(m.Data); ok && m.Type == unix.RTM_NEWLINK {
 			found = append(found, l)
-			names[l.Index] = l.Name
+			known[l.Index] = l
 		}
 		return nil
 	})
@@ -149,7 +150,7 @@ func listLinks(c *netlink.Conn) ([]LinkInfo, error) {
 	}
 	list := make([]LinkInfo, len(found))
 	for i, l := range found {
-		list[i] = l.named(names)
+		list[i] = l.among(known)
 		list[i].Addrs = addrs[l.Index]
 		slices.SortFunc(list[i].Addrs, netip.Prefix.Compare)
 	}
@@ -157,14 +158,18 @@ func listLinks(c *netlink.Conn) ([]LinkInfo, error) {
 	return list, nil
 }
 
-func (l listedLink) named(names map[int]string) LinkInfo {
-	l.Master = names[l.master]
-	switch {
+// among turns indexes into names. A link whose peer here is not up has a flag more, as `ip link` has it.
+func (l listedLink) among(known map[int]listedLink) LinkInfo {
+	l.Master = known[l.master].Name
+	switch peer, here := known[l.peer]; {
 	case l.peer == 0:
-	case l.elsewhere || names[l.peer] == "":
+	case l.elsewhere || !here:
 		l.Peer = "if" + strconv.Itoa(l.peer)
 	default:
-		l.Peer = names[l.peer]
+		l.Peer = peer.Name
+		if !peer.up {
+			l.Flags = append(l.Flags, "M-DOWN")
+		}
 	}
 	return l.LinkInfo
 }
@@ -181,7 +186,7 @@ func parseListedLink(p []byte) (l listedLink, ok bool) {
 	}
 	flags := binary.NativeEndian.Uint32(p[8:])
 	l.Index = int(binary.NativeEndian.Uint32(p[4:]))
-	l.Flags = flagNames(flags)
+	l.Flags, l.up = flagNames(flags), flags&unix.IFF_UP != 0
 	l.Loopback = flags&unix.IFF_LOOPBACK != 0
 	l.State = operState(0)
 	for typ, a := range netlink.Attrs(p[unix.SizeofIfInfomsg:]) {

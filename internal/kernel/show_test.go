@@ -24,6 +24,7 @@ func furnish(t *testing.T) {
 	run(t, "ip link add br1 type bridge")
 	run(t, "ip link add v0 type veth peer name v1")
 	run(t, "ip link add v2 mtu 1400 type veth peer name away netns "+workload(t, "far"))
+	run(t, "ip link add half0 up type veth peer name half1")
 	run(t, "ip link add link v1 mac0 type macvlan mode bridge")
 	run(t, "ip tuntap add dev tun0 mode tun")
 	for _, l := range []string{"v0 master br0 alias mine", "v1 up", "v2 up", "br0 up", "br1 up arp off", "v0 up", "tun0 up"} {

@@ -77,7 +77,7 @@ func FuzzMessages(f *testing.F) {
 			t.Errorf("invalid prefix %v", a.prefix)
 		}
 		if l, ok := parseListedLink(p); ok {
-			l.named(names)
+			l.among(nil)
 		}
 		parseListedRoute(p, names)
 		parseNeighbour(p, names)
