@@ -21,7 +21,7 @@ func TestKernelKeepsTheContract(t *testing.T) {
 		b.IP("link set lo down")
 		return kerneltest.Subject{
 			Kernel: open(t, host), A: a.Path, B: b.Path, Managed: filepath.Join(filepath.Dir(a.Path), "managed"),
-			Foreign: func(name string) { host.IP("link add " + name + " type bridge") },
+			Foreign: func(name string) { host.IP("link add " + name + " type veth peer name o-" + name) },
 			Delete:  func(name string) { host.IP("link delete " + name) },
 		}
 	})

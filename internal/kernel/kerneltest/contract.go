@@ -18,7 +18,7 @@ type Subject struct {
 	Kernel  Kernel
 	A, B    string // paths of the workload namespaces
 	Managed string // a path where a namespace of ours may be made
-	// Foreign makes a link in the host's namespace that is not ours.
+	// Foreign makes a link in the host's namespace that is not ours, down and as a NIC is.
 	Foreign func(name string)
 	// Delete removes a link of the host's namespace as somebody else would.
 	Delete func(name string)
@@ -53,6 +53,9 @@ var stories = []struct {
 	{"with an end of a veth goes the other", (*story).cascadesVeth},
 	{"with a bridge go its addresses but not its ports", (*story).cascadesBridge},
 	{"with a table goes its content", (*story).cascadesTable},
+	{"rules and their tables", (*story).routesBySource},
+	{"with a link go its proxied neighbours", (*story).proxies},
+	{"a link of others is borrowed and given back", (*story).borrowsPort},
 	{"a managed namespace comes and goes with all in it", (*story).managesNetns},
 	{"an absent namespace is an error", (*story).missesNetns},
 }

@@ -65,6 +65,14 @@ func (s *space) has(o dataplane.Object) bool {
 		_, ok := s.links[l.Name]
 		return ok
 	}
+	if p, ok := o.(dataplane.Port); ok {
+		l := s.links[p.Link]
+		if l == nil {
+			return false
+		}
+		_, is := s.port(l)
+		return is
+	}
 	_, ours := s.objects[o.Key()]
 	_, foreign := s.foreign[o.Key()]
 	return ours || foreign
@@ -135,6 +143,15 @@ func (f *Fake) Delete(netns string, key dataplane.Key) error {
 		return nil
 	case dataplane.Netns:
 		return f.removeNetns(o.Path, false)
+	}
+	if p, ok := key.(dataplane.Port); ok {
+		l, ok := s.links[p.Link]
+		if !ok {
+			return fmt.Errorf("free link %s: no such link", p.Link)
+		}
+		free := l.Link
+		free.Master = ""
+		return f.configure(l, free)
 	}
 	if o, ok := s.foreign[key]; ok {
 		delete(s.foreign, key)

@@ -23,7 +23,7 @@ type Kernel interface {
 //
 // What it keeps of the real kernel, and of package kernel: a name taken by something foreign is EEXIST; addresses, routes and a link's sysctls
 // need their link, ports their bridge, veths their peer's namespace, rules their chain and its sets, elements their set; a
-// gateway must be on-link and the link up; with an end of a veth goes the other, with a link its addresses, routes and
+// gateway must be on-link and the link up; with an end of a veth goes the other, with a link its addresses, routes, proxied neighbours and
 // sysctls, with a bridge the membership of its ports, with a table its content, with a namespace all in it. A deletion of
 // what is absent and an addition of what is there succeed. Apply goes on after a step that fails.
 type Fake struct {
@@ -162,6 +162,14 @@ func (f *Fake) carryOut(s *space, step dataplane.Step) error {
 		return f.putAddress(s, o)
 	case dataplane.Route:
 		return f.putRoute(s, o)
+	case dataplane.RouteRule: // others' rules of the same words are no hindrance
+		s.objects[o.Key()] = o
+		f.tell(s.path, o)
+		return nil
+	case dataplane.ProxyNeighbour:
+		return f.putProxy(s, o)
+	case dataplane.Port:
+		return f.putPort(s, o)
 	case dataplane.Sysctl:
 		return f.putSysctl(s, o)
 	default:

@@ -18,7 +18,7 @@ func TestFakeKeepsTheContract(t *testing.T) {
 		return kerneltest.Subject{
 			Kernel: f, A: "/run/netns/a", B: "/run/netns/b", Managed: "/run/netns/managed",
 			Foreign: func(name string) {
-				if err := f.AddForeign("", dataplane.Link{Name: name, Kind: dataplane.Bridge, Up: true}); err != nil {
+				if err := f.AddForeign("", dataplane.Link{Name: name, Kind: dataplane.Veth}); err != nil {
 					t.Fatal(err)
 				}
 			},

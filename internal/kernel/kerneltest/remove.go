@@ -20,7 +20,10 @@ func (f *Fake) remove(s *space, o dataplane.Object) error {
 	case dataplane.Sysctl:
 		s.resetSysctl(o)
 		return nil
-	case dataplane.Route:
+	case dataplane.Port:
+		f.removePort(s, o)
+		return nil
+	case dataplane.Route, dataplane.RouteRule, dataplane.ProxyNeighbour:
 		if _, ok := s.objects[o.Key()]; ok {
 			delete(s.objects, o.Key())
 			f.tell(s.path, o)
@@ -56,6 +59,11 @@ func (f *Fake) removeOurLink(s *space, o dataplane.Link) error {
 		return nil
 	}
 	f.removeLink(l)
+	for name, was := range s.borrowed {
+		if was.bridge == o.Name {
+			delete(s.borrowed, name)
+		}
+	}
 	return nil
 }
 
@@ -67,14 +75,28 @@ func (f *Fake) removeLink(l *link) {
 	}
 }
 
+func (f *Fake) freePorts(bridge *link) {
+	s := bridge.in
+	for _, port := range s.links {
+		if port.Master != bridge.Name {
+			continue
+		}
+		p, wasPort := s.port(port)
+		port.Master, port.Isolated, port.Hairpin = "", false, false
+		f.tell(s.path, port.Link)
+		if wasPort {
+			f.tell(s.path, p)
+		}
+	}
+}
+
 func (f *Fake) dropLink(l *link) {
 	s := l.in
+	f.freePorts(l)
+	p, wasPort := s.port(l)
 	delete(s.links, l.Name)
-	for _, port := range s.links {
-		if port.Master == l.Name {
-			port.Master, port.Isolated, port.Hairpin = "", false, false
-			f.tell(s.path, port.Link)
-		}
+	if wasPort {
+		f.tell(s.path, p)
 	}
 	for _, state := range []dataplane.State{s.objects, s.foreign} {
 		for k, o := range state {
@@ -99,6 +121,8 @@ func linkOf(o dataplane.Object) string {
 	case dataplane.Address:
 		return o.Link
 	case dataplane.Route:
+		return o.Link
+	case dataplane.ProxyNeighbour:
 		return o.Link
 	case dataplane.Sysctl:
 		return o.Link

@@ -11,13 +11,14 @@ import (
 
 // space is one network namespace.
 type space struct {
-	path    string
-	managed bool // made by a Netns object of ours
-	links   map[string]*link
-	objects dataplane.State   // ours: all but links
-	foreign dataplane.State   // addresses and routes that others made
-	sysctls map[string]string // the values in effect, whoever wrote them; absent ones read "0"
-	changed map[string]change // the host's sysctls that outlive links, as the kernel package's file has them
+	path     string
+	managed  bool // made by a Netns object of ours
+	links    map[string]*link
+	objects  dataplane.State     // ours: all but links
+	foreign  dataplane.State     // addresses and routes that others made
+	sysctls  map[string]string   // the values in effect, whoever wrote them; absent ones read "0"
+	borrowed map[string]borrowed // links that are our ports, by name
+	changed  map[string]change   // the host's sysctls that outlive links, as the kernel package's file has them
 }
 
 // change is what a sysctl was before us, and what we wrote.
@@ -33,7 +34,7 @@ type link struct {
 
 func newSpace(path string, managed bool) *space {
 	s := &space{path: path, managed: managed, links: map[string]*link{}, objects: dataplane.State{},
-		foreign: dataplane.State{}, sysctls: map[string]string{}, changed: map[string]change{}}
+		foreign: dataplane.State{}, sysctls: map[string]string{}, changed: map[string]change{}, borrowed: map[string]borrowed{}}
 	s.links["lo"] = &link{Link: dataplane.Link{Name: "lo", Kind: dataplane.Loopback, Up: path == dataplane.HostNetns}, in: s}
 	return s
 }
@@ -44,6 +45,9 @@ func (s *space) ours() dataplane.State {
 	for _, l := range s.links {
 		if l.Owner != "" || l.Kind == dataplane.Loopback && s.path != dataplane.HostNetns {
 			out[l.Key()] = l.Link
+		}
+		if p, ok := s.port(l); ok {
+			out[p.Key()] = p
 		}
 	}
 	for k, o := range out {
@@ -157,6 +161,7 @@ func (f *Fake) configure(l *link, want dataplane.Link) error {
 	}
 	wentDown := l.Up && !want.Up
 	changed := l.Link != want
+	was, wasPort := l.in.port(l)
 	l.Link = want
 	if wentDown {
 		l.in.goDown(want.Name)
@@ -164,15 +169,24 @@ func (f *Fake) configure(l *link, want dataplane.Link) error {
 	if changed {
 		f.tell(l.in.path, l.Link)
 	}
+	if is, isPort := l.in.port(l); is != was && isPort {
+		f.tell(l.in.path, is)
+	} else if wasPort && !isPort {
+		f.tell(l.in.path, was)
+	}
 	return nil
 }
 
-// goDown is what a link loses by going down: its routes, and IPv6 addresses (net.ipv6.conf.*.keep_addr_on_down is 0).
+// goDown is what a link loses by going down: its routes, proxied neighbours, and IPv6 addresses (net.ipv6.conf.*.keep_addr_on_down is 0).
 func (s *space) goDown(name string) {
 	for _, state := range []dataplane.State{s.objects, s.foreign} {
 		for k, o := range state {
 			switch o := o.(type) {
 			case dataplane.Route:
+				if o.Link == name {
+					delete(state, k)
+				}
+			case dataplane.ProxyNeighbour:
 				if o.Link == name {
 					delete(state, k)
 				}
