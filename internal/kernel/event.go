@@ -51,6 +51,7 @@ func (k *Kernel) Watch(ctx context.Context, each func(Event)) error {
 	if err := w.resync(); err != nil {
 		return err
 	}
+	defer k.told.begin(nil)
 	w.news.tell(tell)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return w.run(ctx, listener, tell) })

@@ -59,6 +59,7 @@ type Kernel struct {
 	radios   *radios
 	proxied  bell // rings when there is a proxied neighbour
 	memory   memory
+	told     told
 	groups   atomic.Uint32 // of links to delete at once, used so far
 	busy     sync.RWMutex  // read-locked while Apply changes the host: Watch does not look at what is half done
 }

@@ -71,6 +71,10 @@ func parseLink(p []byte) (l link, ok bool) {
 			l.alias = a.String()
 		case unix.IFLA_LINKINFO:
 			l.parseInfo(a)
+		case unix.IFLA_PROTINFO:
+			if p[0] == unix.AF_BRIDGE {
+				l.parsePort(a)
+			}
 		case unix.IFLA_AF_SPEC:
 			l.conf.parse(a)
 		}

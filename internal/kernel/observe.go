@@ -42,7 +42,7 @@ func (k *Kernel) observe(ctx context.Context, netns string) (dataplane.State, er
 	defer s.leave()
 	o := observation{netns: netns, sysctls: newSysctlIndex(k.tracked(netns))}
 	for _, part := range []func() error{
-		func() error { return o.links(s.conn) },
+		func() error { return k.look(s.conn, &o) },
 		func() error { return o.addresses(s.conn, &k.memory) },
 		func() error { return o.routes(s.conn) },
 		func() error { return o.routeRules(s.conn) },
@@ -55,13 +55,27 @@ func (k *Kernel) observe(ctx context.Context, netns string) (dataplane.State, er
 			return nil, fmt.Errorf("observe: %w", err)
 		}
 	}
+	if netns == dataplane.HostNetns && !o.short {
+		k.told.readInFull()
+	}
 	return k.stateOf(&o), nil
+}
+
+// look reads the links, in the shortest way that there is.
+func (k *Kernel) look(c *netlink.Conn, o *observation) error {
+	if o.short = o.netns == dataplane.HostNetns && k.told.serves(); o.short {
+		if done, err := o.glance(c, &k.told); done || err != nil {
+			return err
+		}
+	}
+	return o.links(c)
 }
 
 // observation is what one Observe has found so far.
 type observation struct {
 	netns   string
 	sysctls sysctlIndex
+	short   bool // what is known to be as it was need not be read
 
 	names   map[int]string // links' names by index
 	highest int            // index
@@ -75,19 +89,29 @@ type observation struct {
 
 // links reads all links, as names are needed of those that are not ours too.
 func (o *observation) links(c *netlink.Conn) error {
-	restart := func() {
-		o.names, o.highest, o.ours, o.foreignPorts, o.confs = map[int]string{}, 0, o.ours[:0], o.foreignPorts[:0], nil
+	return dumpLinks(c, o.reset, o.take)
+}
+
+// reset forgets the links.
+func (o *observation) reset() {
+	o.names, o.highest, o.ours, o.foreignPorts, o.confs = map[int]string{}, 0, o.ours[:0], o.foreignPorts[:0], nil
+}
+
+// backTo forgets the links that came since then; their names do no harm.
+func (o *observation) backTo(then *observation) {
+	o.ours, o.foreignPorts, o.confs = then.ours, then.foreignPorts, then.confs
+}
+
+// take takes a link; of one that comes twice the second is true.
+func (o *observation) take(l link) {
+	o.names[l.index] = l.Name
+	o.highest = max(o.highest, l.index)
+	if l.ours(o.netns) {
+		o.ours = append(o.ours, l)
+	} else if l.master != 0 {
+		o.foreignPorts = append(o.foreignPorts, l)
 	}
-	return dumpLinks(c, restart, func(l link) {
-		o.names[l.index] = l.Name
-		o.highest = max(o.highest, l.index)
-		if l.ours(o.netns) {
-			o.ours = append(o.ours, l)
-		} else if l.master != 0 {
-			o.foreignPorts = append(o.foreignPorts, l)
-		}
-		o.confs = o.sysctls.appendOf(o.confs, l)
-	})
+	o.confs = o.sysctls.appendOf(o.confs, l)
 }
 
 // addresses reads those with our mark, and those that we gave a workload and somebody typed again: `ip address` of Debian 12
@@ -140,7 +164,7 @@ func (k *Kernel) observeHost(ctx context.Context, o *observation) error {
 		o.others = append(o.others, dataplane.Netns{Path: path})
 	}
 	if k.nft != nil {
-		state, err := k.nft.Observe(ctx, false)
+		state, err := k.nft.Observe(ctx, !o.short)
 		if err != nil {
 			return err
 		}
@@ -216,10 +240,18 @@ func (x sysctlIndex) appendOf(to []dataplane.Object, l link) []dataplane.Object 
 }
 
 func dumpLinks(c *netlink.Conn, restart func(), each func(link)) error {
+	return dumpLinksOf(c, 0, restart, each)
+}
+
+// dumpLinksOf yields the links with that master, all when it is 0.
+func dumpLinksOf(c *netlink.Conn, master uint32, restart func(), each func(link)) error {
 	var b netlink.Batch
 	b.Begin(unix.RTM_GETLINK, unix.NLM_F_DUMP)
 	b.Raw(infoMsg(0, 0, 0))
 	b.Uint32(unix.IFLA_EXT_MASK, extSkipStats)
+	if master != 0 {
+		b.Uint32(unix.IFLA_MASTER, master)
+	}
 	return c.Dump(&b, restart, func(m netlink.Message) error {
 		if l, ok := parseLink(m.Data); ok && m.Type == unix.RTM_NEWLINK {
 			each(l)

@@ -39,14 +39,15 @@ type hostFact struct {
 
 // resync reads the tables anew and has everything observed.
 func (w *watcher) resync() error {
-	links, names := map[int]*watchedLink{}, map[int]string{}
+	links, names, told := map[int]*watchedLink{}, map[int]string{}, map[int]toldLink{}
 	var foreignPorts []link
-	err := dumpLinks(w.k.host, func() { clear(links); clear(names); foreignPorts = nil }, func(l link) {
+	err := dumpLinks(w.k.host, func() { clear(links); clear(names); clear(told); foreignPorts = nil }, func(l link) {
 		if l.master != 0 && !l.marked {
 			foreignPorts = append(foreignPorts, l)
 		}
 		names[l.index] = l.Name
 		links[l.index] = &watchedLink{Link: l.object(names), marked: l.marked, fact: factOf(l)}
+		told[l.index] = toldOf(&l)
 	})
 	if err != nil {
 		return err
@@ -70,6 +71,7 @@ func (w *watcher) resync() error {
 	for _, l := range foreignPorts {
 		links[l.index].port = w.portOf(l)
 	}
+	w.k.told.begin(told)
 	w.news.resync, w.news.foreign = true, true
 	return nil
 }
@@ -113,6 +115,7 @@ func (w *watcher) linkIs(l link) error {
 	before := w.links[l.index]
 	w.names[l.index] = l.Name
 	now := &watchedLink{Link: l.object(w.names), marked: l.marked, fact: factOf(l)}
+	w.k.told.is(&l)
 	w.links[l.index] = now
 	w.linkOfProxies(l.Name)
 	if !l.marked {
@@ -142,6 +145,7 @@ func (w *watcher) linkIs(l link) error {
 func (w *watcher) linkGone(l link) error {
 	before := w.links[l.index]
 	delete(w.links, l.index)
+	w.k.told.gone(l.index)
 	delete(w.names, l.index)
 	w.linkOfProxies(l.Name)
 	w.portWas(before, dataplane.Port{})
