@@ -43,6 +43,7 @@ func TestKilledAtAnyTime(t *testing.T) {
 	if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
 		t.Fatal(err)
 	}
+	nic(t, "nic0")
 	for range 20 {
 		killOne(t, dir)
 		k := open(t, filepath.Join(dir, "run"))
@@ -52,6 +53,10 @@ func TestKilledAtAnyTime(t *testing.T) {
 		}
 		if v := strings.TrimSpace(run(t, "sysctl -n net.ipv4.ip_forward net.ipv4.conf.all.arp_ignore")); v != "0\n0" {
 			t.Fatalf("sysctls are %q", v)
+		}
+		upAre(t, map[string]bool{"nic0": false})
+		if left := run(t, "ip rule show priority 100") + run(t, "ip neigh show proxy") + run(t, "ip link show type bridge_slave"); left != "" {
+			t.Fatalf("left: %s", left)
 		}
 		if err := k.Leave(); err != nil {
 			t.Fatal(err)
@@ -69,7 +74,9 @@ func links(t *testing.T) (names string) {
 	for range 100 {
 		var all []string
 		for _, line := range strings.Split(strings.TrimSpace(run(t, "ip -br link")), "\n") {
-			all = append(all, strings.Fields(line)[0])
+			if name := strings.Fields(line)[0]; !strings.Contains(name, "nic0") {
+				all = append(all, name)
+			}
 		}
 		if names = strings.Join(all, " "); names == "lo" {
 			break
@@ -104,7 +111,8 @@ func TestAppliesUntilKilled(t *testing.T) {
 	}
 	k := open(t, filepath.Join(dir, "run")) // it was started in the host's namespace
 	space := filepath.Join(dir, "ns", "w")
-	full := state(dataplane.Netns{Path: space}, bridge("fn-a"), veth("fv-a", "fn-a", space), addr("fn-a", "10.1.0.1/24"),
+	full := state(dataplane.Netns{Path: space}, uplinked("fn-a", "nic0"), veth("fv-a", "fn-a", space), addr("fn-a", "10.1.0.1/24"),
+		dataplane.Port{Link: "nic0", Master: "fn-a"}, rule(100, "10.1.0.2", 7), proxied("nic0", "10.1.0.2"),
 		sysctl("net/ipv4/ip_forward", "", "1"), sysctl("net/ipv4/conf/all/arp_ignore", "", "1"))
 	os.Stdout.WriteString("ready\n")
 	for {

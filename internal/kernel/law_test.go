@@ -18,6 +18,7 @@ import (
 func TestEveryFieldIsReached(t *testing.T) {
 	k := host(t)
 	ns, other := workload(t, "a"), workload(t, "b")
+	nic(t, "nic0")
 	br, br2, ve := bridge("fn-a"), bridge("fn-b"), veth("fv-a", "fn-a", ns)
 	base := []dataplane.Object{br, br2, ve, addr("fn-a", "10.1.0.1/24"), addr("fn-a", "fd01::1/64")}
 	changes := map[string]func() []dataplane.Object{
@@ -70,6 +71,17 @@ func TestEveryFieldIsReached(t *testing.T) {
 		"file sysctl":   func() []dataplane.Object { return one(sysctl("net/ipv6/neigh/fn-b/gc_stale_time", "fn-b", "7")) },
 		"host sysctl":   func() []dataplane.Object { return one(sysctl("net/ipv4/ip_forward", "", "1")) },
 		"wide sysctl":   func() []dataplane.Object { return one(sysctl("net/ipv4/ping_group_range", "", "0 7")) },
+		"uplink":        func() []dataplane.Object { br := br; br.Uplink = "nic1"; return one(br) },
+		"port": func() []dataplane.Object {
+			br := br
+			br.Uplink = "nic0"
+			return []dataplane.Object{br, dataplane.Port{Link: "nic0", Master: "fn-a"}}
+		},
+		"rule":          func() []dataplane.Object { return one(rule(15700, "10.1.0.2", 15700)) },
+		"rule6":         func() []dataplane.Object { return one(rule(15700, "fd01::2", 7)) },
+		"proxy":         func() []dataplane.Object { return one(proxied("nic0", "192.0.2.7")) },
+		"proxy6":        func() []dataplane.Object { return one(proxied("nic0", "2001:db8::7")) },
+		"proxy on ours": func() []dataplane.Object { return one(proxied("fn-a", "192.0.2.7")) },
 		"foreign link":  func() []dataplane.Object { return one(sysctl("net/ipv4/conf/lo/rp_filter", "", "2")) },
 	}
 	for name, change := range changes {
@@ -165,6 +177,8 @@ func TestManagedNamespaces(t *testing.T) {
 func TestRandomStatesAreReached(t *testing.T) {
 	k := host(t)
 	spaces := []string{workload(t, "a"), workload(t, "b"), workload(t, "c")}
+	nic(t, "nic0")
+	nic(t, "nic1")
 	seed := rand.Uint64()
 	r := rand.New(rand.NewPCG(seed, 0))
 	for i := range 40 {
@@ -191,6 +205,10 @@ func randomState(r *rand.Rand, spaces []string) dataplane.State {
 		br := bridge(fmt.Sprintf("fn-%d", i))
 		br.MTU, br.Up, br.NoARP = 1300+r.IntN(3)*100, r.IntN(4) > 0, r.IntN(4) == 0
 		bridges = append(bridges, br.Name)
+		if nic := fmt.Sprintf("nic%d", r.IntN(6)); nic <= "nic1" {
+			br.Uplink = nic
+			s[dataplane.Port{Link: nic}] = dataplane.Port{Link: nic, Master: br.Name}
+		}
 		s.Put(br)
 		if r.IntN(2) == 0 {
 			s.Put(addr(br.Name, fmt.Sprintf("10.%d.0.%d/24", i, 1+r.IntN(3))), addr(br.Name, fmt.Sprintf("fd0%d::1/64", i)))
@@ -202,6 +220,12 @@ func randomState(r *rand.Rand, spaces []string) dataplane.State {
 		}
 		if r.IntN(2) == 0 {
 			s.Put(sysctl("net/ipv4/conf/"+br.Name+"/arp_ignore", br.Name, fmt.Sprint(r.IntN(3))))
+		}
+	}
+	for i := range 4 {
+		if r.IntN(2) == 0 {
+			s.Put(rule(100+i, fmt.Sprintf("10.%d.0.2", i), 1000+r.IntN(3)), rule(100, fmt.Sprintf("fd0%d::2", i), 1000+r.IntN(3)))
+			s.Put(proxied("nic0", fmt.Sprintf("192.0.2.%d", i)), proxied("nic1", fmt.Sprintf("fd0%d::3", i)))
 		}
 	}
 	for i, space := range spaces {
