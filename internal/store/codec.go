@@ -155,6 +155,8 @@ func prototype(kind Kind) reflect.Type {
 		return reflect.TypeFor[model.Forward]()
 	case Meta:
 		return reflect.TypeFor[Installation]()
+	case Member:
+		return reflect.TypeFor[model.Member]()
 	}
 	return reflect.TypeFor[any]() // has no fields to be unknown
 }
