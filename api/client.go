@@ -50,6 +50,8 @@ type Option string
 const (
 	DryRun Option = "dryRun" // only tell what would be done
 	Force  Option = "force"  // take down what is in the way: endpoints of a network, processes of a workload
+	// Renumber moves endpoints along when the subnets of their network change: they keep their host part where they can.
+	Renumber Option = "renumber"
 )
 
 // Version tells which program answers.
@@ -73,6 +75,11 @@ func (c *Client) Network(ctx context.Context, name string) (Network, error) {
 // CreateNetwork makes a network of a Manifest of kind Network.
 func (c *Client) CreateNetwork(ctx context.Context, m Manifest, how ...Option) (Changed[Network], error) {
 	return call[Changed[Network]](ctx, c, http.MethodPost, path("networks")+query(how), m)
+}
+
+// EditNetwork changes a network while workloads are on it; with Force also when forwards have to go for that.
+func (c *Client) EditNetwork(ctx context.Context, name string, e NetworkEdit, how ...Option) (Changed[Network], error) {
+	return call[Changed[Network]](ctx, c, http.MethodPost, path("networks", name, "edit")+query(how), e)
 }
 
 // DeleteNetwork removes a network; with Force also its endpoints.
@@ -150,7 +157,7 @@ func (c *Client) DeleteForwards(ctx context.Context, names []string, how ...Opti
 	return call[Changed[[]Forward]](ctx, c, http.MethodDelete, path("forwards")+query(how), names)
 }
 
-// Apply makes the objects be as the manifests say: all of them or none.
+// Apply makes the objects be as the manifests say: all of them or none. Renumber and Force are as for EditNetwork.
 func (c *Client) Apply(ctx context.Context, ms []Manifest, how ...Option) (Changed[[]Manifest], error) {
 	return call[Changed[[]Manifest]](ctx, c, http.MethodPost, path("apply")+query(how), ms)
 }

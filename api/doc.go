@@ -9,6 +9,7 @@
 //	GET    /networks                      []Network
 //	POST   /networks                      Manifest of kind Network → Changed[Network]
 //	GET    /networks/NAME                 Network
+//	POST   /networks/NAME/edit            NetworkEdit → Changed[Network]   ?renumber=true moves addresses along, ?force=true drops forwards
 //	DELETE /networks/NAME                 Changed[Network]      ?force=true also detaches its endpoints
 //	POST   /networks/NAME/start|stop      Changed[Network]
 //	POST   /networks/NAME/autostart       Autostart → Changed[Network]

@@ -36,13 +36,13 @@ func forwardManifest(f model.Forward) api.Manifest {
 }
 
 // Apply makes networks and forwards be as the manifests say: all of them, or none. What is so already costs no step.
-func (a *Agent) Apply(ctx context.Context, manifests []api.Manifest, dryRun bool) (api.Changed[[]api.Manifest], error) {
+func (a *Agent) Apply(ctx context.Context, manifests []api.Manifest, yes consent, dryRun bool) (api.Changed[[]api.Manifest], error) {
 	changed := api.Changed[[]api.Manifest]{DryRun: dryRun, Object: []api.Manifest{}, Steps: []api.Step{}}
 	if err := a.begin(ctx); err != nil {
 		return changed, err
 	}
 	defer a.end()
-	p := applying{agent: a, objects: []api.Manifest{}, e: edit{networks: map[string]*model.Network{}, workloads: map[string]*model.Workload{}, forwards: map[string]*model.Forward{}}}
+	p := applying{agent: a, yes: yes, objects: []api.Manifest{}, e: edit{networks: map[string]*model.Network{}, workloads: map[string]*model.Workload{}, forwards: map[string]*model.Forward{}}}
 	if err := p.all(ctx, manifests); err != nil {
 		return changed, err
 	}
@@ -54,6 +54,9 @@ func (a *Agent) Apply(ctx context.Context, manifests []api.Manifest, dryRun bool
 	if changed.Steps, err = a.commit(ctx, p.e, dryRun); err != nil || dryRun {
 		return changed, err
 	}
+	for _, c := range p.changes {
+		a.changed(ctx, c)
+	}
 	a.checkOverlaps()
 	a.writeAllFiles()
 	a.flush(ctx, p.flushed)
@@ -64,7 +67,9 @@ func (a *Agent) Apply(ctx context.Context, manifests []api.Manifest, dryRun bool
 // applying gathers the edit of a list of manifests. Each is judged in the view that the ones before it lead to.
 type applying struct {
 	agent    *Agent
+	yes      consent
 	e        edit
+	changes  []change
 	objects  []api.Manifest
 	new      []model.Forward // whose ports must be free
 	flushed  []model.Forward
@@ -122,15 +127,16 @@ func (p *applying) network(s *state, m api.Manifest) model.Problems {
 	}
 	e := putNetwork(n)
 	if exists {
-		if e, err = a.updateNetwork(old, n); err != nil {
+		c, err := a.changing(s.view, old, n, p.yes)
+		if err != nil {
 			return asProblems(err, "")
 		}
+		e, p.changes = c.edit, append(p.changes, c)
 	}
 	s.apply(e)
 	maps.Copy(p.e.networks, e.networks)
-	for name, w := range e.workloads {
-		p.e.workloads[name] = w
-	}
+	maps.Copy(p.e.workloads, e.workloads)
+	maps.Copy(p.e.forwards, e.forwards)
 	return nil
 }
 

@@ -115,7 +115,7 @@ func crashStories() []crashStory {
 				network("lab", api.NetworkSpec{IsolatePorts: true, MTU: 1400, Subnets: []api.SubnetSpec{{Subnet: "10.8.0.0/24"}, {Subnet: "fd08::/64"}, {Subnet: "10.9.0.0/24"}}}),
 				network("more", api.NetworkSpec{Mode: "host-only"}),
 				{APIVersion: api.APIVersion, Kind: api.KindForward, Forward: &api.ForwardSpec{Publish: "8080:80", Workload: "web", Network: "lab"}},
-			}, false)
+			}, consent{}, false)
 			return err
 		}},
 		{"uninstall", do(lab, create("web", web), publish("8080:80")), func(d *daemon) error { _, err := d.Uninstall(ctx, false); return err }},
@@ -126,6 +126,7 @@ func crashStories() []crashStory {
 func TestTheNextStartConverges(t *testing.T) {
 	for _, s := range append(crashStories(), liveStories()...) {
 		t.Run(strings.ReplaceAll(s.name, " ", "-"), func(t *testing.T) {
+			t.Parallel()
 			for n := 0; ; n++ {
 				if !s.dieAfter(t, n) {
 					if n < 1 {
@@ -145,6 +146,7 @@ func TestTheNextStartConverges(t *testing.T) {
 func (s crashStory) dieAfter(t *testing.T, n int) (died bool) {
 	w := newWorld(t)
 	w.kernel.AddNetns("/run/netns/theirs")
+	w.bridgeable()
 	w.procs.alive[4711] = 99
 	w.procs.watched = map[string]int{}
 	d := w.start()

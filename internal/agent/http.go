@@ -48,9 +48,14 @@ func (a *Agent) Handler() http.Handler {
 }
 
 const (
-	dryRun = "dryRun"
-	force  = "force"
+	dryRun   = "dryRun"
+	force    = "force"
+	renumber = "renumber"
 )
+
+func consentOf(r *http.Request) consent {
+	return consent{renumber: isSet(r, renumber), force: isSet(r, force)}
+}
 
 type handle func(pattern string, answer func(*http.Request) (any, error), parameters ...string)
 
@@ -86,6 +91,13 @@ func (a *Agent) networkRoutes(handle handle) {
 		}
 		return a.CreateNetwork(r.Context(), m, isSet(r, dryRun))
 	}, dryRun)
+	handle("POST /v1/networks/{name}/edit", func(r *http.Request) (any, error) {
+		var e api.NetworkEdit
+		if err := socket.Body(r, &e); err != nil {
+			return nil, err
+		}
+		return a.EditNetwork(r.Context(), r.PathValue("name"), e, consentOf(r), isSet(r, dryRun))
+	}, dryRun, renumber, force)
 	handle("DELETE /v1/networks/{name}", func(r *http.Request) (any, error) {
 		return a.DeleteNetwork(r.Context(), r.PathValue("name"), isSet(r, force), isSet(r, dryRun))
 	}, dryRun, force)
@@ -176,8 +188,8 @@ func (a *Agent) changeRoutes(handle handle) {
 		if err != nil {
 			return nil, err
 		}
-		return a.Apply(r.Context(), manifests, isSet(r, dryRun))
-	}, dryRun)
+		return a.Apply(r.Context(), manifests, consentOf(r), isSet(r, dryRun))
+	}, dryRun, renumber, force)
 	handle("POST /v1/repair", func(r *http.Request) (any, error) { return a.Repair(r.Context(), isSet(r, dryRun)) }, dryRun)
 	handle("POST /v1/doctor/fix", func(r *http.Request) (any, error) {
 		var f api.Fix

@@ -165,7 +165,7 @@ func killStories() []killedStory {
 		{"publish", []func(*Agent) error{lab, web}, publish},
 		{"delete a network", all, deleteNetwork},
 		{"change a network", all, func(a *Agent) error {
-			_, err := a.Apply(ctx, []api.Manifest{network("lab", api.NetworkSpec{MTU: 1400, IsolatePorts: true, Subnets: []api.SubnetSpec{{Subnet: "10.8.0.0/24"}, {Subnet: "fd08::/64"}, {Subnet: "10.9.0.0/24"}}})}, false)
+			_, err := a.Apply(ctx, []api.Manifest{network("lab", api.NetworkSpec{MTU: 1400, IsolatePorts: true, Subnets: []api.SubnetSpec{{Subnet: "10.8.0.0/24"}, {Subnet: "fd08::/64"}, {Subnet: "10.9.0.0/24"}}})}, consent{}, false)
 			return err
 		}},
 		{"uninstall", all, func(a *Agent) error { _, err := a.Uninstall(ctx, false); return err }},

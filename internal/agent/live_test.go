@@ -49,7 +49,31 @@ func liveStories() []crashStory {
 		_, err := d.AddForwards(ctx, []api.ForwardSpec{{Publish: "8080:80", Workload: "web", Network: "lab"}}, false)
 		return err
 	}
-	return []crashStory{
+	edit := func(e api.NetworkEdit) func(*daemon) error {
+		return func(d *daemon) error {
+			_, err := d.EditNetwork(ctx, "lab", e, consent{renumber: true, force: true}, false)
+			return err
+		}
+	}
+	stories := []crashStory{
+		{"renumber", with(pair("nat"), publish), edit(api.NetworkEdit{Subnets: []api.SubnetSpec{{Subnet: "10.9.0.0/24"}, {Subnet: "fd09::/64"}}})},
+		{"renumber on two networks", with(pair("routed"), second), edit(api.NetworkEdit{Subnets: []api.SubnetSpec{{Subnet: "10.9.0.0/24"}}})},
+		{"another gateway", with(pair("nat"), publish), edit(api.NetworkEdit{Subnets: []api.SubnetSpec{{Subnet: "10.8.0.0/24", Gateway: "10.8.0.254"}, {Subnet: "fd08::/64"}}})},
+		{"a larger subnet", pair("nat"), edit(api.NetworkEdit{Subnets: []api.SubnetSpec{{Subnet: "10.8.0.0/16"}, {Subnet: "fd08::/48"}}})},
+		{"one more subnet", pair("nat"), edit(api.NetworkEdit{Subnets: []api.SubnetSpec{{Subnet: "10.8.0.0/24"}, {Subnet: "fd08::/64"}, {Subnet: "10.9.0.0/24"}}})},
+		{"a subnet for a switch", with(pair("isolated"), edit(api.NetworkEdit{Subnets: []api.SubnetSpec{}})), edit(api.NetworkEdit{Mode: ptr("nat")})},
+		{"another bridge", pair("nat"), edit(api.NetworkEdit{Bridge: ptr("br7"), MTU: ptr(1400)})},
+		{"no more NAT", with(pair("nat"), publish), edit(api.NetworkEdit{NAT: new(bool)})},
+		{"masquerade", pair("routed"), edit(api.NetworkEdit{NAT: ptr(true), SNATIPs: []string{"192.0.2.10"}, HostAdapter: new(bool)})},
+	}
+	for _, from := range liveModes {
+		for _, to := range liveModes {
+			if from != to {
+				stories = append(stories, crashStory{"from " + from + " to " + to, with(pair("nat"), edit(toMode(from))), edit(toMode(to))})
+			}
+		}
+	}
+	return append(stories, []crashStory{
 		{"connect", pair("nat"), connect("web", api.EndpointSpec{Network: DefaultNetwork})},
 		{"connect for the default route", pair("nat"), second},
 		{"connect to a routed network", pair("routed"), second},
@@ -60,5 +84,5 @@ func liveStories() []crashStory {
 		{"disconnect what others made", with(pair("nat"), connect("theirs", api.EndpointSpec{Network: DefaultNetwork})), disconnect("theirs", "lab")},
 		{"disconnect from a cable", with(pair("nat"), connect("web", api.EndpointSpec{Network: "wire"})), disconnect("web", "wire")},
 		{"disconnect with a published port", with(pair("nat"), publish), disconnect("web", "lab")},
-	}
+	}...)
 }

@@ -75,8 +75,13 @@ func readNetwork(s *state, m api.Manifest, now time.Time) (model.Network, error)
 	if changes {
 		n.Created = old.Created
 	}
-	of := model.Validate(s.view, n)
-	return n, allProblems(r.problems, append(of, withoutField(foreignSNAT(s.view.Node, n), of)...)).Err()
+	return n, r.check(n)
+}
+
+// check says what is wrong with the network that was read, and with reading it.
+func (r *networkReader) check(n model.Network) error {
+	of := model.Validate(r.view, n)
+	return allProblems(r.problems, append(of, withoutField(foreignSNAT(r.view.Node, n), of)...)).Err()
 }
 
 // foreignSNAT are the problems of source addresses that the host does not have: answers to them would not come back.
@@ -256,47 +261,4 @@ func listed(names []string) string {
 		return strings.Join(names, ", ")
 	}
 	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
-}
-
-// updateNetwork is the edit that turns a network into what a manifest asks now. With endpoints on it, what they are made of
-// stays: that is for an edit that moves them.
-func (a *Agent) updateNetwork(old, n model.Network) (edit, error) {
-	e := putNetwork(n)
-	_, users := a.withoutNetwork(n.Name)
-	if len(users) == 0 {
-		return e, nil
-	}
-	var problems model.Problems
-	fixed := func(path, what string, same bool) {
-		if !same {
-			problems = append(problems, model.Problem{Code: model.CodeInUse, Path: path, Reason: fmt.Sprintf("network %q is in use, so its %s stays", n.Name, what),
-				Owner: listed(users), Fix: "remove those first"})
-		}
-	}
-	fixed("spec.mode", "mode", old.Mode == n.Mode)
-	fixed("spec.bridge", "bridge", old.BridgeName() == n.BridgeName())
-	for _, was := range old.Subnets {
-		now, ok := n.Subnet(was.Prefix.Addr())
-		fixed("spec.subnets", "subnet "+was.Prefix.String(), ok && now.Prefix == was.Prefix)
-		fixed("spec.subnets", "gateway "+text(was.Gateway), !ok || now.Gateway == was.Gateway)
-	}
-	if old.IsolatePorts != n.IsolatePorts {
-		e.workloads = a.isolated(old, n)
-	}
-	return e, problems.Err()
-}
-
-// isolated are the workloads whose endpoints follow the network's isolation: those that were as it said before.
-func (a *Agent) isolated(old, n model.Network) map[string]*model.Workload {
-	change := map[string]*model.Workload{}
-	for name, w := range a.view().Workloads {
-		w.Endpoints = slices.Clone(w.Endpoints)
-		for i, e := range w.Endpoints {
-			if e.Network == n.Name && e.Isolated == old.IsolatePorts {
-				w.Endpoints[i].Isolated = n.IsolatePorts
-				change[name] = &w
-			}
-		}
-	}
-	return change
 }

@@ -21,7 +21,8 @@ const (
 type networkReader struct {
 	view     model.View
 	seed     [5]byte
-	old      *model.Network // the network that the manifest changes: its automatic subnets stay
+	old      *model.Network // the network that is changed: its automatic subnets and gateways stay
+	fresh    bool           // its automatic subnets are to be others
 	problems model.Problems
 }
 
@@ -38,7 +39,46 @@ func (r *networkReader) read(meta api.Metadata, spec api.NetworkSpec) model.Netw
 	n.SNAT = r.addrs(model.CodeSNAT, "spec.snatIPs", spec.SNATIPs)
 	n.DNS = r.addrs(model.CodeDNS, "spec.dns", spec.DNS)
 	r.subnets(&n, spec)
+	if n.NeedsSubnet() {
+		for i, s := range n.Subnets {
+			if !s.Gateway.IsValid() && s.Prefix.IsValid() {
+				n.Subnets[i].Gateway = r.gateway(n, s)
+			}
+		}
+	}
 	return n.WithDefaults()
+}
+
+// gateway is the one that the subnet had, or that of the subnet before in the same place, or the first address that nobody has.
+func (r *networkReader) gateway(n model.Network, s model.Subnet) netip.Addr {
+	taken := map[netip.Addr]bool{}
+	for _, w := range r.view.Workloads {
+		if e, on := w.Endpoint(n.Name); on {
+			for _, a := range e.Addrs {
+				taken[a] = true
+			}
+		}
+	}
+	for _, a := range s.Reserved {
+		taken[a] = true
+	}
+	if r.old != nil {
+		pairs := successorsOf(*r.old, n)
+		for _, was := range r.old.Subnets {
+			if was.Prefix != s.Prefix && pairs[was.Prefix].Prefix != s.Prefix || !was.Gateway.IsValid() {
+				continue
+			}
+			if a, ok := hostPart(was.Gateway, was.Prefix, s.Prefix); ok && s.Usable(a) && !taken[a] {
+				return a
+			}
+		}
+	}
+	for a := model.FirstAddr(s.Prefix); s.Usable(a); a = a.Next() {
+		if !taken[a] {
+			return a
+		}
+	}
+	return netip.Addr{}
 }
 
 func isFalse(b *bool) bool { return b != nil && !*b }
@@ -95,7 +135,7 @@ func (r *networkReader) prefix(n model.Network, path, text string) netip.Prefix 
 
 // auto is the subnet that the network has already in that place, or the first free one of the pools.
 func (r *networkReader) auto(n model.Network, path string, v6 bool) netip.Prefix {
-	if r.old != nil {
+	if r.old != nil && !r.fresh {
 		for _, s := range r.old.Subnets {
 			_, used := n.Subnet(s.Prefix.Addr())
 			if s.Prefix.Addr().Is6() == v6 && !used {

@@ -34,6 +34,7 @@ func (a *Agent) start(ctx context.Context) error {
 	if err := a.settle(ctx, install); err != nil {
 		return err
 	}
+	a.straighten()
 	a.findNamespaces()
 	a.findProcesses(ctx)
 	parts, errs := a.state.parts()

@@ -30,7 +30,7 @@ func (a *Agent) describeNetwork(n model.Network) api.Network {
 	v := a.state.view
 	d := api.Network{
 		Name: n.Name, ID: networkID(n), Labels: n.Labels, Spec: networkSpec(n),
-		Status: api.NetworkStatus{Scope: "node", Created: n.Created, MTU: v.MTU(n), Subnets: a.describeSubnets(n), NAT: natText(v, n)},
+		Status: api.NetworkStatus{Scope: "node", Created: n.Created, MTU: v.MTU(n), Subnets: a.describeSubnets(n), NAT: natText(v, n), Return: returnRoutes(v, n)},
 	}
 	d.Status.State, d.Status.Reason = a.networkState(n)
 	if n.HasBridge() {
@@ -229,7 +229,7 @@ func (a *Agent) describeForward(f model.Forward) api.Forward {
 	_, standing := a.state.view.Forwards[f.Name()]
 	return api.Forward{
 		Name: f.Name(), Workload: f.Workload, Network: f.Network, Proto: f.Proto.String(), HostIP: text(f.HostIP), HostPorts: f.HostPorts.String(),
-		Ports: f.Ports.String(), Standing: standing, Active: there && on && !lost && a.state.view.Networks[f.Network].Active,
+		Ports: f.Ports.String(), Standing: standing, Active: there && on && !lost && a.state.view.Networks[f.Network].Active && a.state.view.Networks[f.Network].Routes(),
 	}
 }
 

@@ -77,6 +77,31 @@ func (s *sticky) had(network, workload string, subnet netip.Prefix) netip.Addr {
 	return netip.Addr{}
 }
 
+// follow moves what is remembered to the subnets that came instead of others.
+func (s *sticky) follow(c change) {
+	successors := successorsOf(c.old, c.net)
+	if len(successors) == 0 {
+		return
+	}
+	for name, addrs := range s.last {
+		network, workload, _ := strings.Cut(name, "/")
+		if network != c.net.Name {
+			continue
+		}
+		var moved []netip.Addr
+		for _, a := range addrs {
+			was, _ := c.old.Subnet(a)
+			if to, ok := successors[was.Prefix]; ok {
+				a, _ = hostPart(a, was.Prefix, to.Prefix)
+			}
+			if a.IsValid() {
+				moved = append(moved, a)
+			}
+		}
+		s.set(network, workload, moved)
+	}
+}
+
 // forOther reports whether another workload would like the address back.
 func (s *sticky) forOther(network, workload string, a netip.Addr) bool {
 	owner, ok := s.owner[network][a]

@@ -269,18 +269,18 @@ func TestApplyIsIdempotentAndAllOrNothing(t *testing.T) {
 		network("lab", api.NetworkSpec{DNS: []string{"9.9.9.9"}}), // after the forward that needs it
 		network("iso", api.NetworkSpec{Mode: "isolated"}),
 	}
-	first := must[api.Changed[[]api.Manifest]](t)(d.Apply(ctx, manifests, false))
+	first := must[api.Changed[[]api.Manifest]](t)(d.Apply(ctx, manifests, consent{}, false))
 	if len(first.Steps) == 0 || len(first.Object) != 3 {
 		t.Errorf("first: %d steps, objects %+v", len(first.Steps), first.Object)
 	}
 	for _, ms := range [][]api.Manifest{manifests, first.Object, d.Manifests()} {
-		if again := must[api.Changed[[]api.Manifest]](t)(d.Apply(ctx, ms, false)); len(again.Steps) != 0 {
+		if again := must[api.Changed[[]api.Manifest]](t)(d.Apply(ctx, ms, consent{}, false)); len(again.Steps) != 0 {
 			t.Errorf("the same again: %+v", again.Steps)
 		}
 	}
 	mustWorkload(t, d, api.WorkloadSpec{Name: "web", Endpoints: on("lab")})
 	changed := network("lab", api.NetworkSpec{DNS: []string{"1.1.1.1"}, IsolatePorts: true, MTU: 1400, Guard: new(bool)})
-	must[api.Changed[[]api.Manifest]](t)(d.Apply(ctx, []api.Manifest{changed}, false))
+	must[api.Changed[[]api.Manifest]](t)(d.Apply(ctx, []api.Manifest{changed}, consent{}, false))
 	w.checkConverged(d)
 	x := must[api.Workload](t)(d.Workload("web"))
 	if !x.Endpoints[0].Isolated || x.Endpoints[0].Guard {
@@ -289,7 +289,7 @@ func TestApplyIsIdempotentAndAllOrNothing(t *testing.T) {
 	if resolv := must[[]byte](t)(os.ReadFile(x.Files.ResolvConf)); !strings.Contains(string(resolv), "nameserver 1.1.1.1\n") {
 		t.Errorf("resolv.conf did not follow: %s", resolv)
 	}
-	_, err := d.Apply(ctx, []api.Manifest{network("fine", api.NetworkSpec{}), network("lab", api.NetworkSpec{Mode: "host-only"})}, false)
+	_, err := d.Apply(ctx, []api.Manifest{network("fine", api.NetworkSpec{}), network("lab", api.NetworkSpec{Mode: "host-only"})}, consent{}, false)
 	if err == nil || len(d.Networks()) != 3 {
 		t.Errorf("half of a list was applied: %v", err)
 	}
@@ -322,7 +322,7 @@ func TestDryRunsChangeNothingAndTellWhatWouldBeDone(t *testing.T) {
 			return asked{c.Steps, err}
 		}(),
 		"apply": func() asked {
-			c, err := d.Apply(ctx, []api.Manifest{network("new", api.NetworkSpec{})}, true)
+			c, err := d.Apply(ctx, []api.Manifest{network("new", api.NetworkSpec{})}, consent{}, true)
 			return asked{c.Steps, err}
 		}(),
 		"uninstall": func() asked { s, err := d.Uninstall(ctx, true); return asked{s, err} }(),

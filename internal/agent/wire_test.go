@@ -47,14 +47,16 @@ func TestWhatChangesInPlace(t *testing.T) {
 		"a subnet more": {func(m *api.Manifest) {
 			m.Network.Subnets = append(m.Network.Subnets, api.SubnetSpec{Subnet: "10.88.0.0/24"})
 		}, true},
-		"mode":    {func(m *api.Manifest) { m.Network.Mode = "host-only" }, false},
-		"bridge":  {func(m *api.Manifest) { m.Network.Bridge = "br7" }, false},
-		"gateway": {func(m *api.Manifest) { m.Network.Subnets[0].Gateway = "10.8.0.254" }, false},
-		"subnet":  {func(m *api.Manifest) { m.Network.Subnets[0].Subnet = "10.89.0.0/24" }, false},
+		"mode":                  {func(m *api.Manifest) { m.Network.Mode = "routed" }, true},
+		"bridge":                {func(m *api.Manifest) { m.Network.Bridge = "br7" }, true},
+		"gateway":               {func(m *api.Manifest) { m.Network.Subnets[0].Gateway = "10.8.0.254" }, true},
+		"mode without a way in": {func(m *api.Manifest) { m.Network.Mode = "host-only" }, false}, // it publishes ports
+		"cable":                 {func(m *api.Manifest) { m.Network.Mode, m.Network.Subnets = "cable", nil }, false},
+		"subnet":                {func(m *api.Manifest) { m.Network.Subnets[0].Subnet = "10.89.0.0/24" }, false},
 	} {
 		m := network("lab", api.NetworkSpec{Subnets: append([]api.SubnetSpec{}, subnets...)})
 		c.change(&m)
-		_, err := d.Apply(context.Background(), []api.Manifest{m}, true)
+		_, err := d.Apply(context.Background(), []api.Manifest{m}, consent{}, true)
 		if (err == nil) != c.may {
 			t.Errorf("%s: may change %v: %v", name, c.may, err)
 		}

@@ -1,0 +1,170 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/flatnet/flatnet/api"
+	"github.com/flatnet/flatnet/internal/model"
+)
+
+// consent is what somebody who edits a network agreed to beforehand.
+type consent struct {
+	renumber bool // endpoints get other addresses
+	force    bool // forwards that the network cannot have any more go
+}
+
+// EditNetwork changes a network while workloads are on it.
+func (a *Agent) EditNetwork(ctx context.Context, name string, e api.NetworkEdit, yes consent, dryRun bool) (api.Changed[api.Network], error) {
+	changed := api.Changed[api.Network]{DryRun: dryRun, Steps: []api.Step{}}
+	if err := a.begin(ctx); err != nil {
+		return changed, err
+	}
+	defer a.end()
+	old, ok := a.view().Networks[name]
+	if !ok {
+		return changed, notFound("network", name, a.view().Networks)
+	}
+	n, err := readEdit(a.state, old, e)
+	if err != nil {
+		return changed, err
+	}
+	if !sameNetwork(old, n) {
+		c, err := a.changing(a.view(), old, n, yes)
+		if err != nil {
+			return changed, err
+		}
+		if changed.Steps, err = a.commit(ctx, c.edit, dryRun); err != nil {
+			return changed, fmt.Errorf("network %q: %w", name, err)
+		}
+		if !dryRun {
+			a.changed(ctx, c)
+			a.checkOverlaps()
+			a.writeAllFiles()
+			a.event("changed", "network/"+name, c.text(), changed.Steps...)
+		}
+	}
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	changed.Object = a.describeNetwork(n)
+	return changed, nil
+}
+
+// readEdit is the network that an edit makes of one.
+func readEdit(s *state, old model.Network, e api.NetworkEdit) (model.Network, error) {
+	spec, problems := merged(networkSpec(old), e)
+	if len(problems) > 0 {
+		return old, problems.Err()
+	}
+	inherit(&spec, old, e)
+	meta := api.Metadata{Name: old.Name, Labels: maps.Clone(old.Labels)}
+	if meta.Labels == nil && len(e.Labels) > 0 {
+		meta.Labels = map[string]string{}
+	}
+	maps.Copy(meta.Labels, e.Labels)
+	for _, k := range e.DropLabels {
+		delete(meta.Labels, k)
+	}
+	r := networkReader{view: s.view, seed: s.seed, old: &old, fresh: e.Subnets != nil}
+	n := r.read(meta, spec)
+	n.Created = old.Created
+	return n, r.check(n)
+}
+
+// merged puts what is asked for into a spec.
+func merged(spec api.NetworkSpec, e api.NetworkEdit) (api.NetworkSpec, model.Problems) {
+	for _, p := range []struct{ to, from *string }{{&spec.Mode, e.Mode}, {&spec.Bridge, e.Bridge}, {&spec.Uplink, e.Uplink}} {
+		if p.from != nil {
+			*p.to = *p.from
+		}
+	}
+	for _, p := range []struct{ to, from *bool }{{&spec.Masquerade, e.Masquerade}, {&spec.ProxyARP, e.ProxyARP}, {&spec.IsolatePorts, e.IsolatePorts}} {
+		if p.from != nil {
+			*p.to = *p.from
+		}
+	}
+	for _, p := range []struct{ to, from **bool }{{&spec.HostAdapter, &e.HostAdapter}, {&spec.Guard, &e.Guard}, {&spec.Autostart, &e.Autostart}} {
+		if *p.from != nil {
+			*p.to = *p.from
+		}
+	}
+	if e.MTU != nil {
+		spec.MTU = *e.MTU
+	}
+	if e.SNATIPs != nil {
+		spec.SNATIPs = e.SNATIPs
+	}
+	if e.DNS != nil {
+		spec.DNS = e.DNS
+	}
+	if e.Subnets != nil {
+		spec.Subnets = e.Subnets
+	}
+	if e.NAT == nil {
+		return spec, nil
+	}
+	return spec, switchNAT(&spec, e)
+}
+
+// switchNAT is VMware's "share the host's connection" and "take the NAT device away", and KVM's masquerade on a routed network.
+func switchNAT(spec *api.NetworkSpec, e api.NetworkEdit) model.Problems {
+	bad := func(reason, fix, example string) model.Problems {
+		return model.Problems{{Code: model.CodeMode, Path: "nat", Reason: reason, Fix: fix, Example: example}}
+	}
+	mode := model.Mode(spec.Mode)
+	switch {
+	case e.Mode != nil || e.Masquerade != nil:
+		return bad("nat says by itself what mode and masquerade are to be", "leave nat out, or those", "")
+	case mode == model.Routed:
+		spec.Masquerade = *e.NAT
+	case *e.NAT && (mode == model.HostOnly || mode == model.Isolated):
+		spec.Mode = string(model.NAT)
+	case !*e.NAT && mode == model.NAT:
+		spec.Mode = string(model.HostOnly)
+	case *e.NAT && mode != model.NAT:
+		return bad(fmt.Sprintf("mode %s has no NAT to switch on", mode), "choose the mode", "--mode nat")
+	}
+	return nil
+}
+
+// inherit takes out of a spec what comes from the network before and what the mode of now cannot have. What the edit asks for stays,
+// and is refused where it does not fit.
+func inherit(spec *api.NetworkSpec, old model.Network, e api.NetworkEdit) {
+	n := model.Network{Mode: model.Mode(spec.Mode), Masquerade: spec.Masquerade, Uplink: spec.Uplink}
+	bridging := (old.Mode == model.Bridged) != (n.Mode == model.Bridged) // then the uplink is another thing
+	if e.Masquerade == nil && n.Mode != model.Routed {
+		spec.Masquerade = false
+	}
+	if e.ProxyARP == nil && n.Mode != model.Routed {
+		spec.ProxyARP = false
+	}
+	if e.SNATIPs == nil && !n.Translates() {
+		spec.SNATIPs = nil
+	}
+	if e.HostAdapter == nil && !n.NeedsSubnet() {
+		spec.HostAdapter = nil
+	}
+	if e.Uplink == nil && (bridging || !n.Routes() && n.Mode != model.Bridged) {
+		spec.Uplink = ""
+	}
+	if e.Bridge == nil && (old.BorrowsBridge() && (bridging || spec.Uplink != "") || !n.HasBridge()) {
+		spec.Bridge = ""
+	}
+	if !n.NeedsSubnet() && (bridging || n.Mode != model.Bridged) {
+		spec.Subnets = withoutGateways(spec.Subnets, old)
+	}
+}
+
+// withoutGateways leaves out the gateways that the network has now.
+func withoutGateways(subnets []api.SubnetSpec, old model.Network) []api.SubnetSpec {
+	subnets = slices.Clone(subnets)
+	for i, s := range subnets {
+		was := slices.IndexFunc(old.Subnets, func(o model.Subnet) bool { return o.Prefix.String() == s.Subnet && text(o.Gateway) == s.Gateway })
+		if was >= 0 {
+			subnets[i].Gateway = ""
+		}
+	}
+	return subnets
+}
