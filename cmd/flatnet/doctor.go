@@ -46,8 +46,11 @@ func (c *doctor) run(ctx context.Context, _ []string, stdout io.Writer) error {
 		err = writeValue(stdout, c.output, findings)
 	case "":
 		writeFindings(stdout, findings)
-		if !sick(findings) {
+		switch {
+		case len(findings) == 0:
 			fmt.Fprintln(stdout, "all is well")
+		case !sick(findings):
+			fmt.Fprintln(stdout, "all is well; the notes are for you to judge")
 		}
 	default:
 		err = badUsage("-o takes json or yaml, not %q", c.output)
@@ -97,7 +100,7 @@ func writeFindings(w io.Writer, findings []api.Finding) {
 		if f.Fix != "" {
 			fmt.Fprintf(w, "  fix: %s\n", indentRest(f.Fix))
 		}
-		if f.Fixable {
+		if f.Fixable && !strings.Contains(f.Fix, "doctor --fix") {
 			fmt.Fprintf(w, "  flatnet can do it: sudo flatnet doctor --fix %s\n", f.Code)
 		}
 	}

@@ -184,7 +184,7 @@ func innerFindings(c reconcile.Change, routesTold bool) []api.Finding {
 		return nil
 	}
 	return []api.Finding{{Code: FindingInnerDrift, Level: levelWarning, What: fmt.Sprintf("inside %s something was changed; to undo it: %s", c.Netns, listed(lines)),
-		Fix: "it is the workload's own: undo it when it was not meant", Fixable: true}}
+		Owner: "the workload's own doing: it stays unless you undo it", Fix: "flatnet doctor --fix " + FindingInnerDrift, Fixable: true}}
 }
 
 // outerFindings tell of the host's own namespace; what is about forwarding is told by itself.

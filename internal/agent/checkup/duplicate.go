@@ -146,8 +146,8 @@ func (d *duplicateSearch) inOthers() {
 	}
 }
 
-// answered: somebody was just confirmed at a neighbour's to have the address, at a MAC that is not the owner's and that the
-// bridge knows the port of. Entries that are not confirmed may be of an earlier owner.
+// answered: a neighbour sends to the address just now, at a MAC that is not the owner's and that the bridge knows the port of.
+// Entries that are not in use may be of an earlier owner. Whom one can look into is not judged by hearsay.
 func (d *duplicateSearch) answered() {
 	d.neighbours(d.Host, d.network.BridgeName())
 	for _, name := range slices.Sorted(maps.Keys(d.Workloads)) {
@@ -161,7 +161,8 @@ func (d *duplicateSearch) neighbours(s kernel.Space, link string) {
 	for _, n := range s.Neighbours {
 		c, ours := d.claims[n.Addr]
 		mac, err := model.ParseMAC(n.MAC)
-		if !ours || err != nil || n.Link != link || n.State != "REACHABLE" || mac == c.mac {
+		inUse := slices.Contains([]string{"REACHABLE", "DELAY", "PROBE"}, n.State)
+		if !ours || err != nil || n.Link != link || !inUse || mac == c.mac || d.lookedInto(n.MAC) {
 			continue
 		}
 		port, known := d.Switches.Ports[d.network.BridgeName()][mac]
@@ -174,6 +175,17 @@ func (d *duplicateSearch) neighbours(s kernel.Space, link string) {
 		}
 		d.tell(n.Addr, fmt.Sprintf("somebody with the MAC %s behind %s", mac, port), fix)
 	}
+}
+
+// lookedInto reports whether a MAC is that of a namespace whose addresses were seen.
+func (d *duplicateSearch) lookedInto(mac string) bool {
+	has := func(l kernel.LinkInfo) bool { return l.MAC == mac }
+	for _, s := range d.Workloads {
+		if slices.ContainsFunc(s.Links, has) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(d.Others, func(o Other) bool { return slices.ContainsFunc(o.Space.Links, has) })
 }
 
 // amongOthers are addresses that two namespaces on a bridge made by hand have, or one has that is the host's there.

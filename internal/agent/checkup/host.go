@@ -102,8 +102,14 @@ func defaults(f Facts) []api.Finding {
 			list = append(list, noDefault(f, v, names(networks))...)
 			continue
 		}
-		list = append(list, deadRouters(f, v, all[0])...)
-		list = append(list, twoDefaults(v, all)...)
+		dead := deadRouters(f, v, all[0])
+		two := twoDefaults(v, all, len(dead) > 0)
+		if len(two) > 0 {
+			for i := range dead {
+				dead[i].Fix = "" // the other one is there already
+			}
+		}
+		list = append(append(list, dead...), two...)
 	}
 	return list
 }
@@ -199,14 +205,18 @@ func unanswered(s kernel.Space, link string, a netip.Addr) bool {
 	})
 }
 
-// twoDefaults: of IPv4 only the first of one metric is ever used; IPv6 takes them together.
-func twoDefaults(v family, all []kernel.DefaultRoute) []api.Finding {
+// twoDefaults: of IPv4 only the first of one metric is ever used; IPv6 takes them together. One has to go: the second, unless
+// the first leads to nobody.
+func twoDefaults(v family, all []kernel.DefaultRoute, firstDead bool) []api.Finding {
 	if v == 1 || len(all) < 2 || all[0].Metric != all[1].Metric {
 		return nil
 	}
-	second := all[1]
-	return []api.Finding{{Code: CodeTwoDefaults, Level: warning, What: fmt.Sprintf("two IPv4 default routes of one metric, of which only the first is used: %s; %s", defaultText(all[0]), defaultText(second)),
-		Owner: fmt.Sprintf("proto %s; proto %s", all[0].Proto, second.Proto), Fix: "ip route del " + defaultText(second)}}
+	extra := all[1]
+	if firstDead {
+		extra = all[0]
+	}
+	return []api.Finding{{Code: CodeTwoDefaults, Level: warning, What: fmt.Sprintf("two IPv4 default routes of one metric, of which only the first is used: %s; %s", defaultText(all[0]), defaultText(all[1])),
+		Owner: fmt.Sprintf("proto %s; proto %s", all[0].Proto, all[1].Proto), Fix: "ip route del " + defaultText(extra)}}
 }
 
 // pinned networks may leave by one link only; when the host's routes lead elsewhere nothing leaves.

@@ -318,5 +318,5 @@ func (c *compiler) xtTarget(d []byte) {
 	v, marks := targetVerdict(name)
 	c.rule.Marks = c.rule.Marks || marks
 	c.rule.Translates = translates(name)
-	c.verdict(v, name)
+	c.verdict(v, "-j "+name)
 }
