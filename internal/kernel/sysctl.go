@@ -51,8 +51,7 @@ func sysctlFile(name string) (string, error) {
 
 // originals remembers what sysctls were before we changed them, in a file that is written before the change.
 type originals struct {
-	file string
-	boot string
+	file bootFile[original]
 
 	mu     sync.Mutex
 	values map[string]original // by name
@@ -63,33 +62,9 @@ type original struct {
 	Ours  string // what we wrote
 }
 
-// originalsFile is the file's content. After a reboot the kernel has forgotten the changes, and so do we.
-type originalsFile struct {
-	Boot   string
-	Values map[string]original
-}
-
-func openOriginals(file string) (*originals, error) {
-	boot, err := readSysctl("kernel/random/boot_id")
-	if err != nil {
-		return nil, err
-	}
-	o := &originals{file: file, boot: boot, values: map[string]original{}}
-	text, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return o, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	var f originalsFile
-	if err := json.Unmarshal(text, &f); err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
-	}
-	if f.Boot == boot && f.Values != nil {
-		o.values = f.Values
-	}
-	return o, nil
+func openOriginals(path string) (*originals, error) {
+	file, values, err := openBootFile[original](path)
+	return &originals{file: file, values: values}, err
 }
 
 func (o *originals) names() []string {
@@ -129,23 +104,13 @@ func (o *originals) restored(name string) error {
 	return o.save()
 }
 
-func (o *originals) save() error {
-	text, err := json.MarshalIndent(originalsFile{o.boot, o.values}, "", "\t")
-	if err != nil {
-		return err
-	}
-	next := filepath.Join(filepath.Dir(o.file), "."+filepath.Base(o.file))
-	if err := os.WriteFile(next, text, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(next, o.file)
-}
+func (o *originals) save() error { return o.file.save(o.values) }
 
 // missing reports whether the file is gone that should be there.
 func (o *originals) missing() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	_, err := os.Stat(o.file)
+	_, err := os.Stat(o.file.path)
 	return len(o.values) > 0 && errors.Is(err, fs.ErrNotExist)
 }
 
@@ -160,7 +125,11 @@ func (k *Kernel) applySysctls(s *space, run dataplane.Plan, doomed map[string]bo
 	var errs []error
 	err := s.do(func() error {
 		for _, step := range run {
-			if err := k.applySysctl(s.path, step, doomed); err != nil {
+			err := k.applySysctl(s.path, step, doomed)
+			if set := step.Object.(dataplane.Sysctl); err == nil && step.Op != dataplane.Del && isGenModeNone(set) {
+				err = dropAutoAddress(s.conn, set.Link)
+			}
+			if err != nil {
 				errs = append(errs, &StepError{Step: step, Err: err})
 			}
 		}
@@ -186,12 +155,18 @@ func (k *Kernel) applySysctl(netns string, step dataplane.Step, doomed map[strin
 			return err
 		}
 	default:
-		if err := writeSysctl(want.Name, want.Value); err != nil {
+		if err := writeSysctl(want.Name, want.Value); err != nil && !isAlready(want) {
 			return err
 		}
 	}
 	k.Track(netns, want)
 	return nil
+}
+
+// isAlready reports whether a value that can't be written is there: below a read-only /proc/sys a new daemon finds its own.
+func isAlready(want dataplane.Sysctl) bool {
+	now, err := readSysctl(want.Name)
+	return err == nil && now == want.Value
 }
 
 // changeSysctl writes a value that outlives our links, remembering what it was.

@@ -20,7 +20,7 @@ func Network(v model.View, n model.Network) (dataplane.Host, error) {
 		return cable(v, n)
 	}
 	state := host.State(dataplane.HostNetns)
-	objects := [][]dataplane.Object{bridge(v, n), bridgeSysctls(n), networkElements(n)}
+	objects := [][]dataplane.Object{bridge(v, n), bridgeSysctls(n), networkElements(n), proxiedGateways(v, n)}
 	if n.Mode == model.Bridged {
 		objects = bridged(v, n)
 	}
@@ -71,6 +71,21 @@ func bridge(v model.View, n model.Network) []dataplane.Object {
 	}
 	for _, s := range n.Subnets {
 		objects = append(objects, dataplane.Address{Link: link.Name, Prefix: netip.PrefixFrom(s.Gateway, s.Prefix.Bits())})
+	}
+	return objects
+}
+
+// proxiedGateways let the LAN reach the gateways too: the host answers ARP for every address that it has on any link, but neighbour
+// discovery only for those of the link itself.
+func proxiedGateways(v model.View, n model.Network) []dataplane.Object {
+	if _, there := v.Node.Link(n.Uplink); !n.ProxyARP || !there {
+		return nil
+	}
+	var objects []dataplane.Object
+	for _, s := range n.Subnets {
+		if s.Gateway.Is6() {
+			objects = append(objects, dataplane.ProxyNeighbour{Link: n.Uplink, Addr: s.Gateway})
+		}
 	}
 	return objects
 }

@@ -34,12 +34,12 @@ func (l *lab) onLinkTrials() []trial {
 	return all
 }
 
-// uplinkTrials are of a network that may leave by eth1 only, and of one that leaves with an address of its own.
+// uplinkTrials are of a network that may leave by br0 only, and of one that leaves with an address of its own.
 func (l *lab) uplinkTrials() []trial {
 	own := addrs("198.51.100.11", "2001:db8:1::11")
 	number(l.host.Machine, "eth0", own, 0)
 	l.host.IP(fmt.Sprintf("address change %s/64 dev eth0 nodad preferred_lft 0", own[1])) // masquerade prefers the latest
-	pinned, snat := l.extra("npin", 101, "--uplink", "eth1"), l.extra("nsnat", 102, "--snat-ip", own[0].String(), "--snat-ip", own[1].String())
+	pinned, snat := l.extra("npin", 101, "--uplink", "br0"), l.extra("nsnat", 102, "--snat-ip", own[0].String(), "--snat-ip", own[1].String())
 	var all []trial
 	add := func(cell string, from, to *actor, source []netip.Addr) {
 		for i, a := range to.addrs {
@@ -53,9 +53,9 @@ func (l *lab) uplinkTrials() []trial {
 			all = append(all, every(tr)...)
 		}
 	}
-	add("uplink eth1", pinned, l.actor("lan2"), hostLAN2)
-	add("uplink eth1", pinned, l.actor("lan1"), nil)
-	add("uplink eth1", pinned, l.actor("inet"), nil)
+	add("uplink br0", pinned, l.actor("lan2"), hostLAN2)
+	add("uplink br0", pinned, l.actor("lan1"), nil)
+	add("uplink br0", pinned, l.actor("inet"), nil)
 	add("snat-ip", snat, l.actor("lan1"), own)
 	add("snat-ip", snat, l.actor("inet"), own)
 	add("snat-ip", snat, l.actor("lan2"), own)
@@ -87,18 +87,19 @@ func (l *lab) loopbackIsClosed() []string {
 		describe string
 	}
 	var shots []shot
-	for _, name := range []string{"n1a", "n1free", "noffa", "h1a", "hoffa", "i1a", "lan1", "lan2"} {
+	for _, name := range []string{"n1a", "n1free", "noffa", "h1a", "hoffa", "i1a", "r1a", "roffa", "rmasqa", "lan1", "lan2", "bnica", "bbra"} {
 		from := l.actor(name)
 		dst, link := model.MAC{}, "eth0"
-		if from.workload() {
+		switch {
+		case from.beyondLAN2():
+			link = "br0"
+		case !from.onLAN():
 			link = "fn-" + from.net.name
-		} else if name == "lan2" {
-			link = "eth1"
 		}
 		dst = l.macOf(&actor{Machine: l.host.Machine, link: link})
 		own := from.addrs[0]
 		gateway := hostLAN1[0]
-		arrives := !from.workload() || from.net.model.Mode == model.NAT
+		arrives := from.onLAN() || from.net.model.Routes()
 		shots = append(shots,
 			shot{from: from, dst: dst, src: own, to: gateway, port: prober.Port, arrives: arrives, describe: "control"},
 			shot{from: from, dst: dst, src: own, to: lo, port: prober.Port, describe: "to 127.0.0.1"},
@@ -137,7 +138,7 @@ func (l *lab) invalidPackets() []string {
 	for _, c := range []struct {
 		from, to, link, host string
 		passes               bool
-	}{{"n1a", "lan1", "eth0", "fn-n1", false}, {"n1a", "lan2", "eth0", "fn-n1", false}, {"lan1", "lan2", "eth0", "eth0", true}, {"lan2", "lan1", "eth0", "eth1", true}} {
+	}{{"n1a", "lan1", "eth0", "fn-n1", false}, {"n1a", "lan2", "eth0", "fn-n1", false}, {"rmasqa", "lan1", "eth0", "fn-rmasq", false}, {"r1a", "lan1", "eth0", "fn-r1", true}, {"lan1", "lan2", "eth0", "eth0", true}, {"lan2", "lan1", "eth0", "br0", true}} {
 		from, to := l.actor(c.from), l.actor(c.to)
 		if err := to.agent.Sniff(c.link); err != nil {
 			l.Fatal(err)

@@ -108,6 +108,20 @@ func (f *flatnet) network(n model.Network) {
 	args := []string{"net", "create", n.Name, "--mode", string(n.Mode)}
 	for _, s := range n.Subnets {
 		args = append(args, "--subnet", s.Prefix.String())
+		if n.Mode == model.Bridged {
+			args = append(args, "--gateway", s.Gateway.String())
+		}
+	}
+	for flag, value := range map[string]string{"--uplink": n.Uplink, "--bridge": n.Bridge} {
+		if value != "" {
+			args = append(args, flag, value)
+		}
+	}
+	if n.Masquerade {
+		args = append(args, "--masquerade")
+	}
+	if n.ProxyARP {
+		args = append(args, "--proxy-arp")
 	}
 	if n.NoHostAdapter {
 		args = append(args, "--no-host-adapter")
@@ -122,8 +136,10 @@ func (f *flatnet) network(n model.Network) {
 func (f *flatnet) workload(name string, n *network, number int, flags ...string) {
 	f.l.Helper()
 	network := n.name
-	for _, s := range n.model.Subnets {
-		network += fmt.Sprintf(",ip=%s", nth(s.Prefix, number))
+	if n.numbered() {
+		for _, a := range n.addrs(number) {
+			network += fmt.Sprintf(",ip=%s", a)
+		}
 	}
 	args := append([]string{"run", "-d", "--name", name, "--network", network}, flags...)
 	f.must(append(args, "--", "sleep", "infinity")...)

@@ -20,10 +20,13 @@ var published = []struct {
 		"203.0.113.10:8081:7777", "[2001:db8:2::10]:8081:7777", "127.0.0.1:8082:7777/udp"}},
 	{"noffa", []string{"8180:7777", "8180:7777/udp", "8180:7777/sctp"}},
 	{"nisoa", []string{"8280:7777", "8280:7777/udp", "8280:7777/sctp"}},
+	{"r1a", []string{"8380:7777", "8380:7777/udp", "8380:7777/sctp"}},
+	{"roffa", []string{"8480:7777", "8480:7777/udp", "8480:7777/sctp"}},
+	{"rmasqa", []string{"8580:7777", "8580:7777/udp", "8580:7777/sctp"}},
 }
 
 // anywhere is the host's port, by workload, of the forward that listens on every address with all protocols.
-var anywhere = map[string]uint16{"n1a": 8080, "noffa": 8180, "nisoa": 8280}
+var anywhere = map[string]uint16{"n1a": 8080, "noffa": 8180, "nisoa": 8280, "r1a": 8380, "roffa": 8480, "rmasqa": 8580}
 
 // publish makes the forwards and listens at their ends, on the ports tried and on those beside the ranges.
 func (l *lab) publish() {
@@ -49,17 +52,38 @@ var transports = []prober.Kind{prober.TCP, prober.UDP, prober.SCTP}
 func (l *lab) forwardCells(tab table) []trial {
 	hosts := linkAddrs(l.T, l.host.Machine)
 	var all []trial
+	first := l.actor(published[0].workload)
 	for _, p := range published {
 		target := l.actor(p.workload)
 		for _, from := range l.actors {
+			if isSecond(from) && from.net != target.net || l.passesTwice(from) {
+				continue
+			}
 			row := l.forwardRow(from, target)
 			for _, at := range hosts {
+				if target != first && !l.telling(from, target, at.link) {
+					continue
+				}
 				all = append(all, l.forwardTrials(tab, row, from, target, at.addr, hosts)...)
 			}
 		}
 		all = append(all, l.forwardTrials(tab, onLoopback, l.host, target, netip.MustParseAddr("127.0.0.1"), hosts)...)
 	}
 	return all
+}
+
+// isSecond reports whether it is the second workload of its network, to which others are what they are to the first.
+func isSecond(a *actor) bool { return a.workload() && a.Name == a.net.name+"b" }
+
+// telling reports whether a link's addresses are tried for every workload: those of the others are what they are to the first.
+func (l *lab) telling(from, target *actor, link string) bool {
+	all := []string{"lo", "eth0", "br0", "fn-n2", "fn-noff", "fn-roff", "fn-h1", "fn-" + target.net.name}
+	return slices.Contains(all, link) || from.net != nil && link == "fn-"+from.net.name
+}
+
+// passesTwice reports whether what it sends to the host's published ports passes the host's NAT twice, and so does not work.
+func (l *lab) passesTwice(a *actor) bool {
+	return l.nfCall && a.workload() && a.net.bridged() && a.net.uplink() == "eth0"
 }
 
 // forwardRow is the row of the table that says what from may expect of target's forwards.
@@ -71,7 +95,7 @@ func (l *lab) forwardRow(from, target *actor) string {
 	switch {
 	case from == l.host:
 		return "host"
-	case !from.workload():
+	case from.onLAN():
 		return "LAN, internet"
 	case from == target:
 		return "the workload itself" + isolated

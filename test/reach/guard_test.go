@@ -89,11 +89,11 @@ func (l *lab) guardCells(tab table, from, to *actor, open bool) []string {
 	s := self{
 		mac: l.macOf(from), otherMAC: model.MAC{2, 0xba, 0xd0, 0xba, 0xd0, 1},
 		v4: from.addrs[0], v6: global6(from), local: l.macOf(from).LinkLocal(),
-		other4: nth(from.net.prefixes()[0], 77), other6: nth(from.net.prefixes()[1], 77),
+		other4: from.net.addrs(77)[0], other6: from.net.addrs(77)[1],
 	}
 	watch := []sniffPoint{{to, "eth0"}}
 	if from.net.model.Mode != model.Cable {
-		watch = append(watch, sniffPoint{l.host, "fn-" + from.net.name})
+		watch = append(watch, sniffPoint{l.host, from.net.model.BridgeName()})
 	}
 	for _, p := range watch {
 		if err := p.agent.Sniff(p.link); err != nil {
@@ -170,9 +170,9 @@ func (l *lab) passes(tab table, row string, n *network) bool {
 	if row == "its own" || n.model.Mode == model.Cable {
 		return true
 	}
-	column := "isolated, cable"
-	if n.numbered() {
-		column = "nat, host-only"
+	column := "isolated, bridged, cable"
+	if n.model.GuardsAddresses() {
+		column = "nat, routed, host-only"
 	}
 	cell, err := tab.cell(row, column)
 	if err != nil {
@@ -201,7 +201,7 @@ func global6(a *actor) netip.Addr {
 func (l *lab) guards(tab table) []string {
 	l.Helper()
 	var wrong []string
-	for _, name := range []string{"n1", "noff", "h1", "hoff", "i1", "c1"} {
+	for _, name := range []string{"n1", "noff", "h1", "hoff", "i1", "c1", "r1", "rprox", "bnic", "bbr"} {
 		wrong = append(wrong, l.guardCells(tab, l.actor(name+"a"), l.actor(name+"b"), false)...)
 	}
 	return append(wrong, l.guardCells(tab, l.actor("n1free"), l.actor("n1b"), true)...)

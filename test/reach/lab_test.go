@@ -16,15 +16,17 @@ import (
 
 // lab is the host with everybody around it, an agent in each namespace:
 //
-//	inet ── router ──┐
-//	          lan1 ──┴─ LAN1 ── eth0 host eth1 ── lan2
-//	                              └─ bridges of flatnet ── workloads
+//	inet ── router ──┐            ┌─ eth2
+//	          lan1 ──┴─ LAN1 ──┴─ eth0 host br0 ── eth1 ── lan2
+//	                                   └─ bridges of flatnet ── workloads
 type lab struct {
 	*testing.T
 	topo   *kerneltest.Topology
+	lan1   *kerneltest.Machine // the switch of the LAN beside eth0
 	host   *actor
 	actors []*actor // all, the host too
 	flat   *flatnet
+	nfCall bool // bridge-nf-call-iptables
 	token  uint32
 }
 
@@ -38,6 +40,9 @@ type actor struct {
 }
 
 func (a *actor) workload() bool { return a.net != nil }
+
+// onLAN reports whether it is a machine of the LAN, as the workloads of bridged networks are too.
+func (a *actor) onLAN() bool { return a.net == nil || a.net.bridged() }
 
 // isolated reports whether its port is.
 func (a *actor) isolated() bool {
@@ -68,6 +73,13 @@ var networks = []network{
 	{name: "i2", row: "isolated"},
 	{name: "iiso", row: "isolated, ports isolated"},
 	{name: "c1", row: "cable"},
+	{name: "r1", row: "routed"},
+	{name: "roff", row: "routed, host adapter off"},
+	{name: "riso", row: "routed, ports isolated"},
+	{name: "rmasq", row: "routed, masquerade"},
+	{name: "rprox", row: "routed, proxy ARP"},
+	{name: "bnic", row: "bridged, on a NIC"},
+	{name: "bbr", row: "bridged, on a bridge"},
 }
 
 // singles are further workloads of the first network, set apart by a flag.
@@ -79,27 +91,75 @@ var singles = []single{{"n1x", "--isolate"}, {"n1y", "--isolate"}, {"n1free", "-
 func (n *network) define(index int) {
 	n.index = index
 	mode, rest, _ := strings.Cut(n.row, ", ")
-	n.model = model.Network{Name: n.name, Mode: model.Mode(mode), Active: true,
-		NoHostAdapter: rest == "host adapter off", IsolatePorts: rest == "ports isolated"}
+	n.model = model.Network{Name: n.name, Mode: model.Mode(mode), Active: true}
+	switch rest {
+	case "host adapter off":
+		n.model.NoHostAdapter = true
+	case "ports isolated":
+		n.model.IsolatePorts = true
+	case "masquerade":
+		n.model.Masquerade = true
+	case "proxy ARP":
+		n.model.ProxyARP, n.model.Uplink = true, "eth0"
+	case "on a NIC":
+		n.model.Uplink = "eth2"
+	case "on a bridge":
+		n.model.Bridge = "br0"
+	}
 	if n.numbered() {
-		for _, p := range n.prefixes() {
-			n.model.Subnets = append(n.model.Subnets, model.Subnet{Prefix: p, Gateway: p.Addr().Next()})
+		for i, p := range n.prefixes() {
+			n.model.Subnets = append(n.model.Subnets, model.Subnet{Prefix: p, Gateway: n.gateways()[i]})
 		}
 	}
 }
 
 // numbered reports whether flatnet gives the addresses; else the guests do.
-func (n *network) numbered() bool { return n.model.Mode == model.NAT || n.model.Mode == model.HostOnly }
+func (n *network) numbered() bool { return n.model.NeedsSubnet() || n.bridged() }
 
-func (n *network) prefixes() []netip.Prefix {
-	return []netip.Prefix{
-		netip.MustParsePrefix(fmt.Sprintf("10.66.%d.0/24", n.index)),
-		netip.MustParsePrefix(fmt.Sprintf("fd66:%x::/64", n.index)),
+func (n *network) bridged() bool { return n.model.Mode == model.Bridged }
+
+// uplink is the host's link to the LAN that a bridged network is a piece of.
+func (n *network) uplink() string {
+	if n.model.Bridge != "" {
+		return n.model.Bridge
 	}
+	return "eth0" // on the same LAN as eth2
+}
+
+// prefixes are the network's subnets: of its own, a part of LAN1, or the LAN's.
+func (n *network) prefixes() []netip.Prefix {
+	texts := []string{fmt.Sprintf("10.66.%d.0/24", n.index), fmt.Sprintf("fd66:%x::/64", n.index)}
+	switch {
+	case n.model.ProxyARP:
+		texts = []string{"198.51.100.64/28", "2001:db8:1:0:66::/80"}
+	case n.model.Uplink == "eth2":
+		texts = []string{"198.51.100.0/26", "2001:db8:1::/80"} // but for rprox's part
+	case n.model.Bridge != "":
+		texts = []string{"203.0.113.0/24", "2001:db8:2::/64"}
+	}
+	return []netip.Prefix{netip.MustParsePrefix(texts[0]), netip.MustParsePrefix(texts[1])}
+}
+
+// addrs are those of the network's number-th workload.
+func (n *network) addrs(number int) []netip.Addr {
+	if n.bridged() {
+		number += 30 // beside the machines
+	}
+	var all []netip.Addr
+	for _, p := range n.prefixes() {
+		all = append(all, nth(p, number))
+	}
+	return all
 }
 
 // gateways are where the gateway of each family is, or would be.
 func (n *network) gateways() []netip.Addr {
+	switch {
+	case n.model.Uplink == "eth2":
+		return routerLAN
+	case n.bridged():
+		return hostLAN2
+	}
 	var all []netip.Addr
 	for _, p := range n.prefixes() {
 		all = append(all, p.Addr().Next())
@@ -133,17 +193,22 @@ func newLab(t *testing.T) *lab {
 	l := &lab{T: t, topo: kerneltest.NewTopology(t)}
 	host, lan1, lan2 := l.topo.Machine("host"), l.topo.Machine("lan1"), l.topo.Machine("lan2")
 	router, inet, lan := l.topo.Machine("router"), l.topo.Machine("inet"), l.topo.Machine("switch")
+	l.lan1 = lan
 	lan.IP("link add br0 type bridge", "link set br0 up")
-	for i, m := range []*kerneltest.Machine{host, lan1, router} {
+	for i, end := range []struct {
+		*kerneltest.Machine
+		link string
+	}{{host, "eth0"}, {lan1, "eth0"}, {router, "eth0"}, {host, "eth2"}} {
 		port := fmt.Sprintf("p%d", i)
-		l.topo.Cable(m, "eth0", lan, port)
+		l.topo.Cable(end.Machine, end.link, lan, port)
 		lan.IP("link set " + port + " master br0")
 	}
 	l.topo.Cable(host, "eth1", lan2, "eth0")
+	host.IP("link add br0 type bridge", "link set br0 up", "link set eth1 master br0")
 	l.topo.Cable(router, "eth1", inet, "eth0")
 	number(host, "lo", hostLo, 0)
 	number(host, "eth0", hostLAN1, 0)
-	number(host, "eth1", hostLAN2, 0)
+	number(host, "br0", hostLAN2, 0)
 	number(lan1, "eth0", lan1Addrs, 0)
 	number(lan2, "eth0", lan2Addrs, 0)
 	number(router, "eth0", routerLAN, 0)
@@ -278,11 +343,11 @@ func (l *lab) attach(name string, n *network, number int) *actor {
 	m := kerneltest.At(l.T, name, l.flat.netns(name))
 	if !n.numbered() {
 		for i, p := range n.prefixes() {
-			m.IP(fmt.Sprintf("address add %s/%d dev eth0 nodad", nth(p, number), []int{24, 64}[i]))
+			m.IP(fmt.Sprintf("address add %s/%d dev eth0 nodad", n.addrs(number)[i], p.Bits()))
 		}
 	}
 	for i, gw := range n.gateways() {
-		if n.model.Mode == model.NAT {
+		if n.model.Routes() || n.bridged() {
 			break // flatnet made the routes
 		}
 		if n.model.Mode != model.HostOnly || n.model.NoHostAdapter {
@@ -290,12 +355,19 @@ func (l *lab) attach(name string, n *network, number int) *actor {
 		}
 		m.IP(fmt.Sprintf("route add %s via %s", []string{"default", "::/0"}[i], gw))
 	}
+	if n.bridged() {
+		via := hostLAN1
+		if n.uplink() == "br0" {
+			via = hostLAN2
+		}
+		route(m, "10.0.0.0/8", "fc00::/7", via) // as any machine of the LAN has
+	}
 	return l.add(m, n, "eth0")
 }
 
 func nth(p netip.Prefix, n int) netip.Addr {
 	b := p.Addr().AsSlice()
-	b[len(b)-1] = byte(n)
+	b[len(b)-1] += byte(n)
 	a, _ := netip.AddrFromSlice(b)
 	return a
 }

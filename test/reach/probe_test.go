@@ -22,17 +22,18 @@ const (
 
 // trial is a probe with what is expected of it.
 type trial struct {
-	cell     string // of the specification
-	from     *actor
-	kind     prober.Kind
-	to       netip.Addr
-	port     uint16
-	fromPort uint16
-	by       *actor       // who must receive it; nil: nobody may, or
-	never    *actor       // only this one may not: of what is for everybody
-	refused  bool         // with never: the kernel of the machine addressed must say that nobody listens there
-	source   []netip.Addr // one of which the receiver must see; empty: any
-	atPort   uint16       // at which it must arrive; 0: any
+	cell       string // of the specification
+	from       *actor
+	kind       prober.Kind
+	to         netip.Addr
+	port       uint16
+	fromPort   uint16
+	by         *actor       // who must receive it; nil: nobody may, or
+	never      *actor       // only this one may not: of what is for everybody
+	refused    bool         // with never: the kernel of the machine addressed must say that nobody listens there
+	unanswered bool         // with by: it arrives, and no answer comes back
+	source     []netip.Addr // one of which the receiver must see; empty: any
+	atPort     uint16       // at which it must arrive; 0: any
 }
 
 func (tr trial) String() string {
@@ -45,6 +46,9 @@ func (tr trial) String() string {
 	}
 	if tr.by != nil {
 		want = "it reaches " + tr.by.Name
+		if tr.unanswered {
+			want += " unanswered"
+		}
 		if len(tr.source) > 0 {
 			want += fmt.Sprintf(" from %v", tr.source)
 		}
@@ -58,6 +62,8 @@ func (tr trial) String() string {
 
 func (tr trial) wait() time.Duration {
 	switch {
+	case tr.unanswered:
+		return 4 * silence // time to look for the neighbour
 	case tr.by != nil, tr.refused:
 		return patience
 	case tr.kind == prober.TCP:
@@ -219,7 +225,11 @@ func (r report) judge(tr trial, token uint32) string {
 		}
 		return ""
 	}
-	ok := res.Outcome == prober.Answered && len(seen) > 0
+	want := prober.Answered
+	if tr.unanswered {
+		want = prober.Silence
+	}
+	ok := res.Outcome == want && len(seen) > 0
 	for _, s := range seen {
 		ok = ok && s.by == tr.by && (len(tr.source) == 0 || slices.Contains(tr.source, s.From)) && (tr.atPort == 0 || s.Port == tr.atPort)
 	}

@@ -22,6 +22,13 @@ const (
 	toOther     = "workload → other network"
 )
 
+// What cells say that is not the whole answer.
+const (
+	asLAN      = "as the LAN"                      // whatever a machine of the LAN may
+	routedOnly = "routed ones"                     // to networks of mode routed
+	byUplink   = "yes, by its uplink, source kept" // not to what is beside another NIC
+)
+
 func TestReachability(t *testing.T) {
 	l := newLab(t)
 	before := l.traces()
@@ -41,8 +48,11 @@ func TestReachability(t *testing.T) {
 		l.loopback6()
 		l.removedForward()
 	})
-	onLink, uplinks := l.onLinkTrials(), l.uplinkTrials()
-	l.both(t, "beside", func() { l.try(append(onLink, uplinks...)) })
+	onLink, uplinks, stranger := l.onLinkTrials(), l.uplinkTrials(), l.stranger()
+	l.both(t, "beside", func() {
+		l.try(append(onLink, uplinks...))
+		l.returnRoutes(stranger)
+	})
 	l.host.IP("address del 198.51.100.11/24 dev eth0", "address del 2001:db8:1::11/64 dev eth0")
 	l.attachments()
 	for _, tab := range []table{tabs.networks, tabs.forwards, tabs.frames} {
@@ -84,6 +94,7 @@ func (l *lab) both(t *testing.T, name string, run func()) {
 }
 
 func (l *lab) bridgeNF(on string) {
+	l.nfCall = on == "1"
 	l.host.Sysctl("net/bridge/bridge-nf-call-iptables="+on, "net/bridge/bridge-nf-call-ip6tables="+on, "net/bridge/bridge-nf-call-arptables="+on)
 	l.forgetNeighbours()
 }
@@ -93,7 +104,7 @@ func (l *lab) cells(tab table) []trial {
 	hosts := linkAddrs(l.T, l.host.Machine)
 	var all []trial
 	for _, from := range l.actors {
-		if from.workload() && !l.yes(tab, from.net.row, toGateway) {
+		if !from.onLAN() && !l.yes(tab, from.net.row, toGateway) {
 			all = append(all, l.toEverybody(from)...)
 		}
 		for _, to := range l.actors {
@@ -109,6 +120,8 @@ func (l *lab) cells(tab table) []trial {
 func (l *lab) pair(tab table, from, to *actor, hosts []linkAddr) []trial {
 	var all []trial
 	switch {
+	case from.onLAN() && to.onLAN() && (from.net == nil || from.net != to.net):
+		return l.machines(tab, from, to, hosts)
 	case from.workload() && to == l.host:
 		for _, at := range hosts {
 			if at.addr.Is6() && at.addr.IsLinkLocalUnicast() && at.link != "fn-"+from.net.name && !sample(from, l.host) {
@@ -117,16 +130,15 @@ func (l *lab) pair(tab table, from, to *actor, hosts []linkAddr) []trial {
 			all = append(all, l.atHost(tab, from, at, hosts)...)
 		}
 		return all
-	case !from.workload() && !to.workload():
-		return l.notOurs(from, to, hosts)
 	}
 	column, row := columnOf(l, from, to)
+	ok := l.yes(tab, row, column) && l.meant(tab, row, column, to)
 	for _, a := range to.addrs {
 		if a.IsLinkLocalUnicast() && !local(from, to) && !sample(from, to) {
 			continue
 		}
 		tr := trial{cell: row + ": " + column, from: from, to: scoped(a, from, to)}
-		if l.yes(tab, row, column) && (local(from, to) || !a.IsLinkLocalUnicast()) {
+		if ok && (local(from, to) || !a.IsLinkLocalUnicast()) {
 			tr.by = to
 			tr.source = l.sources(tab, row, column, from, to, a, hosts)
 		}
@@ -135,8 +147,9 @@ func (l *lab) pair(tab table, from, to *actor, hosts []linkAddr) []trial {
 	return all
 }
 
-// notOurs are the trials between machines, which flatnet must leave alone.
-func (l *lab) notOurs(from, to *actor, hosts []linkAddr) []trial {
+// machines are the trials between machines of the LAN, which flatnet must leave alone; workloads of bridged networks are such.
+func (l *lab) machines(tab table, from, to *actor, hosts []linkAddr) []trial {
+	l.Helper()
 	at := to.addrs
 	if to == l.host {
 		at = nil
@@ -144,10 +157,47 @@ func (l *lab) notOurs(from, to *actor, hosts []linkAddr) []trial {
 			at = append(at, h.addr)
 		}
 	}
+	cell := "not ours"
+	for _, c := range machineCells(l, from, to, hosts) {
+		if l.cell(tab, c[0], c[1]) != asLAN {
+			l.Errorf("%s: cell %q of %q: want %q", specification, c[1], c[0], asLAN)
+		}
+		cell = c[0] + ": " + c[1]
+	}
 	var all []trial
 	for _, a := range at {
-		if !a.IsLinkLocalUnicast() {
-			all = append(all, every(trial{cell: "not ours", from: from, to: a, by: to})...)
+		if a.IsLinkLocalUnicast() {
+			continue
+		}
+		tr := trial{cell: cell, from: from, to: a, by: to}
+		if from != l.host {
+			tr.source = sameScope(from.addrs, a)
+		}
+		all = append(all, every(tr)...)
+	}
+	return all
+}
+
+// machineCells are the rows and columns of bridged networks that a pair of machines is of.
+func machineCells(l *lab, from, to *actor, hosts []linkAddr) [][2]string {
+	var all [][2]string
+	if to.workload() {
+		column := fromLAN
+		if from == l.host {
+			column = fromHost
+		}
+		all = append(all, [2]string{to.net.row, column})
+	}
+	switch {
+	case !from.workload():
+	case to.workload():
+		all = append(all, [2]string{from.net.row, toOther})
+	case to != l.host:
+		all = append(all, [2]string{from.net.row, toLAN})
+	default:
+		all = append(all, [2]string{from.net.row, toHost})
+		if len(addrsOf(hosts, from.net.model.BridgeName())) > 0 {
+			all = append(all, [2]string{from.net.row, toGateway})
 		}
 	}
 	return all
@@ -170,21 +220,21 @@ func isFirst(a *actor) bool {
 
 // local reports whether the two share a link.
 func local(from, to *actor) bool {
-	return from.net == to.net || from.Name == "host" && to.net.model.Mode != model.Cable
+	return from.net == to.net || from.Name == "host" && to.net != nil && to.net.model.Mode != model.Cable
 }
 
 func columnOf(l *lab, from, to *actor) (column, row string) {
 	switch {
 	case from == l.host:
 		return fromHost, to.net.row
-	case !from.workload():
-		return fromLAN, to.net.row
-	case !to.workload():
-		return toLAN, from.net.row
 	case from.net == to.net && from.isolated() && to.isolated():
 		return toNeighbour, string(from.net.model.Mode) + portsIsolated
 	case from.net == to.net:
 		return toNeighbour, from.net.row
+	case from.onLAN():
+		return fromLAN, to.net.row
+	case to.onLAN():
+		return toLAN, from.net.row
 	}
 	return toOther, from.net.row
 }
@@ -202,32 +252,50 @@ func scoped(a netip.Addr, from, to *actor) netip.Addr {
 
 func (l *lab) yes(tab table, row, column string) bool {
 	l.Helper()
+	switch c := l.cell(tab, row, column); c {
+	case "yes", "yes, source = host", "yes, source kept", byUplink, "yes, with a route", "yes, without a route", routedOnly, asLAN:
+		return true
+	case "no", "–", "forwards only":
+		return false
+	default:
+		l.Fatalf("%s: cell %q of %q says %q, which the test does not understand", specification, column, row, c)
+		return false
+	}
+}
+
+func (l *lab) cell(tab table, row, column string) string {
+	l.Helper()
 	c, err := tab.cell(row, column)
 	if err != nil {
 		l.Fatal(err)
 	}
-	switch c {
-	case "yes", "yes, source = host":
-		return true
-	case "no", "–", "forwards only":
-		return false
+	return c
+}
+
+// meant reports whether a yes includes to.
+func (l *lab) meant(tab table, row, column string, to *actor) bool {
+	switch l.cell(tab, row, column) {
+	case routedOnly:
+		return to.net.model.Mode == model.Routed
+	case byUplink:
+		return !to.beyondLAN2()
 	}
-	l.Fatalf("%s: cell %q of %q says %q, which the test does not understand", specification, column, row, c)
-	return false
+	return true
+}
+
+// beyondLAN2 reports whether the host reaches it by its second LAN.
+func (a *actor) beyondLAN2() bool {
+	return a.Name == "lan2" || a.net != nil && a.net.bridged() && a.net.uplink() == "br0"
 }
 
 // sources are the addresses that the target may see: the sender's own, or those of the host's NIC by which it leaves.
 func (l *lab) sources(tab table, row, column string, from, to *actor, a netip.Addr, hosts []linkAddr) []netip.Addr {
-	c, err := tab.cell(row, column)
-	if err != nil {
-		l.Fatal(err)
-	}
 	if from == l.host {
 		return sameScope(addrsOf(hosts, "fn-"+to.net.name), a)
 	}
-	if strings.Contains(c, "source = host") {
+	if strings.Contains(l.cell(tab, row, column), "source = host") {
 		nic := hostLAN1
-		if to.Name == "lan2" {
+		if to.beyondLAN2() {
 			nic = hostLAN2
 		}
 		return sameScope(nic, a)

@@ -1,0 +1,35 @@
+package kernel_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/flatnet/flatnet/internal/dataplane"
+	"github.com/flatnet/flatnet/internal/model"
+)
+
+// TestNoAddressUnasked makes a bridge that has a carrier before its sysctls are set, and one that had its address for long.
+func TestNoAddressUnasked(t *testing.T) {
+	k := host(t)
+	run(t, "ip link add p type veth peer name q")
+	run(t, "ip link set p up")
+	run(t, "ip link set q up")
+	br := dataplane.Link{Name: "fn-a", Kind: dataplane.Bridge, Owner: "net/a", MAC: model.BridgeMAC("a"), Up: true}
+	none := sysctl("net/ipv6/conf/fn-a/addr_gen_mode", "fn-a", "1")
+	port := dataplane.Port{Link: "p", Master: "fn-a"}
+
+	has := func() bool { return strings.Contains(run(t, "ip -6 address show dev fn-a"), "fe80::") }
+
+	reach(t, k, "", state(br, port, none))
+	if has() {
+		t.Error("a new bridge has a link-local address")
+	}
+	reach(t, k, "", state(br, port, sysctl(none.Name, "fn-a", "0")))
+	if !has() {
+		t.Fatal("it gets none with mode 0")
+	}
+	reach(t, k, "", state(br, port, none))
+	if has() {
+		t.Error("it keeps its link-local address")
+	}
+}
