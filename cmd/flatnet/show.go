@@ -231,7 +231,8 @@ func newShowRoutes(a *app) *cobra.Command {
 	cmd := command(a, "routes [WORKLOAD] [flags]", "routes as route -n lists them (-o wide: as ip route), with the network they lead to",
 		"flatnet show routes\nflatnet show routes web -4\nflatnet show routes --table all -o wide", cobra.MaximumNArgs(1), c.run)
 	cmd.Aliases = []string{"route"}
-	cmd.Long = "FLAGS are route's: U up, G by a gateway, H a single address, ! refused. Its Ref and Use are left out: the kernel says 0 for them."
+	cmd.Long = "FLAGS are route's: U up, G by a gateway, H a single address, ! refused. Its Ref and Use are left out: the kernel says 0 for them.\n" +
+		"The routes of fe80::/64, one for each link, are listed with -6 or --table all."
 	c.inside(cmd)
 	cmd.Flags().BoolVarP(&c.v4, "ipv4", "4", false, "IPv4 only")
 	cmd.Flags().BoolVarP(&c.v6, "ipv6", "6", false, "IPv6 only")
@@ -249,6 +250,7 @@ func (c *showRoutes) run(ctx context.Context, args []string, stdout io.Writer) e
 	if err != nil {
 		return err
 	}
+	c.tellTables(routes)
 	routes = slices.DeleteFunc(routes, func(r api.Route) bool { return !c.wants(r) })
 	return table[api.Route]{
 		columns: []column[api.Route]{
@@ -273,7 +275,35 @@ func (c *showRoutes) run(ctx context.Context, args []string, stdout io.Writer) e
 
 func (c *showRoutes) wants(r api.Route) bool {
 	v6 := strings.Contains(r.Dest, ":")
-	return (c.v4 == c.v6 || c.v6 == v6) && (c.table == "all" || c.table == r.Table || c.table == "254" && r.Table == "main" || c.table == "255" && r.Table == "local")
+	switch {
+	case c.v4 != c.v6 && c.v6 != v6:
+		return false
+	case c.table == "all":
+		return true
+	case r.Dest == linkLocal && !c.v6:
+		return false
+	}
+	return c.table == r.Table || c.table == "254" && r.Table == "main" || c.table == "255" && r.Table == "local"
+}
+
+// linkLocal is the destination that every link with IPv6 has a route to.
+const linkLocal = "fe80::/64"
+
+// tellTables says that there are tables beside main, as a workload on several networks has: who reads main alone would take it
+// for everything.
+func (c *showRoutes) tellTables(routes []api.Route) {
+	if c.table != "main" || c.list.output != "" && c.list.output != "wide" || c.list.quiet || c.list.noHeaders {
+		return
+	}
+	var tables []string
+	for _, r := range routes {
+		if r.Table != "main" && r.Table != "local" && !slices.Contains(tables, r.Table) {
+			tables = append(tables, r.Table)
+		}
+	}
+	if len(tables) > 0 {
+		fmt.Fprintf(c.app.stderr, "more tables: %s   (--table all shows them; ip rule says when they are asked)\n", strings.Join(tables, ", "))
+	}
 }
 
 // destinationCell is the address of an IPv4 destination, whose length GENMASK tells; of IPv6 the prefix.

@@ -27,6 +27,8 @@ func fixedShow(r *http.Request) any {
 		return fixedRoutes()
 	case kind == api.ShowRoutes:
 		return []api.Route{
+			{Dest: "0.0.0.0/0", Type: "unicast", Via: "10.66.0.1", Link: "eth0", Proto: "157", Scope: "global", Table: "15700", Network: "default"},
+			{Dest: "fe80::/64", Type: "unicast", Link: "eth0", Proto: "kernel", Metric: 256, Table: "main", Network: "default"},
 			{Dest: "0.0.0.0/0", Type: "unicast", Via: "10.66.0.1", Link: "eth0", Proto: "157", Scope: "global", Table: "main", Network: "default"},
 			{Dest: "10.66.0.0/24", Type: "unicast", Link: "eth0", Source: "10.66.0.2", Proto: "kernel", Scope: "link", Table: "main", Network: "default"},
 		}

@@ -161,9 +161,9 @@ func decode[T any](t *testing.T, text string) []T {
 	return list
 }
 
-func showJSON[T any](t *testing.T, h *rig.Host, kind, where string) []T {
+func showJSON[T any](t *testing.T, h *rig.Host, kind, where string, flags ...string) []T {
 	t.Helper()
-	args := []string{"show", kind, "-o", "json"}
+	args := append([]string{"show", kind, "-o", "json"}, flags...)
 	if where != "" {
 		args = append(args, "--workload", where)
 	}
@@ -191,7 +191,7 @@ func linksOfIP(t *testing.T, m *kerneltest.Machine) (list []string) {
 }
 
 func routesShown(t *testing.T, h *rig.Host, where string) (list []string) {
-	for _, r := range showJSON[api.Route](t, h, "routes", where) {
+	for _, r := range append(showJSON[api.Route](t, h, "routes", where, "-4"), showJSON[api.Route](t, h, "routes", where, "-6")...) {
 		dest := strings.TrimSuffix(r.Dest, "/32")
 		if r.Dest == "0.0.0.0/0" || r.Dest == "::/0" {
 			dest = "default"
