@@ -3,6 +3,8 @@ package kernel
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"strconv"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -15,12 +17,12 @@ import (
 type borrowed struct {
 	mu    sync.Mutex
 	file  bootFile[borrowedLink]
-	links map[string]borrowedLink // by name
+	links map[string]borrowedLink // by index: a name may change
 }
 
 // borrowedLink is a link as it was before us.
 type borrowedLink struct {
-	Index  int
+	Name   string
 	Up     bool
 	Bridge string // of ours
 }
@@ -30,55 +32,45 @@ func openBorrowed(path string) (*borrowed, error) {
 	return &borrowed{file: file, links: links}, err
 }
 
-// has reports whether we made a link a port.
-func (b *borrowed) has(l *link) bool {
-	_, ok := b.get(l)
-	return ok
-}
-
-func (b *borrowed) get(l *link) (borrowedLink, bool) {
+func (b *borrowed) get(index int) (was borrowedLink, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	was, ok := b.links[l.Name]
-	return was, ok && was.Index == l.index
+	was, ok = b.links[strconv.Itoa(index)]
+	return was, ok
 }
 
 // taking remembers a link that is about to become a port; how it was the first time stays.
 func (b *borrowed) taking(l *link, bridge string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	was, ok := b.links[l.Name]
-	if !ok || was.Index != l.index {
-		was = borrowedLink{Index: l.index, Up: l.Up}
-	} else if was.Bridge == bridge {
+	key := strconv.Itoa(l.index)
+	was, ok := b.links[key]
+	if ok && was.Bridge == bridge {
 		return nil
 	}
+	if !ok {
+		was = borrowedLink{Name: l.Name, Up: l.Up}
+	}
 	was.Bridge = bridge
-	b.links[l.Name] = was
+	b.links[key] = was
 	return b.file.save(b.links)
 }
 
 // givenBack forgets a link.
-func (b *borrowed) givenBack(name string) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if _, ok := b.links[name]; !ok {
-		return nil
-	}
-	delete(b.links, name)
-	return b.file.save(b.links)
+func (b *borrowed) givenBack(index int) error {
+	return b.forget(func(key string, _ borrowedLink) bool { return key == strconv.Itoa(index) })
 }
 
 // bridgeGone forgets the ports of a bridge: they are free.
 func (b *borrowed) bridgeGone(bridge string) error {
+	return b.forget(func(_ string, was borrowedLink) bool { return was.Bridge == bridge })
+}
+
+func (b *borrowed) forget(which func(key string, was borrowedLink) bool) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	many := len(b.links)
-	for name, was := range b.links {
-		if was.Bridge == bridge {
-			delete(b.links, name)
-		}
-	}
+	maps.DeleteFunc(b.links, which)
 	if len(b.links) == many {
 		return nil
 	}
@@ -88,7 +80,10 @@ func (b *borrowed) bridgeGone(bridge string) error {
 // portOf returns the Port that a link is with this master. Others' ports of our bridges are nobody's business: the bridge's alias
 // names its own, and that of a moment ago is remembered. One that is down does not serve as a port, which is told by its having no master.
 func (b *borrowed) portOf(l *link, master dataplane.Link) (p dataplane.Port, ok bool) {
-	if l.marked || master.Owner == "" || master.Kind != dataplane.Bridge || master.Uplink != l.Name && !b.has(l) {
+	if l.marked || master.Owner == "" || master.Kind != dataplane.Bridge {
+		return p, false
+	}
+	if _, taken := b.get(l.index); !taken && master.Uplink != l.Name {
 		return p, false
 	}
 	p = dataplane.Port{Link: l.Name, Master: master.Name}
@@ -134,7 +129,7 @@ func (j *job) applyPort(t *task, p dataplane.Port) error {
 		}
 	}
 	if t.Op == dataplane.Del {
-		return j.givePort(l, master, p)
+		return j.givePort(l, master)
 	}
 	return j.takePort(l, master, p)
 }
@@ -169,11 +164,14 @@ func (j *job) mayTakeFrom(l, master *link) bool {
 }
 
 // givePort takes a link out of our bridge. First it goes down again if it was down before, as only a port is known to be ours to change.
-func (j *job) givePort(l, master *link, p dataplane.Port) error {
-	if l == nil || master == nil || !j.mayTakeFrom(l, master) {
-		return j.k.borrowed.givenBack(p.Link)
+func (j *job) givePort(l, master *link) error {
+	if l == nil {
+		return nil
 	}
-	if was, ok := j.k.borrowed.get(l); ok && !was.Up && l.Up {
+	if master == nil || !j.mayTakeFrom(l, master) {
+		return j.k.borrowed.givenBack(l.index)
+	}
+	if was, ok := j.k.borrowed.get(l.index); ok && !was.Up && l.Up {
 		if err := ignoringGone(j.setUp(l.index, false)); err != nil {
 			return err
 		}
@@ -181,7 +179,7 @@ func (j *job) givePort(l, master *link, p dataplane.Port) error {
 	if err := ignoringGone(j.setMaster(l.index, 0)); err != nil {
 		return err
 	}
-	return j.k.borrowed.givenBack(p.Link)
+	return j.k.borrowed.givenBack(l.index)
 }
 
 func (j *job) setMaster(index, master int) error {

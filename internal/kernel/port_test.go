@@ -153,6 +153,20 @@ func TestPortsOfOthersAreNotTaken(t *testing.T) {
 	}
 }
 
+// A link that is renamed is still known to be one to give back.
+func TestRenamedPortIsGivenBack(t *testing.T) {
+	k := host(t)
+	nic(t, "nic0")
+	reach(t, k, "", state(uplinked("fn-a", "nic0"), dataplane.Port{Link: "nic0", Master: "fn-a"}))
+	run(t, "ip link set nic0 down")
+	run(t, "ip link set nic0 name nic9")
+	reach(t, k, "", state(uplinked("fn-a", "nic0")))
+	upAre(t, map[string]bool{"nic9": false})
+	if got := run(t, "ip -o link show nic9"); strings.Contains(got, "master") {
+		t.Errorf("it is still a port: %s", got)
+	}
+}
+
 // What a link was before survives the daemon, and so does what was begun and not finished.
 func TestPortsSurviveTheDaemon(t *testing.T) {
 	unshare(t)

@@ -19,12 +19,28 @@ func (w *watcher) portOf(l link) dataplane.Port {
 
 // portWas tells what became of a link of others as a port of ours.
 func (w *watcher) portWas(before *watchedLink, now dataplane.Port) {
-	switch {
-	case now != dataplane.Port{}:
-		w.news.add(now, false)
-	case before != nil && before.port != dataplane.Port{}:
+	if before != nil && before.port.Link != now.Link && before.port.Link != "" {
 		w.news.add(before.port, true)
 	}
+	if now.Link != "" {
+		w.news.add(now, false)
+	}
+}
+
+// wentWith keeps what went with a link of others until there is one of that name again: nothing can be repaired before, and the node
+// is told of by itself.
+func (w *watcher) wentWith(link string, o dataplane.Object) {
+	if w.orphans == nil {
+		w.orphans = map[string][]dataplane.Object{}
+	}
+	w.orphans[link] = append(w.orphans[link], o)
+}
+
+func (w *watcher) linkCameBack(link string) {
+	for _, o := range w.orphans[link] {
+		w.news.add(o, true)
+	}
+	delete(w.orphans, link)
 }
 
 // routeRule takes a rule of ours. One that replaces another comes before that one goes.

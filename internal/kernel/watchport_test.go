@@ -2,6 +2,7 @@ package kernel_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 
 	"github.com/flatnet/flatnet/internal/dataplane"
@@ -18,14 +19,19 @@ func TestWatchTellsOfPorts(t *testing.T) {
 		{"ip link set nic0 master fn-a", "port nic0 master fn-a"},
 		{"ip link set nic0 down", "port nic0 master "},
 		{"ip link set nic0 up", "port nic0 master fn-a"},
-		{"ip link del nic0", "gone port nic0 master "}, // it went down first,
+		{"ip link set nic0 down", "port nic0 master "},
+		{"ip link set nic0 name nic9", "gone port nic0 master "},
+		{"ip link set nic9 name nic0", "port nic0 master "},
+		{"ip link set nic0 up", "port nic0 master fn-a"},
 	} {
 		run(t, one.line)
 		w.wait(t, one.event)
 		w.wait(t, "foreign")
 	}
-	nic(t, "nic0")
+	run(t, "ip link del nic0") // what can't be repaired yet is not told
 	w.wait(t, "foreign")
+	nic(t, "nic0")
+	w.wait(t, "gone port nic0 master ")
 	reach(t, k, "", want)
 	w.wait(t, "port nic0 master fn-a")
 	reach(t, k, "", state(uplinked("fn-a", "nic0")))
@@ -42,10 +48,13 @@ func TestWatchTellsOfProxies(t *testing.T) {
 	for _, line := range []string{"ip link set nic0 down", "ip link del nic0"} {
 		reach(t, k, "", want)
 		run(t, line)
+		if strings.Contains(line, "del") {
+			w.wait(t, "foreign")
+			nic(t, "nic0") // there is nothing to repair before
+		}
 		w.wait(t, "gone proxy 192.0.2.7 dev nic0")
 		w.wait(t, "gone proxy 2001:db8::7 dev nic0")
 	}
-	nic(t, "nic0")
 	reach(t, k, "", want)
 	run(t, "ip neigh del proxy 192.0.2.7 dev nic0")
 	w.wait(t, "gone proxy 192.0.2.7 dev nic0")
