@@ -240,7 +240,22 @@ func (a *Agent) owners(inside model.Workload) *owners {
 			o.endpoint(w, e)
 		}
 	}
+	for _, e := range inside.Endpoints {
+		if v.Networks[e.Network].Mode == model.Cable {
+			o.ports[e.IfName] = port{inside.Name, e.Network, o.farEnd(inside.Name, e.Network)}
+		}
+	}
 	return o
+}
+
+// farEnd is the other end of a cable.
+func (o *owners) farEnd(workload, network string) string {
+	for _, w := range o.view.Workloads {
+		if e, on := w.Endpoint(network); on && w.Name != workload {
+			return e.IfName + " in " + w.Name
+		}
+	}
+	return ""
 }
 
 // network notes the host's own place on it.
@@ -268,15 +283,14 @@ func (o *owners) endpoint(w model.Workload, e model.Endpoint) {
 	for _, addr := range append([]netip.Addr{e.MAC.LinkLocal()}, e.Addrs...) {
 		o.addrs[placed[netip.Addr]{e.Network, addr}] = owner{workload: w.Name}
 	}
-	onBridge := o.view.Networks[e.Network].HasBridge()
-	hostLink := model.HostLinkName(w.Name, e.IfName)
-	switch {
-	case o.workload == "" && onBridge:
+	if !o.view.Networks[e.Network].HasBridge() {
+		return
+	}
+	switch hostLink := model.HostLinkName(w.Name, e.IfName); o.workload {
+	case "":
 		o.ports[hostLink] = port{w.Name, e.Network, e.IfName + " in " + w.Name}
-	case o.workload == w.Name && onBridge:
+	case w.Name:
 		o.ports[e.IfName] = port{w.Name, e.Network, hostLink + " on the host"}
-	case o.workload == w.Name:
-		o.ports[e.IfName] = port{w.Name, e.Network, ""}
 	}
 }
 
