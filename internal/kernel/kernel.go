@@ -117,6 +117,17 @@ func (k *Kernel) parts() (parts []Part) {
 // ours is outside of a State.
 func (k *Kernel) Leave() error { return k.owned.Leave() }
 
+// Damaged names the files of RunDir that New could not read and moved aside, by their new names. What they said is forgotten:
+// values of the host from before our changes are not put back.
+func (k *Kernel) Damaged() (files []string) {
+	for _, file := range []string{k.changed.file.damaged, k.borrowed.file.damaged} {
+		if file != "" {
+			files = append(files, file)
+		}
+	}
+	return files
+}
+
 // Missing reports whether files in RunDir are gone, which somebody removed: what they say of the kernel would be forgotten.
 func (k *Kernel) Missing() bool { return k.owned.Missing() || k.changed.missing() }
 
