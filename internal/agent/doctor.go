@@ -82,7 +82,7 @@ func (a *Agent) known() []api.Finding {
 	a.mu.RLock()
 	list := slices.Concat(a.conflictFindings(), a.lostFindings(), a.brokenFindings())
 	a.mu.RUnlock()
-	return slices.Concat(list, a.putBackFindings(), a.featureFindings())
+	return append(list, a.featureFindings()...)
 }
 
 // look reads kernel and rules, and says what is wrong there; inside asks for a look beyond drift into the workloads' namespaces
@@ -95,7 +95,7 @@ func (a *Agent) look(ctx context.Context, inside bool) look {
 	changes, err := a.rec.Drift(ctx)
 	facts, factsErr := a.checkup(ctx, v, inside)
 	judged := checkup.Findings(facts)
-	list := driftFindings(changes, told(judged), a.withoutLost(err))
+	list := append(driftFindings(changes, told(judged), a.withoutLost(err)), a.putBackFindings(changes)...)
 	foreign, foreignErr := a.foreignFindings(ctx, v, checkup.OtherBridges(facts))
 	list = append(list, hostFindings(v, foreign)...)
 	list = append(list, judged...)

@@ -13,6 +13,7 @@ import (
 	"github.com/flatnet/flatnet/internal/dataplane"
 	"github.com/flatnet/flatnet/internal/kernel"
 	"github.com/flatnet/flatnet/internal/model"
+	"github.com/flatnet/flatnet/internal/reconcile"
 )
 
 // past remembers the host's default routes, so that doctor can say what there was before somebody changed them.
@@ -112,14 +113,20 @@ type putBack struct {
 	last  time.Time
 }
 
-// putBacks are the lately repaired steps on the host, in the order in which they came first.
-func (a *Agent) putBacks() []*putBack {
+// putBacks are the lately repaired steps on the host, in the order in which they came first. What differs now was not put back.
+func (a *Agent) putBacks(differs []reconcile.Change) []*putBack {
 	var list []*putBack
+	still := map[string]bool{}
+	for _, c := range differs {
+		for _, s := range c.Plan {
+			still[s.String()] = true
+		}
+	}
 	known := map[string]*putBack{}
 	recent, _, _ := a.events.after(a.events.since(a.deps.Now().Add(-putBackFor)))
 	for _, ev := range recent {
 		for _, s := range ev.Steps {
-			if ev.Type != eventRepaired || s.Netns != dataplane.HostNetns {
+			if ev.Type != eventRepaired || s.Netns != dataplane.HostNetns || still[s.Text] {
 				continue
 			}
 			if known[s.Text] == nil {
@@ -134,11 +141,11 @@ func (a *Agent) putBacks() []*putBack {
 }
 
 // putBackFindings are what somebody changed of flatnet's lately, and was put back at once: who does it will do it again.
-func (a *Agent) putBackFindings() []api.Finding {
+func (a *Agent) putBackFindings(differs []reconcile.Change) []api.Finding {
 	var list []api.Finding
 	var rest []string
 	var all putBack
-	for _, r := range a.putBacks() {
+	for _, r := range a.putBacks(differs) {
 		if name, ok := forwardSwitch(r.step); ok {
 			list = append(list, api.Finding{Code: FindingForwarding, Level: levelNote, Owner: checkup.SettingText(sysctlSettings("/"), name),
 				What: fmt.Sprintf("%s was set to another value %s, and set back at once", strings.ReplaceAll(name, "/", "."), often(*r))})
