@@ -101,6 +101,9 @@ func Serve(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	closing(host.Close)
+	for _, file := range host.Damaged() {
+		o.Log.Warn("a file could not be read: what was before flatnet is not known and will not be put back", "kept", file, "see", "flatnet doctor")
+	}
 	watcher, err := process.NewWatcher()
 	if err != nil {
 		return err
