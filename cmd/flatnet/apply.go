@@ -15,15 +15,17 @@ import (
 
 // apply makes the objects be as files say.
 type apply struct {
-	app    *app
-	change change
-	files  []string
+	app     *app
+	change  change
+	consent consent
+	files   []string
 }
 
 func newApply(a *app) *cobra.Command {
 	c := &apply{app: a}
 	cmd := command(a, "apply -f FILE|DIR|- [flags]", "make networks and forwards be as files say", "flatnet apply -f lab.yaml", cobra.NoArgs, c.run)
 	fileFlag(cmd, &c.files)
+	c.consent.addTo(cmd.Flags())
 	c.change.flags(cmd)
 	return cmd
 }
@@ -38,7 +40,12 @@ func (c *apply) run(ctx context.Context, _ []string, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	done, err := c.app.client().Apply(ctx, api.Manifests(docs), c.change.options()...)
+	if !c.change.dry() {
+		if err := c.app.agree(c.consent.yes, "apply?", func(w io.Writer) error { return c.show(ctx, docs, w) }); err != nil {
+			return err
+		}
+	}
+	done, err := c.app.client().Apply(ctx, api.Manifests(docs), c.change.options(c.consent.options()...)...)
 	if err != nil {
 		return locate(err, docs)
 	}
@@ -49,6 +56,23 @@ func (c *apply) run(ctx context.Context, _ []string, stdout io.Writer) error {
 	for _, m := range done.Object {
 		fmt.Fprintf(stdout, "%s applied\n", nameOf(m))
 	}
+	return nil
+}
+
+// show says what would change, as diff does.
+func (c *apply) show(ctx context.Context, docs []api.Document, w io.Writer) error {
+	stored, err := c.app.client().Manifests(ctx)
+	if err != nil {
+		return err
+	}
+	would, err := c.app.client().Apply(ctx, api.Manifests(docs), append(c.consent.options(), api.DryRun)...)
+	if err != nil {
+		return locate(err, docs)
+	}
+	if _, err := writeManifestDiff(w, stored, would.Object); err != nil {
+		return err
+	}
+	writePlan(w, would.Steps)
 	return nil
 }
 

@@ -63,6 +63,7 @@ func (d *fakeDaemon) handler() http.Handler {
 	on("GET /v1/networks", func(*http.Request, []byte) any { return fixedNetworks() })
 	on("GET /v1/networks/{name}", func(r *http.Request, _ []byte) any { return findNetwork(r.PathValue("name")) })
 	on("POST /v1/networks", func(r *http.Request, body []byte) any { return createNetwork(r, body) })
+	on("POST /v1/networks/{name}/edit", editNetwork)
 	on("DELETE /v1/networks/{name}", changeNetwork)
 	on("POST /v1/networks/{name}/{verb}", changeNetwork)
 	on("GET /v1/workloads", func(*http.Request, []byte) any { return d.list() })
@@ -235,6 +236,34 @@ func changeNetwork(r *http.Request, _ []byte) any {
 		return notFound("network", r.PathValue("name"))
 	}
 	return api.Changed[api.Network]{Object: n, Steps: fixedSteps()}
+}
+
+// editNetwork refuses an MTU of 1, and makes a network routed as far as one sees it.
+func editNetwork(r *http.Request, body []byte) any {
+	n, ok := findNetwork(r.PathValue("name")).(api.Network)
+	if !ok {
+		return notFound("network", r.PathValue("name"))
+	}
+	var e api.NetworkEdit
+	if err := json.Unmarshal(body, &e); err != nil {
+		return api.Fail(api.ExitUsage, api.Problem{Code: api.CodeMalformed, Reason: err.Error()})
+	}
+	if e.MTU != nil && *e.MTU == 1 {
+		return api.Fail(api.ExitUsage, api.Problem{Code: "FN1301", Path: "spec.mtu", Reason: "MTU 1 is out of bounds", Example: "1450"})
+	}
+	if e.MTU != nil {
+		n.Spec.MTU = *e.MTU
+	}
+	if e.Mode != nil {
+		n.Spec.Mode = *e.Mode
+		n.Status.Return = fixedReturn()
+	}
+	return api.Changed[api.Network]{Object: n, Steps: fixedSteps()}
+}
+
+func fixedReturn() *api.ReturnRoutes {
+	return &api.ReturnRoutes{Note: "the LAN answers only with these routes", Routes: []api.ReturnRoute{{Subnet: "10.8.0.0/24", Via: "192.0.2.10",
+		Linux: "ip route add 10.8.0.0/24 via 192.0.2.10", Windows: "route -p add 10.8.0.0 mask 255.255.255.0 192.0.2.10", Router: "ip route 10.8.0.0 255.255.255.0 192.0.2.10"}}}
 }
 
 func applyAll(_ *http.Request, body []byte) any {

@@ -11,8 +11,8 @@ import (
 )
 
 func newNet(a *app) *cobra.Command {
-	g := group("net", "networks: create, ls, inspect, rm, start, stop, forward …", "flatnet net create lab --subnet 10.8.0.0/24",
-		newNetCreate(a), newNetDefine(a), newNetLs(a), newNetInspect(a), newNetRm(a), newNetPrune(a),
+	g := group("net", "networks: create, ls, inspect, set, edit, rm, start, stop, forward …", "flatnet net create lab --subnet 10.8.0.0/24",
+		newNetCreate(a), newNetDefine(a), newNetLs(a), newNetInspect(a), newNetSet(a), newNetEdit(a), newNetRm(a), newNetPrune(a),
 		newNetStart(a), newNetStop(a), newNetAutostart(a), newConnect(a, "flatnet net"), newDisconnect(a, "flatnet net"), newForward(a))
 	g.Aliases = []string{"network", "networks"}
 	return g

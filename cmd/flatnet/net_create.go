@@ -86,6 +86,7 @@ func (c *netCreate) run(ctx context.Context, args []string, stdout io.Writer) er
 	c.change.done(stdout, done.Object.Name, done.Steps)
 	if !c.change.dry() {
 		fmt.Fprintln(c.app.stderr, createdLine(done.Object, len(done.Steps)))
+		writeReturn(c.app.stderr, done.Object)
 	}
 	return nil
 }
@@ -239,7 +240,7 @@ func dockerOptions() map[string]func(*api.NetworkSpec, string) error {
 	return map[string]func(*api.NetworkSpec, string) error{
 		"name":                    func(s *api.NetworkSpec, v string) error { s.Bridge = v; return nil },
 		"enable_icc":              dockerBool(func(s *api.NetworkSpec, on bool) error { s.IsolatePorts = !on; return nil }),
-		"enable_ip_masquerade":    dockerBool(onlyTrue("a network without NAT that the LAN reaches is mode routed, which is not built yet")),
+		"enable_ip_masquerade":    dockerBool(setMasquerade),
 		"inhibit_ipv4":            dockerBool(func(s *api.NetworkSpec, on bool) error { return setHostAdapter(s, !on) }),
 		"internal":                dockerBool(setInternal),
 		"enable_ipv4":             dockerBool(onlyTrue("for IPv6 alone give one --subnet auto6")),
@@ -279,6 +280,14 @@ func onlyTrue(reason string) func(*api.NetworkSpec, bool) error {
 
 func setHostAdapter(s *api.NetworkSpec, on bool) error { s.HostAdapter = &on; return nil }
 
+// setMasquerade knows that a network whose addresses are not hidden is a routed one.
+func setMasquerade(s *api.NetworkSpec, on bool) error {
+	if !on {
+		s.Mode = "routed"
+	}
+	return nil
+}
+
 func setInternal(s *api.NetworkSpec, on bool) error {
 	if on {
 		s.Mode = "host-only"
@@ -290,11 +299,11 @@ func setGatewayMode(s *api.NetworkSpec, v string) error {
 	switch v {
 	case "nat":
 		return nil
-	case "isolated":
-		s.Mode = "isolated"
+	case "isolated", "routed":
+		s.Mode = v
 		return nil
 	}
-	return fmt.Errorf("direct access from the LAN is mode routed, which is not built yet; ports are published with -p")
+	return fmt.Errorf("want nat, routed or isolated; direct access past NAT is mode routed here")
 }
 
 func setMTU(s *api.NetworkSpec, v string) error {

@@ -88,7 +88,7 @@ func networkFacts(n api.Network) []fact {
 		{"name", one(n.Name)}, {"id", one(n.ID)}, {"mode", one(n.Spec.Mode)}, {"state", one(state)}, {"scope", one(n.Status.Scope)},
 		{"created", one(n.Status.Created.UTC().Format("2006-01-02 15:04:05 UTC"))},
 		{"bridge", one(n.Status.Bridge)}, {"subnet", subnets}, {"mtu", one(fmt.Sprint(n.Status.MTU))},
-		{"uplink", one(strings.Join(n.Status.Uplinks, ", "))}, {"nat", n.Status.NAT}, {"dns", one(strings.Join(n.Spec.DNS, ", "))},
+		{"uplink", one(strings.Join(n.Status.Uplinks, ", "))}, {"nat", n.Status.NAT}, {"return route", returnLines(n)}, {"dns", one(strings.Join(n.Spec.DNS, ", "))},
 		{"host adapter", one(yesNo(hasHostAdapter(n)))}, {"guard", one(onUnless(n.Spec.Guard))},
 		{"isolate ports", one(yesNo(n.Spec.IsolatePorts))}, {"autostart", one(onUnless(n.Spec.Autostart))},
 		{"labels", labels(n.Labels)}, {"endpoints", endpoints}, {"forwards", forwards},

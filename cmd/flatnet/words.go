@@ -11,7 +11,6 @@ func wordOfOthers(group, word string) string {
 	if group == "net" {
 		return map[string]string{
 			"destroy": "flatnet net stop NAME, or for good flatnet net rm NAME",
-			"edit":    "change the file and apply it: flatnet get network NAME, flatnet apply -f FILE",
 			"dumpxml": "flatnet get network NAME",
 		}[word]
 	}
@@ -25,7 +24,7 @@ func wordOfOthers(group, word string) string {
 		return map[string]string{
 			"list": "flatnet net ls", "start": "flatnet net start NAME", "destroy": "flatnet net stop NAME", "undefine": "flatnet net rm NAME",
 			"define": "flatnet net define NAME", "create": "flatnet net create NAME", "info": "flatnet net inspect NAME",
-			"dumpxml": "flatnet get network NAME", "autostart": "flatnet net autostart NAME", "edit": "flatnet get network NAME, flatnet apply -f FILE",
+			"dumpxml": "flatnet get network NAME", "autostart": "flatnet net autostart NAME", "edit": "flatnet net edit NAME",
 		}[virsh]
 	}
 	return map[string]string{

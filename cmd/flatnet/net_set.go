@@ -1,0 +1,249 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/flatnet/flatnet/api"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// netSet changes single settings of a network while workloads are on it.
+type netSet struct {
+	app     *app
+	change  change
+	consent consent
+
+	mode, uplink, bridge                              string
+	subnets, gateways, ranges, reserved               []string
+	snat, dns, labels                                 []string
+	mtu                                               int
+	masquerade, proxyARP                              bool
+	nat, hostAdapter, guard, isolate, ipv6, autostart onOff
+	flags                                             *pflag.FlagSet
+}
+
+// onOff is a switch that can be left as it is.
+type onOff struct{ is *bool }
+
+func (o *onOff) String() string {
+	switch {
+	case o.is == nil:
+		return ""
+	case *o.is:
+		return "on"
+	}
+	return "off"
+}
+
+// Set reads on and off, and what people write for them.
+func (o *onOff) Set(text string) error {
+	on := slices.Contains([]string{"on", "true", "yes", "1"}, text)
+	if !on && !slices.Contains([]string{"off", "false", "no", "0"}, text) {
+		return errors.New("want on or off")
+	}
+	o.is = &on
+	return nil
+}
+
+// Type is what the help shows.
+func (o *onOff) Type() string { return "on|off" }
+
+func newNetSet(a *app) *cobra.Command {
+	c := &netSet{app: a}
+	cmd := command(a, "set NAME [flags]", "change a network while workloads are on it",
+		"flatnet net set lab --mtu 1400 --dns 9.9.9.9\nflatnet net set lab --nat on\nflatnet net set lab --subnet 10.9.0.0/24 --renumber --explain", cobra.ExactArgs(1), c.run)
+	cmd.Long = "What is not named stays. Workloads keep their connections on the network, through any change of its mode but to or from cable.\n\n" +
+		"  --nat on    a host-only network shares the host's connection (it becomes nat); a routed one masquerades\n" +
+		"  --nat off   the NAT device is taken away: nat becomes host-only, a routed network leaves with its own addresses\n\n" +
+		"What follows from a mode comes and goes by itself: a gateway, a subnet where none was, an uplink. The word none takes a list or name\n" +
+		"away. A subnet takes the place of the one of its family; addresses that do not fit any more need --renumber, published ports that the\n" +
+		"new mode cannot have --force. On a terminal the plan is shown and asked about; -y answers, --explain only shows it."
+	f := cmd.Flags()
+	c.flags = f
+	f.StringVar(&c.mode, "mode", "", "nat, routed, bridged, host-only or isolated")
+	f.Var(&c.nat, "nat", "share the host's connection, or not")
+	f.BoolVar(&c.masquerade, "masquerade", false, "routed: leave with the host's address; --masquerade=false: with their own")
+	f.BoolVar(&c.proxyARP, "proxy-arp", false, "routed: the host answers ARP for the subnet on the uplink's LAN; --proxy-arp=false: no more")
+	f.Var(&c.hostAdapter, "host-adapter", "the host itself is on the network")
+	f.StringArrayVar(&c.subnets, "subnet", nil, "instead of those of its family: 10.9.0.0/24, auto, auto4 or auto6 (another one); may be repeated")
+	f.StringArrayVar(&c.gateways, "gateway", nil, "of the subnet that holds it; may be repeated")
+	f.StringArrayVar(&c.ranges, "ip-range", nil, "automatic addresses come from here, from now on; may be repeated")
+	f.StringSliceVar(&c.reserved, "reserve", nil, "addresses never given automatically")
+	f.Var(&c.ipv6, "ipv6", "with an IPv6 subnet, or without")
+	f.IntVar(&c.mtu, "mtu", 0, "bytes; 0 follows the uplink")
+	f.StringVar(&c.uplink, "uplink", "", "leave by this link only; bridged: the NIC that is put into the bridge")
+	f.StringSliceVar(&c.snat, "snat-ip", nil, "source address of what leaves; one for each family")
+	f.StringSliceVar(&c.dns, "dns", nil, "resolvers for the workloads")
+	f.StringArrayVar(&c.labels, "label", nil, "key=value, or key- to take it away; may be repeated")
+	f.StringVar(&c.bridge, "bridge", "", "name of the bridge link; bridged: an existing bridge")
+	f.Var(&c.guard, "guard", "endpoints may use only their own addresses")
+	f.Var(&c.isolate, "isolate-ports", "endpoints reach the gateway but not each other")
+	f.Var(&c.autostart, "autostart", "start with the daemon")
+	c.consent.addTo(f)
+	c.change.flags(cmd)
+	cmd.ValidArgsFunction = a.completeEach(networkNames)
+	_ = cmd.RegisterFlagCompletionFunc("mode", words("nat", "routed", "bridged", "host-only", "isolated"))
+	for _, name := range []string{"nat", "host-adapter", "ipv6", "guard", "isolate-ports", "autostart"} {
+		_ = cmd.RegisterFlagCompletionFunc(name, words("on", "off"))
+	}
+	return cmd
+}
+
+func (c *netSet) run(ctx context.Context, args []string, stdout io.Writer) error {
+	old, err := c.app.client().Network(ctx, args[0])
+	if err != nil {
+		return err
+	}
+	e, err := c.edit(old)
+	if err != nil {
+		return err
+	}
+	if reflect.DeepEqual(e, api.NetworkEdit{}) {
+		return badUsage("what is to change? say it with a flag, or in an editor: flatnet net edit %s", old.Name)
+	}
+	return c.consent.editNetwork(ctx, c.app, c.change, old, e, stdout)
+}
+
+// edit says with the flags what is to be changed.
+func (c *netSet) edit(old api.Network) (api.NetworkEdit, error) {
+	e := api.NetworkEdit{NAT: c.nat.is, HostAdapter: c.hostAdapter.is, Guard: c.guard.is, IsolatePorts: c.isolate.is, Autostart: c.autostart.is}
+	given := func(flag string, set func()) {
+		if c.flags.Changed(flag) {
+			set()
+		}
+	}
+	given("mode", func() { e.Mode = &c.mode })
+	given("masquerade", func() { e.Masquerade = &c.masquerade })
+	given("proxy-arp", func() { e.ProxyARP = &c.proxyARP })
+	given("mtu", func() { e.MTU = &c.mtu })
+	given("uplink", func() { e.Uplink = unlessNone(c.uplink) })
+	given("bridge", func() { e.Bridge = unlessNone(c.bridge) })
+	given("snat-ip", func() { e.SNATIPs = listUnlessNone(c.snat) })
+	given("dns", func() { e.DNS = listUnlessNone(c.dns) })
+	if c.flags.Changed("subnet") || c.flags.Changed("gateway") || c.flags.Changed("ip-range") || c.flags.Changed("reserve") || c.ipv6.is != nil {
+		var err error
+		if e.Subnets, err = c.subnetSpecs(old.Spec.Subnets); err != nil {
+			return e, err
+		}
+	}
+	for _, l := range c.labels {
+		switch k, v, hasValue := strings.Cut(l, "="); {
+		case hasValue && k != "":
+			if e.Labels == nil {
+				e.Labels = map[string]string{}
+			}
+			e.Labels[k] = v
+		case !hasValue && len(k) > 1 && strings.HasSuffix(k, "-"):
+			e.DropLabels = append(e.DropLabels, strings.TrimSuffix(k, "-"))
+		default:
+			return e, badUsage("--label %q: want key=value, or key- to take it away", l)
+		}
+	}
+	return e, nil
+}
+
+// none takes away what a flag would set.
+const none = "none"
+
+func unlessNone(s string) *string {
+	if s == none {
+		s = ""
+	}
+	return &s
+}
+
+func listUnlessNone(list []string) []string {
+	if len(list) == 1 && (list[0] == none || list[0] == "") {
+		return []string{}
+	}
+	return list
+}
+
+// subnetSpecs puts what the flags say into the subnets that there are.
+func (c *netSet) subnetSpecs(old []api.SubnetSpec) ([]api.SubnetSpec, error) {
+	specs := replaceSubnets(old, c.subnets)
+	if on := c.ipv6.is; on != nil {
+		has := slices.ContainsFunc(specs, func(s api.SubnetSpec) bool { return isIPv6(s.Subnet) })
+		switch {
+		case *on && !has:
+			specs = append(specs, api.SubnetSpec{Subnet: "auto6"})
+		case !*on:
+			specs = slices.DeleteFunc(specs, func(s api.SubnetSpec) bool { return isIPv6(s.Subnet) })
+		}
+	}
+	for _, p := range []struct {
+		flag   string
+		values []string
+		set    func(*api.SubnetSpec, string)
+	}{
+		{"--gateway", c.gateways, func(s *api.SubnetSpec, v string) { s.Gateway = v }},
+		{"--ip-range", c.ranges, func(s *api.SubnetSpec, v string) { s.IPRange = v }},
+		{"--reserve", c.reserved, func(s *api.SubnetSpec, v string) { s.Reserved = append(s.Reserved, v) }},
+	} {
+		values := listUnlessNone(p.values)
+		for i := range specs {
+			if p.values != nil && (len(values) == 0 || p.flag == "--reserve") {
+				clearField(&specs[i], p.flag)
+			}
+		}
+		for _, v := range values {
+			s, err := holder(specs, p.flag, v)
+			if err != nil {
+				return nil, err
+			}
+			p.set(s, v)
+		}
+	}
+	return specs, nil
+}
+
+func clearField(s *api.SubnetSpec, flag string) {
+	switch flag {
+	case "--gateway":
+		s.Gateway = ""
+	case "--ip-range":
+		s.IPRange = ""
+	case "--reserve":
+		s.Reserved = nil
+	}
+}
+
+// replaceSubnets puts subnets in the place of those of their families; one that is there already stays as it is.
+func replaceSubnets(old []api.SubnetSpec, now []string) []api.SubnetSpec {
+	specs := []api.SubnetSpec{}
+	for _, v6 := range []bool{false, true} {
+		var given []string
+		for _, s := range now {
+			if isIPv6(s) == v6 {
+				given = append(given, s)
+			}
+		}
+		for _, s := range old {
+			if isIPv6(s.Subnet) == v6 && given == nil {
+				specs = append(specs, s)
+			}
+		}
+		for _, s := range given {
+			i := slices.IndexFunc(old, func(o api.SubnetSpec) bool { return o.Subnet == s })
+			if i >= 0 {
+				specs = append(specs, old[i])
+			} else {
+				specs = append(specs, api.SubnetSpec{Subnet: s})
+			}
+		}
+	}
+	return specs
+}
+
+// isIPv6 reports whether a subnet is of IPv6; what cannot be read is the daemon's to judge.
+func isIPv6(subnet string) bool {
+	p, err := netip.ParsePrefix(subnet)
+	return subnet == "auto6" || err == nil && p.Addr().Is6()
+}
