@@ -29,6 +29,7 @@ const (
 	FindingBroken        = "FN5008" // something stored cannot be made
 	FindingNotObservable = "FN5009" // the kernel could not be looked at
 	FindingPutBack       = "FN5010" // something of ours was changed by others, and put back
+	FindingDamaged       = "FN5011" // a file of the run directory could not be read
 )
 
 // The levels of a finding.
@@ -82,7 +83,7 @@ func (a *Agent) known() []api.Finding {
 	a.mu.RLock()
 	list := slices.Concat(a.conflictFindings(), a.lostFindings(), a.brokenFindings())
 	a.mu.RUnlock()
-	return append(list, a.featureFindings()...)
+	return slices.Concat(list, damagedFindings(a.config.RunDir), a.featureFindings())
 }
 
 // look reads kernel and rules, and says what is wrong there; inside asks for a look beyond drift into the workloads' namespaces
