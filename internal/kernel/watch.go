@@ -17,8 +17,7 @@ type watcher struct {
 	routes map[dataplane.Key]dataplane.Route
 	rules  map[dataplane.Key]dataplane.RouteRule
 
-	orphans       map[string][]dataplane.Object // what went with links of others, by their name
-	lookAtProxies bool                          // a link that has some has changed
+	lookAtProxies bool // a link that has some has changed
 }
 
 // watchedLink is a link as it was last told.
@@ -119,9 +118,6 @@ func (w *watcher) linkIs(l link) error {
 	w.k.told.is(&l)
 	w.links[l.index] = now
 	w.linkOfProxies(l.Name)
-	if before == nil || before.Name != l.Name {
-		w.linkCameBack(l.Name)
-	}
 	if !l.marked {
 		now.port = w.portOf(l)
 		w.portWas(before, now.port)
@@ -152,9 +148,7 @@ func (w *watcher) linkGone(l link) error {
 	w.k.told.gone(l.index)
 	delete(w.names, l.index)
 	w.linkOfProxies(l.Name)
-	if before != nil && before.port.Link != "" {
-		w.wentWith(before.port.Link, before.port)
-	}
+	w.portWas(before, dataplane.Port{})
 	switch {
 	case before != nil && before.marked:
 		w.news.add(w.asWanted(before.Link), true)

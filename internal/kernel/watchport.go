@@ -27,22 +27,6 @@ func (w *watcher) portWas(before *watchedLink, now dataplane.Port) {
 	}
 }
 
-// wentWith keeps what went with a link of others until there is one of that name again: nothing can be repaired before, and the node
-// is told of by itself.
-func (w *watcher) wentWith(link string, o dataplane.Object) {
-	if w.orphans == nil {
-		w.orphans = map[string][]dataplane.Object{}
-	}
-	w.orphans[link] = append(w.orphans[link], o)
-}
-
-func (w *watcher) linkCameBack(link string) {
-	for _, o := range w.orphans[link] {
-		w.news.add(o, true)
-	}
-	delete(w.orphans, link)
-}
-
 // routeRule takes a rule of ours. One that replaces another comes before that one goes.
 func (w *watcher) routeRule(m netlink.Message) {
 	r, ok := parseRouteRule(m.Data)

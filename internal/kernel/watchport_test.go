@@ -2,7 +2,6 @@ package kernel_test
 
 import (
 	"context"
-	"strings"
 	"testing"
 
 	"github.com/flatnet/flatnet/internal/dataplane"
@@ -28,10 +27,11 @@ func TestWatchTellsOfPorts(t *testing.T) {
 		w.wait(t, one.event)
 		w.wait(t, "foreign")
 	}
-	run(t, "ip link del nic0") // what can't be repaired yet is not told
+	run(t, "ip link del nic0")
+	w.wait(t, "gone port nic0 master ") // it went down first
 	w.wait(t, "foreign")
 	nic(t, "nic0")
-	w.wait(t, "gone port nic0 master ")
+	w.wait(t, "foreign")
 	reach(t, k, "", want)
 	w.wait(t, "port nic0 master fn-a")
 	reach(t, k, "", state(uplinked("fn-a", "nic0")))
@@ -48,13 +48,10 @@ func TestWatchTellsOfProxies(t *testing.T) {
 	for _, line := range []string{"ip link set nic0 down", "ip link del nic0"} {
 		reach(t, k, "", want)
 		run(t, line)
-		if strings.Contains(line, "del") {
-			w.wait(t, "foreign")
-			nic(t, "nic0") // there is nothing to repair before
-		}
 		w.wait(t, "gone proxy 192.0.2.7 dev nic0")
 		w.wait(t, "gone proxy 2001:db8::7 dev nic0")
 	}
+	nic(t, "nic0")
 	reach(t, k, "", want)
 	run(t, "ip neigh del proxy 192.0.2.7 dev nic0")
 	w.wait(t, "gone proxy 192.0.2.7 dev nic0")

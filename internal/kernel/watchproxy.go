@@ -111,11 +111,7 @@ func (w *watcher) checkProxies() error {
 	w.lookAtProxies = false
 	gone, err := w.k.goneProxies()
 	for _, p := range gone {
-		if _, err := linkIndex(w.k.host, p.Link); err != nil {
-			w.wentWith(p.Link, p)
-		} else {
-			w.news.add(p, true)
-		}
+		w.news.add(p, true)
 	}
 	return err
 }
