@@ -8,9 +8,6 @@ import (
 	"testing"
 )
 
-// coming are commands that another hand is building; see TestPagesNameCommandsThatThereAre.
-var coming = []string{"flatnet net set", "flatnet net edit"}
-
 // namedCommands are the command lines that a page tells to type: the second cell of a table's row, what ends the
 // third one behind a colon, or an indented line. elsewhere are lines that speak of one where none can be read.
 func namedCommands(text string) (lines, elsewhere []string) {
@@ -62,11 +59,6 @@ func TestPagesNameCommandsThatThereAre(t *testing.T) {
 
 func checkCommand(t *testing.T, topic, line string) {
 	t.Helper()
-	for _, c := range coming {
-		if strings.HasPrefix(line, c+" ") {
-			return
-		}
-	}
 	words, ok := strings.CutPrefix(line, "flatnet ")
 	if !ok {
 		t.Errorf("%s: %q is no flatnet command", topic, line)
