@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // dropping has the test binary drop its capabilities, as the daemon does, and print what is left.
@@ -29,7 +31,8 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	left, err := permitted()
-	fmt.Printf("%x %v", left, err)
+	slack, _ := unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0)
+	fmt.Printf("%x %v %d", left, err, slack)
 }
 
 func TestOnlyTheStatedCapabilitiesAreKept(t *testing.T) {
@@ -43,7 +46,7 @@ func TestOnlyTheStatedCapabilitiesAreKept(t *testing.T) {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), dropping+"=1")
 	out, err := cmd.CombinedOutput()
-	if want := fmt.Sprintf("%x <nil>", have&mask()); err != nil || string(out) != want {
+	if want := fmt.Sprintf("%x <nil> %d", have&mask(), timerSlack); err != nil || string(out) != want {
 		t.Errorf("got %q, %v, want %q", out, err, want)
 	}
 }
