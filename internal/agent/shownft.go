@@ -87,11 +87,12 @@ type nftList struct {
 	elements map[dataplane.Set][]dataplane.Element
 	chains   []dataplane.Chain
 	rules    map[dataplane.Chain][]dataplane.Rule // by key
+	networks map[dataplane.Set][]string           // found so far: see networksOf
 	list     []api.NFTObject
 }
 
 func listNFT(have dataplane.State, p purposes) []api.NFTObject {
-	l := nftList{purposes: p, elements: map[dataplane.Set][]dataplane.Element{}, rules: map[dataplane.Chain][]dataplane.Rule{}, list: []api.NFTObject{}}
+	l := nftList{purposes: p, elements: map[dataplane.Set][]dataplane.Element{}, rules: map[dataplane.Chain][]dataplane.Rule{}, networks: map[dataplane.Set][]string{}, list: []api.NFTObject{}}
 	var tables []dataplane.Table
 	for _, o := range have {
 		switch o := o.(type) {
@@ -206,7 +207,11 @@ func (l *nftList) named(family dataplane.Family, name string) dataplane.Set {
 	return dataplane.Set{}
 }
 
+// networksOf are the networks with elements in a set.
 func (l *nftList) networksOf(s dataplane.Set) []string {
+	if known, ok := l.networks[s]; ok {
+		return known
+	}
 	networks := map[string]bool{}
 	for _, e := range l.elements[s] {
 		for _, p := range l.purposes[e.Key()] {
@@ -215,7 +220,8 @@ func (l *nftList) networksOf(s dataplane.Set) []string {
 			}
 		}
 	}
-	return slices.Sorted(maps.Keys(networks))
+	l.networks[s] = slices.Sorted(maps.Keys(networks))
+	return l.networks[s]
 }
 
 // foreignRule is the comment that package kernel/nft gives a rule in our tables which we did not write.
