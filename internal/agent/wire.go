@@ -260,7 +260,7 @@ func removeFiles(o Options) error {
 	var errs []error
 	for _, path := range []string{
 		filepath.Join(o.StateDir, local.FileName),
-		filepath.Join(o.RunDir, journal.FileName), filepath.Join(o.RunDir, journal.BadName), filepath.Join(o.RunDir, "sysctls.json"),
+		filepath.Join(o.RunDir, journal.FileName), filepath.Join(o.RunDir, journal.BadName), filepath.Join(o.RunDir, "sysctls.json"), filepath.Join(o.RunDir, "ports.json"),
 		filepath.Join(o.RunDir, "netns"), filepath.Join(o.RunDir, "bpf"), filepath.Join(o.RunDir, workloadsDir),
 	} {
 		errs = append(errs, os.RemoveAll(path))
