@@ -6,7 +6,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// wordOfOthers says what a word of docker or virsh is called here; nothing when it is none.
+// wordOfOthers says what a word of docker, virsh or brctl is called here; nothing when it is none.
 func wordOfOthers(group, word string) string {
 	if group == "net" {
 		return map[string]string{
@@ -25,6 +25,7 @@ func wordOfOthers(group, word string) string {
 			"list": "flatnet net ls", "start": "flatnet net start NAME", "destroy": "flatnet net stop NAME", "undefine": "flatnet net rm NAME",
 			"define": "flatnet net define NAME", "create": "flatnet net create NAME", "info": "flatnet net inspect NAME",
 			"dumpxml": "flatnet get network NAME", "autostart": "flatnet net autostart NAME", "edit": "flatnet net edit NAME",
+			"update": "flatnet net set NAME", "dhcp-leases": "flatnet ep ls --network NAME", "port-list": "flatnet ep ls --network NAME",
 		}[virsh]
 	}
 	return map[string]string{
@@ -39,6 +40,12 @@ func wordOfOthers(group, word string) string {
 		"top":     "flatnet ps",
 		"list":    "flatnet ps, flatnet net ls",
 		"ls":      "flatnet ps, flatnet net ls",
+
+		"bridge": "flatnet show bridges", "bridges": "flatnet show bridges", "brctl": "flatnet show bridges; more: flatnet help from brctl",
+		"route": "flatnet show routes", "routes": "flatnet show routes", "link": "flatnet show links", "links": "flatnet show links",
+		"neigh": "flatnet show neigh", "arp": "flatnet show neigh", "nft": "flatnet show nft", "rules": "flatnet show nft",
+		"addbr": "flatnet net create NAME --bridge BRIDGE", "delbr": "flatnet net rm NAME", "addif": "flatnet connect NET WORKLOAD", "delif": "flatnet disconnect NET WORKLOAD",
+		"domiflist": "flatnet ep inspect WORKLOAD", "attach-interface": "flatnet connect NET WORKLOAD", "detach-interface": "flatnet disconnect NET WORKLOAD",
 	}[word]
 }
 
