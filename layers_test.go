@@ -61,6 +61,8 @@ var layers = []layer{
 var owners = map[string][]string{
 	"github.com/cilium/ebpf":              {"internal/kernel/bpf"},
 	"go.etcd.io/bbolt":                    {"internal/store/local"},
+	"go.etcd.io/etcd":                     {"internal/store/etcd", "internal/store/etcd/server"},
+	"go.uber.org/zap":                     {"internal/store/etcd", "internal/store/etcd/server"}, // to keep etcd's own log quiet
 	"github.com/prometheus/client_golang": {"internal/agent/metrics"},
 	"github.com/spf13/cobra":              {"cmd/flatnet"},
 	"sigs.k8s.io/yaml":                    {"api", "cmd/flatnet", "cmd/flatnetd"}, // manifests; -o yaml with the CLI's own settings; the settings file
@@ -233,6 +235,8 @@ func TestLayersRefuse(t *testing.T) {
 		{"internal/store/local", module + "/internal/kernel/netns"},
 		{"internal/reconcile", module + "/internal/kernel"},
 		{"internal/agent", "github.com/cilium/ebpf"},
+		{"internal/agent", "go.etcd.io/etcd/client/v3"},
+		{"internal/store", "go.etcd.io/etcd/client/v3"},
 		{"cmd/flatnet", module + "/internal/model"},
 		{"cmd/flatnetd", module + "/internal/kernel"},
 		{"api", module + "/internal/model"},

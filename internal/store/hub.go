@@ -243,7 +243,7 @@ func (c *HubClient) Renew(ctx context.Context, node string) ([]Held, error) {
 			held = append(held, Held{Lease: model.Lease{Network: key.Network, Block: key.Block, Node: node}, Until: until})
 		}
 	}
-	sortHeld(held)
+	SortHeld(held)
 	return held, nil
 }
 

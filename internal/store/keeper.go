@@ -292,7 +292,8 @@ func (k *Keeper) look() {
 	}
 }
 
-func sortHeld(held []Held) {
+// SortHeld orders leases by network and block.
+func SortHeld(held []Held) {
 	slices.SortFunc(held, func(a, b Held) int {
 		return cmp.Or(cmp.Compare(a.Lease.Network, b.Lease.Network), a.Lease.Block.Addr().Compare(b.Lease.Block.Addr()), cmp.Compare(a.Lease.Block.Bits(), b.Lease.Block.Bits()))
 	})

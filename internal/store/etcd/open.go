@@ -1,0 +1,152 @@
+package etcd
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+
+	"github.com/flatnet/flatnet/internal/model"
+	"github.com/flatnet/flatnet/internal/store"
+)
+
+// Config is how to reach an etcd. Endpoints are needed; what else is zero has its default.
+type Config struct {
+	Endpoints []string    // URLs
+	TLS       *tls.Config // also says who we are, where etcd trusts the certificate's common name
+	Username  string      // where etcd asks for a password instead
+	Password  string
+	Root      string        // default Root; ends with a slash
+	Grace     time.Duration // default 24 h: how long a claim outlives its last renewal; whole seconds, rounded up
+	Alive     time.Duration // default 30 s: how long a heartbeat counts
+	Probe     time.Duration // default 5 s: how often an idle watch is asked for a sign of life; after twice that without any etcd is away
+}
+
+func (c Config) withDefaults() Config {
+	c.Root = cmp.Or(c.Root, Root)
+	c.Grace = cmp.Or(c.Grace, 24*time.Hour)
+	c.Alive = cmp.Or(c.Alive, 30*time.Second)
+	c.Probe = cmp.Or(c.Probe, 5*time.Second)
+	return c
+}
+
+// Client is one node's way to the cluster's store. It is a store.Cluster.
+type Client struct {
+	config   Config
+	etcd     *clientv3.Client
+	board    *store.Board
+	instance string // tells this process from another that says it is the same node
+	stop     context.CancelFunc
+	done     sync.WaitGroup
+	identity identity // run's own
+
+	claiming sync.Mutex // one claim, release or renewal at a time: each relies on what it has seen
+
+	mu       sync.Mutex
+	closed   bool
+	seen     int64                   // revision up to which the board is complete; 0: nothing was read yet
+	beating  map[string]int64        // node → etcd lease of its alive key, as last heard
+	sessions map[string]session      // node → the etcd lease that its claims get
+	beats    map[string]beat         // node → our own heartbeat
+	given    map[model.LeaseKey]bool // release was begun, and may still be on its way
+	stats    Stats
+}
+
+var _ store.Cluster = (*Client)(nil)
+
+// Stats is what has happened since Open.
+type Stats struct {
+	Reads     int // of everything
+	Watches   int // begun
+	Compacted int // watches that came too late for the history
+	Silences  int // etcd gave no sign of life for too long
+	Events    int
+	Bytes     int64 // of keys and values read
+	Last      error // why etcd was last away
+}
+
+// session is an etcd lease, and until when it is sure to live: see store.Held.
+type session struct {
+	id    clientv3.LeaseID
+	until time.Duration
+}
+
+// keepAlive is how often a connection that nothing is heard of is tried. Servers refuse less than 5 s (embed.DefaultGRPCKeepAliveMinTime).
+const keepAlive = 6 * time.Second
+
+// Open begins to follow an etcd, whether or not it answers yet.
+func Open(c Config) (*Client, error) {
+	c = c.withDefaults()
+	ctx, stop := context.WithCancel(context.Background())
+	e, err := clientv3.New(clientv3.Config{
+		Endpoints: c.Endpoints, TLS: c.TLS, Username: c.Username, Password: c.Password, Context: ctx, Logger: zap.NewNop(),
+		DialTimeout: c.Probe, DialKeepAliveTime: keepAlive, DialKeepAliveTimeout: 3 * time.Second,
+	})
+	if err != nil {
+		stop()
+		return nil, fmt.Errorf("store: etcd: %w", err)
+	}
+	client := &Client{config: c, etcd: e, board: store.NewBoard(), instance: rand.Text(), stop: stop,
+		beating: map[string]int64{}, sessions: map[string]session{}, beats: map[string]beat{}, given: map[model.LeaseKey]bool{}}
+	client.done.Go(func() { client.run(ctx) })
+	return client, nil
+}
+
+// Watch is store.Cluster's.
+func (c *Client) Watch(ctx context.Context, each func(store.ClusterSnapshot)) error {
+	return c.board.Watch(ctx, each)
+}
+
+// Stats tells what has happened.
+func (c *Client) Stats() Stats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.stats
+}
+
+// Close is store.Cluster's.
+func (c *Client) Close() error {
+	c.mu.Lock()
+	closed := c.closed
+	c.closed = true
+	c.mu.Unlock()
+	if closed {
+		return nil
+	}
+	c.board.Close()
+	c.stop()
+	c.done.Wait()
+	if err := c.etcd.Close(); err != nil && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("store: etcd: close: %w", err)
+	}
+	return nil
+}
+
+func (c *Client) isClosed() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closed
+}
+
+// fail words an error of etcd's.
+func (c *Client) fail(doing string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case c.isClosed():
+		return store.ErrClosed
+	case errors.Is(err, context.DeadlineExceeded) || !c.board.Snapshot().Live && !errors.Is(err, context.Canceled):
+		return fmt.Errorf("store: etcd: %s: %w: %w", doing, store.ErrAway, err)
+	}
+	return fmt.Errorf("store: etcd: %s: %w", doing, err)
+}
+
+// seconds is what etcd counts leases in.
+func seconds(d time.Duration) int64 { return int64((d + time.Second - 1) / time.Second) }
