@@ -3,6 +3,7 @@ package dataplane
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 )
@@ -65,10 +66,51 @@ func Diff(want, have State) Plan {
 		}
 	}
 	back = withoutContents(back)
+	room, back := makeRoom(forward, back)
+	forward = append(forward, room...)
 	inOrder(forward)
 	inOrder(back)
 	slices.Reverse(back)
 	return append(forward, back...)
+}
+
+// makeRoom takes out of the deletions those that must come before additions of their kind: an interval that may overlap a new one of
+// the set, where the kernel refuses the second, and an IPv6 address that changes its prefix length, of which a link has one.
+func makeRoom(forward, back Plan) (room, rest Plan) {
+	if len(back) == 0 {
+		return nil, back
+	}
+	coming := map[Key]bool{}
+	for _, s := range forward {
+		if place, ok := crowded(s.Object); ok && s.Op == Add {
+			coming[place] = true
+		}
+	}
+	if len(coming) == 0 {
+		return nil, back
+	}
+	rest = slices.DeleteFunc(back, func(s Step) bool {
+		place, ok := crowded(s.Object)
+		if ok && coming[place] {
+			room = append(room, s)
+			return true
+		}
+		return false
+	})
+	return room, rest
+}
+
+// crowded is the place that objects of different keys cannot share.
+func crowded(o Object) (place Key, ok bool) {
+	switch o := o.(type) {
+	case Element:
+		is := o.Is()
+		return o.Set().Element(Tuple{Link: is.Link, Link2: is.Link2, Proto: is.Proto}), o.Set().Interval
+	case Address:
+		a := o.Prefix.Addr()
+		return Address{Link: o.Link, Prefix: netip.PrefixFrom(a, a.BitLen())}, a.Is6()
+	}
+	return nil, false
 }
 
 // withoutContents leaves out deletions of what goes with its table.
@@ -116,11 +158,20 @@ func inOrder(p Plan) {
 	slices.SortFunc(steps, func(a, b placed) int {
 		return cmp.Or(
 			cmp.Compare(a.Object.kind(), b.Object.kind()),
+			cmp.Compare(deletions(a.Op), deletions(b.Op)),
 			cmp.Compare(a.text, b.text))
 	})
 	for i, s := range steps {
 		p[i] = s.Step
 	}
+}
+
+// deletions come first where they are among additions: see makeRoom.
+func deletions(op Op) int {
+	if op == Del {
+		return 0
+	}
+	return 1
 }
 
 // place is what objects of one kind are sorted by: their text, but the rules of a chain in their order; forwarding of a link

@@ -17,6 +17,9 @@ func (f *Fake) putNFT(s *space, step dataplane.Step) error {
 	if exists && step.Op == dataplane.Add {
 		return syscall.EEXIST
 	}
+	if e, ok := o.(dataplane.Element); ok && !exists && s.overlaps(e) {
+		return syscall.EEXIST
+	}
 	for _, need := range needs(o) {
 		if _, ok := s.objects[need]; !ok {
 			return fmt.Errorf("no %s: %w", need, syscall.ENOENT)
@@ -28,6 +31,24 @@ func (f *Fake) putNFT(s *space, step dataplane.Step) error {
 	s.objects[o.Key()] = o
 	f.tell(s.path, o)
 	return nil
+}
+
+// overlaps reports whether an interval of the set has something in common with a new one.
+func (s *space) overlaps(e dataplane.Element) bool {
+	if !e.Set().Interval {
+		return false
+	}
+	for _, o := range s.objects {
+		if old, ok := o.(dataplane.Element); ok && old.Set() == e.Set() && meet(old.Is(), e.Is()) {
+			return true
+		}
+	}
+	return false
+}
+
+func meet(a, b dataplane.Tuple) bool {
+	return a.Link == b.Link && a.Link2 == b.Link2 && a.MAC == b.MAC && a.Proto == b.Proto &&
+		!a.AddrLast.Less(b.Addr) && !b.AddrLast.Less(a.Addr) && a.Port <= max(b.Port, b.PortLast) && b.Port <= max(a.Port, a.PortLast)
 }
 
 // needs are the keys of what must be there before an nft object.
