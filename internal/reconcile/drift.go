@@ -142,8 +142,9 @@ func (r *Reconciler) converge(ctx context.Context, count *uint64, netns []string
 			return done, errors.Join(failed, fmt.Errorf("not converged after %d passes, still to do:\n%s", maxPasses, plan))
 		}
 		change := Change{dataplane.HostNetns, plan}
-		failed = r.apply(ctx, []Change{change}, count)
-		done = append(done, change)
+		if failed = r.apply(ctx, []Change{change}, count); failed == nil {
+			done = append(done, change)
+		}
 		for _, s := range plan {
 			if l, ok := s.Object.(dataplane.Link); ok && l.PeerNetns != "" && s.Op != dataplane.Del {
 				incomplete[l.PeerNetns] = true

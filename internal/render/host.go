@@ -89,18 +89,16 @@ func Node(v model.View) (dataplane.Host, error) {
 func hostSysctls(v model.View) []dataplane.Object {
 	wanted := map[string]string{}
 	for _, n := range v.Networks {
-		if !n.Active || !n.Routes() {
-			continue
+		if n.Active {
+			uplinkSysctls(v.Node, n, wanted)
 		}
-		_, uplink := v.Node.Link(n.Uplink)
 		for _, s := range n.Subnets {
-			if s.Prefix.Addr().Is4() {
+			switch {
+			case !n.Active || !n.Routes():
+			case s.Prefix.Addr().Is4():
 				wanted["net/ipv4/ip_forward"] = "1"
-				continue
-			}
-			forwarding6(v.Node, wanted)
-			if n.ProxyARP && uplink {
-				wanted["net/ipv6/conf/"+n.Uplink+"/proxy_ndp"] = "1"
+			default:
+				forwarding6(v.Node, wanted)
 			}
 		}
 	}
@@ -109,6 +107,27 @@ func hostSysctls(v model.View) []dataplane.Object {
 		objects = append(objects, dataplane.Sysctl{Name: name, Value: value})
 	}
 	return objects
+}
+
+// uplinkSysctls are those of a link that is not ours. Answers for others come at once: by default they wait up to 0.8 s
+// (proxy_delay, arp(7)). A NIC in a bridge is no place for the host itself, which would give it a link-local address.
+func uplinkSysctls(node model.Node, n model.Network, wanted map[string]string) {
+	if _, there := node.Link(n.Uplink); !there {
+		return
+	}
+	if n.Mode == model.Bridged {
+		wanted["net/ipv6/conf/"+n.Uplink+"/disable_ipv6"] = "1"
+	}
+	for _, s := range n.Subnets {
+		switch {
+		case !n.ProxyARP:
+		case s.Prefix.Addr().Is4():
+			wanted["net/ipv4/neigh/"+n.Uplink+"/proxy_delay"] = "0"
+		default:
+			wanted["net/ipv6/neigh/"+n.Uplink+"/proxy_delay"] = "0"
+			wanted["net/ipv6/conf/"+n.Uplink+"/proxy_ndp"] = "1"
+		}
+	}
 }
 
 // lanForwarding lets answers from a LAN that the host is on by a bridged network's bridge come in as by any link of the host: where
