@@ -215,9 +215,18 @@ var cases = []struct {
 		f.Others[0].Space.Defaults = []kernel.DefaultRoute{defaultVia("10.66.0.1", "eth0", 0)}
 	}},
 	{"somebody answers for a workload's address", func(f *Facts) {
+		f.Host.Links = append(f.Host.Links, kernel.LinkInfo{Name: "tap7", Kind: "tun", Master: "fn-lab"})
 		f.Switches.Ports["fn-lab"] = map[model.MAC]string{{2, 0, 0, 0, 0, 0x11}: "tap7"}
 		space(f, "db", func(s *kernel.Space) {
 			s.Neighbours = []kernel.NeighbourInfo{{Addr: addr("10.66.0.2"), Link: "eth0", MAC: "02:00:00:00:00:11", State: "REACHABLE"}}
+		})
+	}},
+	{"somebody on the LAN answers for a workload's address", func(f *Facts) {
+		network(f, func(n *model.Network) { n.Mode, n.Uplink = model.Bridged, "eth1" })
+		f.Host.Links[1].Addrs, f.Host.Links[1].Flags = nil, up
+		f.Switches.Ports["fn-lab"] = map[model.MAC]string{{2, 0, 0, 0, 0, 0x11}: "eth1"}
+		space(f, "db", func(s *kernel.Space) {
+			s.Neighbours = []kernel.NeighbourInfo{{Addr: addr("10.66.0.2"), Link: "eth0", MAC: "02:00:00:00:00:11", State: "DELAY"}}
 		})
 	}},
 	{"somebody answered once, or is gone", func(f *Facts) {

@@ -169,12 +169,18 @@ func (d *duplicateSearch) neighbours(s kernel.Space, link string) {
 		if !known {
 			continue
 		}
-		fix := "ip link set dev " + port + " nomaster"
-		if port == d.network.Uplink {
-			fix = "" // somebody on the LAN, to be found there
+		if d.leadsToLAN(port) {
+			d.tell(n.Addr, fmt.Sprintf("somebody on the LAN behind %s, with the MAC %s", port, mac), "")
+			continue
 		}
-		d.tell(n.Addr, fmt.Sprintf("somebody with the MAC %s behind %s", mac, port), fix)
+		d.tell(n.Addr, fmt.Sprintf("somebody with the MAC %s behind %s", mac, port), "ip link set dev "+port+" nomaster")
 	}
+}
+
+// leadsToLAN reports whether a port has more than one guest behind it: then it is not to be unplugged.
+func (d *duplicateSearch) leadsToLAN(port string) bool {
+	l, _ := linkOf(d.Host, port)
+	return port == d.network.Uplink || d.network.BorrowsBridge() || l.Kind != "veth" && l.Kind != "tun"
 }
 
 // lookedInto reports whether a MAC is that of a namespace whose addresses were seen.
