@@ -30,6 +30,7 @@ const (
 	FindingNotObservable = "FN5009" // the kernel could not be looked at
 	FindingPutBack       = "FN5010" // something of ours was changed by others, and put back
 	FindingDamaged       = "FN5011" // a file of the run directory could not be read
+	FindingNoLink        = "FN5012" // a link of others that a network needs is gone
 )
 
 // The levels of a finding.
@@ -81,7 +82,7 @@ func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
 // known are the findings that cost no look.
 func (a *Agent) known() []api.Finding {
 	a.mu.RLock()
-	list := slices.Concat(a.conflictFindings(), a.lostFindings(), a.brokenFindings())
+	list := slices.Concat(a.conflictFindings(), a.lostFindings(), a.brokenFindings(), a.lackingFindings())
 	a.mu.RUnlock()
 	return slices.Concat(list, damagedFindings(a.config.RunDir), a.featureFindings())
 }
@@ -149,6 +150,19 @@ func (a *Agent) brokenFindings() []api.Finding {
 	var list []api.Finding
 	for _, name := range slices.Sorted(maps.Keys(a.broken)) {
 		list = append(list, api.Finding{Code: FindingBroken, Level: levelError, What: fmt.Sprintf("%s: %s", name, a.broken[name])})
+	}
+	return list
+}
+
+func (a *Agent) lackingFindings() []api.Finding {
+	var list []api.Finding
+	v := a.state.view
+	for _, name := range slices.Sorted(maps.Keys(v.Networks)) {
+		n := v.Networks[name]
+		if link, lacks := v.LacksLink(n); lacks && n.Active {
+			list = append(list, api.Finding{Code: FindingNoLink, Level: levelError, What: fmt.Sprintf("network %q: link %s is not there", name, link),
+				Fix: "when it is back, it is used again; or choose another: flatnet net set " + name + " --uplink LINK"})
+		}
 	}
 	return list
 }

@@ -36,7 +36,7 @@ func (a *Agent) describeNetwork(n model.Network) api.Network {
 	if n.HasBridge() {
 		d.Status.Bridge = n.BridgeName()
 	}
-	if n.Routes() {
+	if n.Routes() || n.Uplink != "" {
 		d.Status.Uplinks = uplinks(v, n)
 	}
 	for _, name := range slices.Sorted(maps.Keys(v.Workloads)) {
@@ -68,6 +68,9 @@ func (a *Agent) networkState(n model.Network) (state, reason string) {
 	}
 	if reason, ok := a.broken[n.Name]; ok {
 		return stateDegraded, reason
+	}
+	if link, lacks := a.state.view.LacksLink(n); lacks {
+		return stateDegraded, fmt.Sprintf("link %s is not there", link)
 	}
 	return stateActive, ""
 }

@@ -96,6 +96,16 @@ func (n Node) Link(name string) (HostLink, bool) {
 	return HostLink{}, false
 }
 
+// LacksLink names the link of the host that a network needs and that is not there: its uplink, or the bridge it borrows.
+func (v View) LacksLink(n Network) (name string, lacks bool) {
+	name = n.Uplink
+	if n.BorrowsBridge() {
+		name = n.Bridge
+	}
+	_, there := v.Node.Link(name)
+	return name, name != "" && !there
+}
+
 // DefaultMTU is what a network uses when nothing says otherwise (RFC 894).
 const DefaultMTU = 1500
 
