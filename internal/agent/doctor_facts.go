@@ -160,7 +160,7 @@ func sysctlSettings(root string) []checkup.Setting {
 			number++
 			name, value, ok := strings.Cut(strings.TrimSpace(line), "=")
 			name = strings.ReplaceAll(strings.TrimLeft(strings.TrimSpace(name), "-"), ".", "/")
-			if ok && strings.Contains(name, "forward") {
+			if ok && strings.Contains(name, "forward") && !strings.ContainsAny(line[:1], "#;") {
 				list = append(list, checkup.Setting{File: file, Line: number, Text: strings.TrimSpace(line), Name: name, Value: strings.TrimSpace(value)})
 			}
 		}

@@ -63,11 +63,11 @@ func (p *past) note(all []kernel.DefaultRoute, at time.Time) {
 	defer p.mu.Unlock()
 	for i := range p.now {
 		best := bestDefault(all, i == 1)
-		if old := p.now[i]; old != nil && (best == nil || !sameDefault(*old, *best)) {
-			p.was[i] = checkup.Past{Route: *old, Until: at}
-		}
-		if best != nil && sameDefault(p.was[i].Route, *best) {
+		switch old := p.now[i]; {
+		case best != nil && sameDefault(p.was[i].Route, *best):
 			p.was[i] = checkup.Past{} // it came back
+		case old != nil && (best == nil || !sameDefault(*old, *best)):
+			p.was[i] = checkup.Past{Route: *old, Until: at}
 		}
 		p.now[i] = best
 	}

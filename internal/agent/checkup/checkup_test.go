@@ -175,7 +175,7 @@ var cases = []struct {
 		f.Host.Links = append(f.Host.Links, kernel.LinkInfo{Name: "eth1", Flags: up})
 		f.WaysOut["lab"] = ""
 	}},
-	{"the network's uplink is not there", func(f *Facts) {
+	{"the network's uplink is not there, which is told elsewhere", func(f *Facts) {
 		network(f, func(n *model.Network) { n.Uplink = "eth1" })
 		f.WaysOut["lab"] = "eth0"
 	}},

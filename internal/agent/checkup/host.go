@@ -231,7 +231,7 @@ func pinned(f Facts) []api.Finding {
 		l, there := linkOf(f.Host, n.Uplink)
 		switch {
 		case !there:
-			found.What = fmt.Sprintf("network %s may leave by %s only, and there is no such link", n.Name, n.Uplink)
+			continue // the network is told of for that
 		case !slices.Contains(l.Flags, "LOWER_UP"):
 			found.What = fmt.Sprintf("network %s may leave by %s only, and that has no carrier", n.Name, n.Uplink)
 		case out == "":
