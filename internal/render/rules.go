@@ -95,6 +95,12 @@ func interval(s dataplane.Set) dataplane.Set {
 var (
 	portMAC = dataplane.Fields{dataplane.IIF, dataplane.EtherSaddr}
 
+	setStrict = bridgeSet("strict", iif) // ports from which only what is of the network comes up to the host …
+	setNear   = family[dataplane.Set]{   // … namely from these addresses
+		interval(bridgeSet("near4", dataplane.Fields{dataplane.IIF, dataplane.IPSaddr})),
+		interval(bridgeSet("near6", dataplane.Fields{dataplane.IIF, dataplane.IP6Saddr})),
+	}
+
 	setGuarded = bridgeSet("guarded", iif) // ports held to their MAC …
 	setLocked  = bridgeSet("locked", iif)  // … and to their addresses
 	setMACs    = bridgeSet("macs", portMAC)
@@ -109,14 +115,14 @@ var (
 func rules() []dataplane.Object {
 	objects := []dataplane.Object{dataplane.Table{Family: dataplane.Inet}, dataplane.Table{Family: dataplane.BridgeNF}}
 	for _, s := range []dataplane.Set{setNets, setNAT, setRouted, setClosed, setHostOnly, setSilent, setHidden, setSame, setPinned, setUplinks,
-		setGuarded, setLocked, setMACs, setTargets} {
+		setStrict, setGuarded, setLocked, setMACs, setTargets} {
 		objects = append(objects, s)
 	}
-	for _, pair := range []family[dataplane.Set]{setGateways, setHiddenIP, setPortIso, setSubnets, setAddrs,
+	for _, pair := range []family[dataplane.Set]{setGateways, setHiddenIP, setPortIso, setSubnets, setNear, setAddrs,
 		mapSNAT, mapForward, mapForwardAny, mapForwardRange} {
 		objects = append(objects, pair[0], pair[1])
 	}
-	for _, c := range []chain{raw(), dnatIn(), dnatOut(), published(), input(), forward(), oneNetwork(), output(), postrouting(), guard(), claims()} {
+	for _, c := range []chain{raw(), dnatIn(), dnatOut(), published(), input(), forward(), oneNetwork(), output(), postrouting(), inward(), guard(), claims()} {
 		objects = append(objects, c.objects()...)
 	}
 	return objects
@@ -297,6 +303,25 @@ func postrouting() chain {
 		}),
 		only(rule(leaving, dataplane.Masquerade, "leaves as the host")),
 	)...)
+}
+
+// inward keeps from the host what a closed network could make it say to others: the kernel answers a packet that it can't forward or
+// take by itself, to whatever source it claims, with the packet's content, and some of that before any hook of IP (net/ipv6/exthdrs.c). A
+// frame between two ports does not come here, with br_netfilter neither.
+func inward() chain {
+	near := func(f int, saddr dataplane.Field) dataplane.Rule {
+		return rule(dataplane.Match{L3: l3[f], Lookup: in(dataplane.Fields{dataplane.IIF, saddr}, setNear[f])}, dataplane.Accept, "of the network")
+	}
+	return chain{
+		dataplane.Chain{Family: dataplane.BridgeNF, Name: "inward", Hook: dataplane.Input, Type: "filter", Priority: -200},
+		only(
+			rule(dataplane.Match{Lookup: notIn(iif, setStrict)}, dataplane.Accept, "not closed, or held by the guard"),
+			rule(dataplane.Match{L3: dataplane.ARP}, dataplane.Accept, "answers to ARP stay on their link"),
+			near(0, dataplane.IPSaddr),
+			near(1, dataplane.IP6Saddr),
+			rule(dataplane.Match{}, dataplane.Drop, "the host would answer to elsewhere"),
+		),
+	}
 }
 
 // guard holds each port to its own MAC and addresses, in ARP and neighbour discovery too. It is in the bridge family,

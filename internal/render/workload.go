@@ -60,7 +60,7 @@ func endpoint(host *dataplane.Host, v model.View, w model.Workload, e model.Endp
 	if err := outer.Put(guardElements(n, e, port.Name)...); err != nil {
 		return err
 	}
-	if err := outer.Put(slices.Concat(isolationElements(n, e), proxies(v, n, e))...); err != nil {
+	if err := outer.Put(slices.Concat(isolationElements(n, e), inwardElements(n, e, port.Name), proxies(v, n, e))...); err != nil {
 		return err
 	}
 	inner := host.State(w.Netns)
@@ -220,6 +220,27 @@ func guardElements(n model.Network, e model.Endpoint, port string) []dataplane.O
 		if a.Is6() && !a.IsUnspecified() {
 			objects = append(objects, setTargets.Element(dataplane.Tuple{Link: port, Addr: a}))
 		}
+	}
+	return objects
+}
+
+// inwardElements let only what is of a closed network up to the host: where the guard does not see to that, and from a network that the
+// host is not on nothing at all. The unspecified addresses are everyone's, see guardElements.
+func inwardElements(n model.Network, e model.Endpoint, port string) []dataplane.Object {
+	held := n.GuardsAddresses() && !n.NoGuard && !e.NoGuard
+	if !closed(n) || held && !silent(n) {
+		return nil
+	}
+	objects := []dataplane.Object{setStrict.Element(dataplane.Tuple{Link: port})}
+	if silent(n) {
+		return objects
+	}
+	near := []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 32), netip.PrefixFrom(netip.IPv6Unspecified(), 128), linkLocal6}
+	for _, s := range n.Subnets {
+		near = append(near, s.Prefix)
+	}
+	for _, p := range near {
+		objects = append(objects, setNear[familyOf(p.Addr())].Element(dataplane.Tuple{Link: port, Addr: p.Masked().Addr(), AddrLast: lastAddr(p)}))
 	}
 	return objects
 }

@@ -16,10 +16,12 @@ const (
 	etherExperimental = 0x88b5 // IEEE 802, local experimental
 
 	protoHopByHop = 0
+	protoICMP     = 1
 	protoTCP      = 6
 	protoUDP      = 17
 	protoICMPv6   = 58
 
+	echoRequest6    = 128
 	routerAdvert    = 134
 	neighbourSolic  = 135
 	neighbourAdvert = 136
@@ -43,12 +45,7 @@ func ether(dst, src model.MAC, kind uint16, payload []byte) []byte {
 }
 
 func ipv4(src, dst netip.Addr, payload []byte) []byte {
-	b := []byte{0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, protoUDP, 0, 0} // don't fragment, ttl 64
-	binary.BigEndian.PutUint16(b[2:], uint16(20+len(payload)))
-	b = append(b, src.AsSlice()...)
-	b = append(b, dst.AsSlice()...)
-	binary.BigEndian.PutUint16(b[10:], checksum(b))
-	return append(b, payload...)
+	return header4{ttl: 64}.packet(src, dst, payload)
 }
 
 func ipv6(src, dst netip.Addr, next byte, payload []byte) []byte {

@@ -92,7 +92,7 @@ func (l *lab) guardCells(tab table, from, to *actor, open bool) []string {
 		other4: from.net.addrs(77)[0], other6: from.net.addrs(77)[1],
 	}
 	watch := []sniffPoint{{to, "eth0"}}
-	if from.net.model.Mode != model.Cable {
+	if n := from.net.model; n.Routes() || n.HostPresent() || from.net.bridged() { // else the host hears nothing at all
 		watch = append(watch, sniffPoint{l.host, from.net.model.BridgeName()})
 	}
 	for _, p := range watch {

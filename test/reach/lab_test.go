@@ -23,6 +23,7 @@ type lab struct {
 	*testing.T
 	topo   *kerneltest.Topology
 	lan1   *kerneltest.Machine // the switch of the LAN beside eth0
+	tap    *actor              // on it
 	host   *actor
 	actors []*actor // all, the host too
 	flat   *flatnet
@@ -82,10 +83,15 @@ var networks = []network{
 	{name: "bbr", row: "bridged, on a bridge"},
 }
 
-// singles are further workloads of the first network, set apart by a flag.
-type single struct{ name, flag string }
+// singles are further workloads, set apart by a flag.
+type single struct{ name, network, flag string }
 
-var singles = []single{{"n1x", "--isolate"}, {"n1y", "--isolate"}, {"n1free", "--guard=false"}}
+var singles = []single{{"n1x", "n1", "--isolate"}, {"n1y", "n1", "--isolate"}, {"n1free", "n1", "--guard=false"},
+	{"h1free", "h1", "--guard=false"}, {"hisofree", "hiso", "--guard=false"}, {"hofffree", "hoff", "--guard=false"}, {"i1free", "i1", "--guard=false"}}
+
+func networkNamed(name string) *network {
+	return &networks[slices.IndexFunc(networks, func(n network) bool { return n.name == name })]
+}
 
 // define settles what the network's row means in the model.
 func (n *network) define(index int) {
@@ -227,6 +233,7 @@ func newLab(t *testing.T) *lab {
 	l.add(lan1, nil, "eth0")
 	l.add(lan2, nil, "eth0")
 	l.add(inet, nil, "eth0")
+	l.tapped(&actor{Machine: lan})
 	return l
 }
 
@@ -319,7 +326,7 @@ func (l *lab) addNetworks() {
 		}
 	}
 	for j, s := range singles {
-		l.flat.workload(s.name, &networks[0], 20+j, s.flag)
+		l.flat.workload(s.name, networkNamed(s.network), 20+j, s.flag)
 	}
 	for i := range networks { // after all of them, as their link-local addresses take a while
 		n := &networks[i]
@@ -328,7 +335,7 @@ func (l *lab) addNetworks() {
 		}
 	}
 	for j, s := range singles {
-		l.attach(s.name, &networks[0], 20+j)
+		l.attach(s.name, networkNamed(s.network), 20+j)
 	}
 	for _, n := range networks {
 		if n.model.Mode != model.Cable && !n.numbered() { // a route of the host makes it try

@@ -74,6 +74,7 @@ func (l *lab) allChecks(tabs tables) []func() string {
 	cells, isolation, uplinks, onLink := l.cells(tabs.networks), l.isolationTrials(), l.uplinkTrials(), l.onLinkTrials()
 	return []func() string{
 		tells(func() []string { return l.guards(tabs.frames) }),
+		tells(l.provoked),
 		tells(l.loopbackIsClosed),
 		tells(l.invalidPackets),
 		tries([]trial{l.sctpOnLoopback6()}),

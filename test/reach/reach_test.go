@@ -37,6 +37,7 @@ func TestReachability(t *testing.T) {
 	tabs := l.readTables()
 	l.both(t, "networks", func() { l.try(l.cells(tabs.networks)) })
 	l.both(t, "frames", func() { l.none(l.guards(tabs.frames)) })
+	l.both(t, "provocations", func() { l.none(l.provoked()) })
 	isolation := l.isolationTrials()
 	l.both(t, "isolation", func() { l.try(isolation) })
 	l.publish()
