@@ -94,6 +94,7 @@ func newKillRig(t *testing.T) killRig {
 	topo := kerneltest.NewTopology(t)
 	host, lan := topo.Machine("host"), topo.Machine("lan")
 	topo.Cable(host, "eth0", lan, "eth0")
+	topo.Cable(host, "eth1", lan, "eth1")
 	host.IP("address add 192.0.2.10/24 dev eth0", "route add default via 192.0.2.1")
 	dir, err := os.MkdirTemp("", "flatnet-kill-")
 	if err != nil {
@@ -157,6 +158,16 @@ func killStories() []killedStory {
 	deleteNetwork := func(a *Agent) error { _, err := a.DeleteNetwork(ctx, "lab", true, false); return err }
 	web := create("web", api.WorkloadSpec{Endpoints: on("lab"), Publish: []string{"9090:90"}})
 	all := []func(*Agent) error{lab, web, publish}
+	edit := func(e api.NetworkEdit) func(*Agent) error {
+		return func(a *Agent) error {
+			_, err := a.EditNetwork(ctx, "lab", e, consent{renumber: true, force: true}, false)
+			return err
+		}
+	}
+	connect := func(a *Agent) error {
+		_, err := a.Connect(ctx, "web", api.EndpointSpec{Network: DefaultNetwork, Priority: 1}, false)
+		return err
+	}
 	return []killedStory{
 		{"create a network", nil, lab},
 		{"create a workload", []func(*Agent) error{lab}, web},
@@ -168,6 +179,14 @@ func killStories() []killedStory {
 			_, err := a.Apply(ctx, []api.Manifest{network("lab", api.NetworkSpec{MTU: 1400, IsolatePorts: true, Subnets: []api.SubnetSpec{{Subnet: "10.8.0.0/24"}, {Subnet: "fd08::/64"}, {Subnet: "10.9.0.0/24"}}})}, consent{}, false)
 			return err
 		}},
+		{"connect", all, connect},
+		{"disconnect", append(slices.Clone(all), connect), func(a *Agent) error { _, err := a.Disconnect(ctx, "web", "lab", true, false); return err }},
+		{"renumber", all, edit(api.NetworkEdit{Subnets: []api.SubnetSpec{{Subnet: "10.9.0.0/16", Gateway: "10.9.0.254"}, {Subnet: "fd08::/48"}}})},
+		{"bridge a NIC", all, edit(api.NetworkEdit{Mode: ptr("bridged"), Uplink: ptr("eth1")})},
+		{"route again", append(slices.Clone(all), edit(api.NetworkEdit{Mode: ptr("bridged"), Uplink: ptr("eth1")})), edit(api.NetworkEdit{Mode: ptr("routed"), Masquerade: ptr(true)})},
+		{"routed by proxy", all, edit(api.NetworkEdit{Mode: ptr("routed"), ProxyARP: ptr(true), Uplink: ptr("eth0"), Subnets: []api.SubnetSpec{{Subnet: "192.0.2.128/26"}}})},
+		{"isolate", all, edit(api.NetworkEdit{Mode: ptr("isolated")})},
+		{"another bridge", all, edit(api.NetworkEdit{Bridge: ptr("br7")})},
 		{"uninstall", all, func(a *Agent) error { _, err := a.Uninstall(ctx, false); return err }},
 	}
 }
