@@ -28,7 +28,7 @@ func (namespaces) Own() (string, error) {
 }
 
 func hintOf(ev kernel.Event) reconcile.Hint {
-	return reconcile.Hint{Object: ev.Object, Gone: ev.Gone, Resync: ev.Resync}
+	return reconcile.Hint{Object: ev.Object, Gone: ev.Gone, Resync: ev.Resync, Applied: ev.Applied}
 }
 
 // ownerAddr is what to ask for a listener's process: an unspecified address means any.

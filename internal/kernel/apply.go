@@ -49,6 +49,7 @@ func (k *Kernel) Apply(ctx context.Context, netns string, p dataplane.Plan) erro
 	if netns == dataplane.HostNetns {
 		k.busy.RLock()
 		defer k.busy.RUnlock()
+		defer k.applied.Add(1)
 	}
 	doomed := doomedLinks(p)
 	var errs []error
@@ -74,6 +75,9 @@ func (k *Kernel) Apply(ctx context.Context, netns string, p dataplane.Plan) erro
 	}
 	return errors.Join(errs...)
 }
+
+// Applied is how many plans were carried out on the host so far, completely or not. While one is, no event is read.
+func (k *Kernel) Applied() uint64 { return k.applied.Load() }
 
 // subsystem is the part of the kernel that knows a kind of object.
 type subsystem uint8

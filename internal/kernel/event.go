@@ -21,6 +21,7 @@ type Event struct {
 	Resync  bool   // what is ours may differ in any way: observe it all
 	Foreign bool   // something that is not ours changed: what Node said may be stale
 	By      string // who did it, as nft[4711], when the kernel tells
+	Applied uint64 // what Applied was when Object was so; 0 when that is not known
 }
 
 // The groups of notifications about what Observe and Node report.
@@ -83,6 +84,7 @@ func (w *watcher) run(ctx context.Context, l *netlink.Listener, tell func(Event)
 func (w *watcher) drain(l *netlink.Listener) error {
 	w.k.busy.Lock()
 	defer w.k.busy.Unlock()
+	w.news.applied = w.k.Applied()
 	lost, err := l.Drain(w.message)
 	if err == nil && lost {
 		err = w.resync()
@@ -95,6 +97,7 @@ type news struct {
 	objects         map[dataplane.Key]Event
 	order           []dataplane.Key // of their first events
 	resync, foreign bool
+	applied         uint64
 }
 
 func (n *news) add(o dataplane.Object, gone bool) {
@@ -113,7 +116,9 @@ func (n *news) tell(each func(Event)) {
 		each(Event{Resync: n.resync, Foreign: n.foreign})
 	}
 	for _, key := range n.order {
-		each(n.objects[key])
+		e := n.objects[key]
+		e.Applied = n.applied
+		each(e)
 	}
 	clear(n.objects)
 	*n = news{objects: n.objects, order: n.order[:0]}

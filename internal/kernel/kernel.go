@@ -61,6 +61,7 @@ type Kernel struct {
 	memory   memory
 	told     told
 	groups   atomic.Uint32 // of links to delete at once, used so far
+	applied  atomic.Uint64 // plans carried out on the host
 	busy     sync.RWMutex  // read-locked while Apply changes the host: Watch does not look at what is half done
 }
 

@@ -23,6 +23,9 @@ type Hint struct {
 	Object dataplane.Object // as it is now, or was when Gone; nil with Resync
 	Gone   bool
 	Resync bool // something was missed, or can't be told singly
+	// Applied is how many plans the kernel had carried out on the host when Object was so: by the time that a Hint comes, we
+	// may have made more of it. 0 when that is not known.
+	Applied uint64
 }
 
 // Hint hears of a change in the host's namespace. One that we made ourselves is known and costs nothing more.
@@ -43,9 +46,9 @@ func (r *Reconciler) Kick() {
 func (r *Reconciler) surprising(h Hint) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	have, known := r.have[dataplane.HostNetns][h.Object.Key()]
+	have := r.past.at(h.Applied, h.Object.Key(), r.have[dataplane.HostNetns])
 	if h.Gone {
-		return known
+		return have != nil
 	}
 	return have != h.Object
 }

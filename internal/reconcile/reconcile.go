@@ -52,6 +52,7 @@ type Reconciler struct {
 	parts   map[string]dataplane.Host
 	want    map[string]dataplane.State // the union of parts
 	have    map[string]dataplane.State // the last known; of workload namespaces what was applied there
+	past    past
 	stats   Stats
 }
 
@@ -259,6 +260,9 @@ func (r *Reconciler) learn(c Change) {
 	if have == nil {
 		have = dataplane.State{}
 		r.have[c.Netns] = have
+	}
+	if c.Netns == dataplane.HostNetns {
+		r.past.note(r.applied(), c.Plan, have)
 	}
 	for _, s := range c.Plan {
 		have.Take(s)

@@ -331,3 +331,74 @@ func TestHints(t *testing.T) {
 		<-done
 	})
 }
+
+// counted is a kernel that counts plans, as the real one.
+type counted struct {
+	*kerneltest.Fake
+	plans uint64
+}
+
+func (c *counted) Applied() uint64 { return c.plans }
+
+func (c *counted) Apply(ctx context.Context, netns string, p dataplane.Plan) error {
+	if netns == dataplane.HostNetns {
+		c.plans++
+	}
+	return c.Fake.Apply(ctx, netns, p)
+}
+
+// A hint about our own change that comes when we have changed more leads to no pass; one about others' changes does, even if
+// they make again what we had made before.
+func TestLateHints(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := &counted{Fake: kerneltest.NewFake()}
+		r := reconcile.New(k, reconcile.Deps{})
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- r.Run(ctx) }()
+		if _, err := r.Set(ctx, parts(t, view(0))); err != nil {
+			t.Fatal(err)
+		}
+		all := parts(t, view(1))
+		var name string
+		var port dataplane.Object
+		for part, host := range all {
+			for _, o := range host.Netns[dataplane.HostNetns] {
+				if l, ok := o.(dataplane.Link); ok && l.Kind == dataplane.Veth {
+					name, port = part, o
+				}
+			}
+		}
+		put := func(host dataplane.Host) {
+			t.Helper()
+			if _, err := r.Put(ctx, map[string]dataplane.Host{name: host}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		hint := func(h reconcile.Hint, want uint64) {
+			t.Helper()
+			before := r.Stats().Passes
+			r.Hint(h)
+			time.Sleep(time.Second)
+			if got := r.Stats().Passes - before; got != want {
+				t.Errorf("%+v: %d passes, want %d", h, got, want)
+			}
+		}
+		put(all[name])
+		attached := k.Applied()
+		put(dataplane.Host{})
+		detached := k.Applied()
+		put(all[name])
+		now := k.Applied()
+		is := func(plans uint64) reconcile.Hint { return reconcile.Hint{Object: port, Applied: plans} }
+		gone := func(plans uint64) reconcile.Hint { return reconcile.Hint{Object: port, Applied: plans, Gone: true} }
+		for _, own := range []reconcile.Hint{gone(attached - 1), is(attached), gone(detached), is(now), is(0)} {
+			hint(own, 0)
+		}
+		for _, others := range []reconcile.Hint{gone(attached), is(detached), gone(now), gone(0)} {
+			hint(others, 1)
+		}
+		stop()
+		<-done
+	})
+}
