@@ -109,7 +109,8 @@ type Processes interface {
 
 // Foreign finds rules of others that break our networks, or keep what is on bridges of others from the outside.
 type Foreign interface {
-	Findings(ctx context.Context, v model.View, others []checkup.OtherBridge) ([]api.Finding, error)
+	// Findings also names those of the other bridges that a rule keeps closed on purpose.
+	Findings(ctx context.Context, v model.View, others []checkup.OtherBridge) (list []api.Finding, closed []string, err error)
 }
 
 // Surveyor reads what a diagnosis looks at beyond flatnet's own: a *kernel.Kernel.

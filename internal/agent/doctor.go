@@ -96,9 +96,10 @@ func (a *Agent) look(ctx context.Context, inside bool) look {
 	a.mu.RUnlock()
 	changes, err := a.rec.Drift(ctx)
 	facts, factsErr := a.checkup(ctx, v, inside)
+	foreign, closed, foreignErr := a.foreignFindings(ctx, v, checkup.OtherBridges(facts))
+	facts.Closed = closed
 	judged := checkup.Findings(facts)
 	list := append(driftFindings(changes, told(judged), a.withoutLost(err)), a.putBackFindings(changes)...)
-	foreign, foreignErr := a.foreignFindings(ctx, v, checkup.OtherBridges(facts))
 	list = append(list, hostFindings(v, foreign)...)
 	list = append(list, judged...)
 	list = append(list, foreign...)
@@ -114,9 +115,9 @@ func (a *Agent) checkup(ctx context.Context, v model.View, inside bool) (checkup
 	return a.facts(ctx, v, inside)
 }
 
-func (a *Agent) foreignFindings(ctx context.Context, v model.View, others []checkup.OtherBridge) ([]api.Finding, error) {
+func (a *Agent) foreignFindings(ctx context.Context, v model.View, others []checkup.OtherBridge) (list []api.Finding, closed []string, err error) {
 	if a.deps.Foreign == nil {
-		return nil, nil
+		return nil, nil, nil
 	}
 	return a.deps.Foreign.Findings(ctx, v, others)
 }

@@ -62,6 +62,9 @@ func frameFindings(found []foreign.Finding) []api.Finding {
 func hintFindings(hints []foreign.Hint) []api.Finding {
 	var list []api.Finding
 	for _, h := range hints {
+		if h.Closed {
+			continue
+		}
 		f := api.Finding{Code: h.Code, Level: levelNote, Fix: h.Fix}
 		where := fmt.Sprintf("%s (%s), which is not flatnet's", h.Bridge.Name, h.Bridge.Addr.Masked())
 		if h.Code == foreign.CodeOtherDropped {

@@ -233,17 +233,22 @@ func (h *host) Watch(ctx context.Context, each func(Event)) error {
 type rules struct{}
 
 // Findings says which rules of others drop packets of ours; what may drop them or not is only noted.
-func (rules) Findings(ctx context.Context, v model.View, others []checkup.OtherBridge) ([]api.Finding, error) {
+func (rules) Findings(ctx context.Context, v model.View, others []checkup.OtherBridge) (list []api.Finding, closed []string, err error) {
 	all, err := foreign.Read(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var bridges []foreign.Bridge
 	for _, o := range others {
 		bridges = append(bridges, foreign.Bridge(o))
 	}
-	list := ruleFindings(foreign.Findings(all, foreign.Probes(v)))
-	return append(list, hintFindings(foreign.Hints(all, v.Node, bridges))...), nil
+	hints := foreign.Hints(all, v.Node, bridges)
+	for _, h := range hints {
+		if h.Closed {
+			closed = append(closed, h.Bridge.Name)
+		}
+	}
+	return append(ruleFindings(foreign.Findings(all, foreign.Probes(v))), hintFindings(hints)...), closed, nil
 }
 
 // processes is package process as the agent asks for it.

@@ -238,6 +238,10 @@ var cases = []struct {
 		handMade(f, "192.168.88.11/24")
 		f.Others[0].Space.Defaults = []kernel.DefaultRoute{defaultVia("192.168.88.1", "eth0", 0)}
 	}},
+	{"a bridge by hand, closed on purpose", func(f *Facts) {
+		handMade(f, "192.168.88.11/24")
+		f.Closed = []string{"br0"}
+	}},
 	{"a bridge by hand, without default routes, and with the host's address", func(f *Facts) {
 		handMade(f, "192.168.88.11/24", "192.168.88.1/24")
 		plug(f, "br0", "veth2", "ns2", "192.168.88.11/24")

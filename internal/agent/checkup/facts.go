@@ -51,6 +51,7 @@ type Facts struct {
 	WaysOut   map[string]string       // of networks with an uplink of their own: the link that leads out; empty: none does
 	Workloads map[string]kernel.Space // by name; of those with a namespace of their own
 	Others    []Other
+	Closed    []string // bridges of others that are kept from the outside on purpose
 }
 
 // Past is a default route that was.

@@ -91,7 +91,7 @@ func otherRoutes(f Facts) []api.Finding {
 	for _, o := range f.Others {
 		inner, ok := o.inner()
 		bridge, there := linkOf(f.Host, o.Bridge)
-		if !ok || !there || isOurs(bridge) && !routes(f.View, o.Bridge) {
+		if !ok || !there || isOurs(bridge) && !routes(f.View, o.Bridge) || slices.Contains(f.Closed, o.Bridge) {
 			continue
 		}
 		for _, gateway := range bridge.Addrs {

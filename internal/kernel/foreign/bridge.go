@@ -22,15 +22,16 @@ type Bridge struct {
 
 // Hint is what stands between such a bridge and the outside.
 type Hint struct {
-	Code   string
+	Code   string // empty when Closed
 	Bridge Bridge
+	Closed bool // a rule made for it keeps it from the outside: it is meant so
 	Uplink string
 	Drop   Finding // of CodeOtherDropped
 	Fix    string
 }
 
-// Hints looks at what leaves by a node's default routes. What a rule drops that was made for just this is left out: it is meant
-// so. A policy, or a last rule for all the rest, mostly is of somebody who did not know of the bridge.
+// Hints looks at what leaves by a node's default routes. What a rule drops that was made for just this is meant so. A policy, or a
+// last rule for all the rest, mostly is of somebody who did not know of the bridge.
 func Hints(r Ruleset, node model.Node, bridges []Bridge) []Hint {
 	w := newWalker(r)
 	var hints []Hint
@@ -53,7 +54,7 @@ func (w *walker) hint(b Bridge, up uplink) (Hint, bool) {
 			switch {
 			case !at.sure:
 			case at.rule != policyDrop && !isLastWord(at):
-				return Hint{}, false
+				return Hint{Bridge: b, Closed: true}, true
 			case h.Code == "":
 				h.Code, h.Drop = CodeOtherDropped, w.finding(p, at)
 				h.Fix = h.Drop.Fix
