@@ -149,7 +149,7 @@ func (j *job) fixLink(t *task, l dataplane.Link) error {
 	case t.seen == nil && taken:
 		return nil // the index, not a name: once more with another
 	case t.seen == nil && l.Peer != "":
-		return fmt.Errorf("its peer %q in netns %q: %w", l.Peer, l.PeerNetns, ErrNotOurs)
+		return j.freePeer(l)
 	case t.seen != nil && !t.seen.ours(j.space.path):
 		return ErrNotOurs
 	}
@@ -157,14 +157,8 @@ func (j *job) fixLink(t *task, l dataplane.Link) error {
 }
 
 // lookAgain reads the link anew.
-func (j *job) lookAgain(t *task, l dataplane.Link) error {
-	t.seen, t.index = nil, 0
-	var b netlink.Batch
-	encodeGetLink(&b, l.Name)
-	errs := j.space.conn.Do(&b, func(_ int, m netlink.Message) {
-		if seen, ok := parseLink(m.Data); ok {
-			t.seen = &seen
-		}
-	})
-	return ignoring(errors.Join(errs...), unix.ENODEV)
+func (j *job) lookAgain(t *task, l dataplane.Link) (err error) {
+	t.index = 0
+	t.seen, err = readLink(j.space.conn, l.Name)
+	return err
 }

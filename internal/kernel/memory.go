@@ -124,7 +124,7 @@ func (r *remembered) linkIs(l dataplane.Link, netns string) {
 func (r *remembered) linkGone(l dataplane.Link, netns string) {
 	delete(r.made, l.Name)
 	delete(r.kernels, l.Name)
-	if end, ok := farEndOf(l, netns); ok {
+	if end, ok := farEndOf(l, netns); ok && r.far[end] == l.Name { // else another is there in its place
 		delete(r.far, end)
 	}
 }

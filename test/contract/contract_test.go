@@ -23,6 +23,7 @@ func TestKernelKeepsTheContract(t *testing.T) {
 			Kernel: open(t, host), A: a.Path, B: b.Path, Managed: filepath.Join(filepath.Dir(a.Path), "managed"),
 			Foreign: func(name string) { host.IP("link add " + name + " type veth peer name o-" + name) },
 			Delete:  func(name string) { host.IP("link delete " + name) },
+			Move:    func(name string) { host.IP("link set " + name + " netns " + b.Path) },
 		}
 	})
 }

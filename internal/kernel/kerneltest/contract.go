@@ -22,6 +22,8 @@ type Subject struct {
 	Foreign func(name string)
 	// Delete removes a link of the host's namespace as somebody else would.
 	Delete func(name string)
+	// Move takes a link of the host's namespace to B as somebody else would.
+	Move func(name string)
 }
 
 // Contract is what package reconcile relies on. It runs each story on a new Subject.
@@ -51,6 +53,7 @@ var stories = []struct {
 	{"a step that fails does not stop the others", (*story).goesOn},
 	{"objects need what they stand on", (*story).needsParents},
 	{"with an end of a veth goes the other", (*story).cascadesVeth},
+	{"a veth whose end was moved is made anew", (*story).movesVeth},
 	{"with a bridge go its addresses but not its ports", (*story).cascadesBridge},
 	{"with a table goes its content", (*story).cascadesTable},
 	{"rules and their tables", (*story).routesBySource},
@@ -258,6 +261,32 @@ func (s *story) cascadesVeth() {
 	s.attach()
 	s.expect(dataplane.HostNetns, s.hostState())
 	s.expect(s.A, innerState())
+}
+
+func (s *story) movesVeth() {
+	s.attach()
+	s.Move("fv-a")
+	want := s.hostState()
+	delete(want, outerA(s.A).Key())
+	s.expect(dataplane.HostNetns, want)
+	s.expect(s.A, innerState())
+	s.apply(dataplane.HostNetns, s.hostState())
+	s.expect(dataplane.HostNetns, s.hostState())
+	s.expect(s.A, stateOf(loUp)) // it is not ours before it is set up
+	s.expect(s.B, stateOf(dataplane.Link{Name: "lo", Kind: dataplane.Loopback}))
+	s.attach()
+	s.expect(s.A, innerState())
+
+	s.Move("fv-a")
+	s.mustFail("take the place of another endpoint's end", s.do(dataplane.HostNetns, dataplane.Add, otherA(s.A)))
+	s.expect(s.A, innerState())
+}
+
+// otherA is a host end whose other end would have the name of a's.
+func otherA(netns string) dataplane.Link {
+	other := outerA(netns)
+	other.Name, other.Owner, other.MAC = "fv-o", "ep/o/eth0", model.HostSideMAC(model.EndpointMAC("o", "lab"))
+	return other
 }
 
 func (s *story) cascadesBridge() {

@@ -164,6 +164,27 @@ func (f *Fake) Delete(netns string, key dataplane.Key) error {
 	return f.remove(s, key)
 }
 
+// Move takes a link to another namespace, as `ip link set NAME netns …` does: it loses its master, its addresses and routes, and
+// is down there.
+func (f *Fake) Move(netns, name, to string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s, ok := f.spaces[netns]
+	target, there := f.spaces[to]
+	if !ok || !there {
+		return noNetns(netns + " or " + to)
+	}
+	l, ok := s.links[name]
+	if !ok || target.links[name] != nil {
+		return fmt.Errorf("move link %s: not there, or the name is taken", name)
+	}
+	f.dropLink(l)
+	l.in, l.Up, l.Master = target, false, ""
+	target.links[name] = l
+	f.tell(to, l.Link)
+	return nil
+}
+
 // Change overwrites one of our objects as somebody else would: a link set down or renumbered, a sysctl written.
 func (f *Fake) Change(netns string, o dataplane.Object) error {
 	f.mu.Lock()

@@ -27,6 +27,11 @@ func TestFakeKeepsTheContract(t *testing.T) {
 					t.Fatal(err)
 				}
 			},
+			Move: func(name string) {
+				if err := f.Move("", name, "/run/netns/b"); err != nil {
+					t.Fatal(err)
+				}
+			},
 		}
 	})
 }

@@ -122,7 +122,7 @@ func sameMake(a, b dataplane.Link) bool {
 func (f *Fake) makeLink(s *space, want dataplane.Link) (*link, error) {
 	made := &link{Link: dataplane.Link{Name: want.Name, Kind: want.Kind, Peer: want.Peer, PeerNetns: want.PeerNetns}, in: s}
 	if want.Kind == dataplane.Veth {
-		if err := f.makePeer(made); err != nil {
+		if err := f.makePeer(made, want.Owner); err != nil {
 			return nil, err
 		}
 	}
@@ -130,7 +130,8 @@ func (f *Fake) makeLink(s *space, want dataplane.Link) (*link, error) {
 	return made, nil
 }
 
-func (f *Fake) makePeer(l *link) error {
+// makePeer makes the other end. One of the same endpoint that is there already lost its near end to somebody who moved it.
+func (f *Fake) makePeer(l *link, owner string) error {
 	in := l.in
 	if l.PeerNetns != "" {
 		other, ok := f.spaces[l.PeerNetns]
@@ -138,6 +139,9 @@ func (f *Fake) makePeer(l *link) error {
 			return fmt.Errorf("peer: %w", noNetns(l.PeerNetns))
 		}
 		in = other
+	}
+	if old := in.links[l.Peer]; old != nil && old.far && old.Owner == owner {
+		f.removeLink(old)
 	}
 	if _, taken := in.links[l.Peer]; taken || in == l.in && l.Peer == l.Name {
 		return fmt.Errorf("peer %s: %w", l.Peer, syscall.EEXIST)
