@@ -100,7 +100,15 @@ func decodeAll[T any](s Snapshot, kind Kind) (map[string]T, error) {
 	return all, errors.Join(errs...)
 }
 
+// decode reads a stored value, in one pass when nothing is wrong with it.
 func decode[T any](data []byte) (T, error) {
+	var whole struct {
+		Schema int `json:"schema"`
+		Value  *T  `json:"value"`
+	}
+	if err := json.Unmarshal(data, &whole); err == nil && whole.Value != nil && whole.Schema >= 1 && whole.Schema <= Schema {
+		return *whole.Value, nil
+	}
 	var v T
 	e, err := open(data)
 	if err != nil {

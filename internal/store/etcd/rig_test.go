@@ -72,7 +72,7 @@ func freeURL() string { return fmt.Sprintf("http://127.0.0.1:%d", 20000+ports.Ad
 
 // machine is one server of an etcd cluster: a real process, that can be killed and frozen.
 type machine struct {
-	t       *testing.T
+	t       testing.TB
 	name    string
 	dir     string
 	client  string
