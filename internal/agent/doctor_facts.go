@@ -28,12 +28,14 @@ const (
 // facts gathers what package checkup judges. Where the inside of workloads is not asked for, it is quick however many there are.
 func (a *Agent) facts(ctx context.Context, v model.View, inside bool) (checkup.Facts, error) {
 	s := a.deps.Surveyor
-	f := checkup.Facts{View: v, Before: a.past.before(), Sysctls: sysctlSettings("/"), Workloads: map[string]kernel.Space{}}
+	f := checkup.Facts{View: v, Sysctls: sysctlSettings("/"), Workloads: map[string]kernel.Space{}}
 	f.Forward = [2]bool{isOn("net/ipv4/ip_forward"), isOn("net/ipv6/conf/all/forwarding")}
 	var err error
 	if f.Host, err = a.survey(ctx, dataplane.HostNetns); err != nil {
 		return f, err
 	}
+	a.past.note(f.Host.Defaults, a.deps.Now()) // the kernel's message of a change may still be on its way
+	f.Before = a.past.before()
 	if f.Switches, err = s.Switches(ctx); err != nil {
 		return f, err
 	}
