@@ -146,6 +146,7 @@ func (c *checker) value(t reflect.Type, at *position, depth int) {
 
 func (c *checker) object(t reflect.Type, at *position, depth int) {
 	seen := map[string]bool{}
+	names := fieldNames(t)
 	for !c.stopped && c.d.More() {
 		tok, err := c.d.Token()
 		name, ok := tok.(string)
@@ -157,7 +158,7 @@ func (c *checker) object(t reflect.Type, at *position, depth int) {
 			c.add(model.Problem{Code: model.CodeMalformed, Path: field.String(), Reason: fmt.Sprintf("field %q is given twice", brief(name))})
 		}
 		seen[name] = true
-		c.value(c.field(t, field), field, depth+1)
+		c.value(c.field(t, names, field), field, depth+1)
 	}
 	c.d.Token()
 }
@@ -190,12 +191,11 @@ func brief(name string) string {
 }
 
 // field is the type of a field; nil when anything may stand there.
-func (c *checker) field(t reflect.Type, at *position) reflect.Type {
+func (c *checker) field(t reflect.Type, names map[string]reflect.Type, at *position) reflect.Type {
 	if t == nil || t.Kind() != reflect.Struct {
 		return elem(t, reflect.Map)
 	}
 	name := at.field
-	names := fieldNames(t)
 	ft, ok := names[name]
 	if !ok {
 		p := model.Problem{Code: model.CodeUnknownField, Path: at.String(), Reason: fmt.Sprintf("there is no field %q here", brief(name))}
@@ -233,7 +233,11 @@ func elem(t reflect.Type, kind reflect.Kind) reflect.Type {
 	return t.Elem()
 }
 
+// fieldNames are the fields of a struct by their names in JSON; nil of anything else.
 func fieldNames(t reflect.Type) map[string]reflect.Type {
+	if t == nil || t.Kind() != reflect.Struct {
+		return nil
+	}
 	names := map[string]reflect.Type{}
 	for _, f := range reflect.VisibleFields(t) {
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
