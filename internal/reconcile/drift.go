@@ -15,7 +15,8 @@ const (
 	maxPasses = 3                      // for a pass whose repairs need repairs: a recreated link takes what was on it along
 	settle    = 5 * time.Millisecond   // notifications come in bursts
 	resync    = 5 * time.Minute        // events are hints; this is the truth
-	retry     = 500 * time.Millisecond // after a pass that failed
+	retry     = 10 * time.Millisecond  // after a pass that failed, as one does while others change much; then twice as long …
+	retryMost = 500 * time.Millisecond // … and so on, up to this
 )
 
 // Hint is a notification from the kernel about something of ours.
@@ -57,6 +58,7 @@ func (r *Reconciler) surprising(h Hint) bool {
 func (r *Reconciler) Run(ctx context.Context) error {
 	timer := time.NewTimer(resync)
 	defer timer.Stop()
+	pause := retry
 	for {
 		select {
 		case <-ctx.Done():
@@ -66,12 +68,14 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			r.drainKick()
 		case <-timer.C:
 		}
-		next := resync
 		if _, err := r.Repair(ctx); err != nil && ctx.Err() == nil {
 			r.deps.Log.Warn("repair", "err", err)
-			next = retry
+			timer.Reset(pause)
+			pause = min(2*pause, retryMost)
+			continue
 		}
-		timer.Reset(next)
+		timer.Reset(resync)
+		pause = retry
 	}
 }
 
