@@ -27,6 +27,7 @@ var measures = []struct {
 	{"attach", attachAgainstFloor},
 	{"forwards", manyForwards},
 	{"pass", emptyPass},
+	{"repair", repairs},
 	{"idle", idleDaemon},
 }
 
@@ -38,7 +39,7 @@ type bench struct {
 
 func main() {
 	daemon := flag.String("flatnetd", "bin/flatnetd", "the daemon to measure")
-	only := flag.String("only", "", "one of attach, forwards, pass, idle")
+	only := flag.String("only", "", "one of attach, forwards, pass, repair, idle")
 	quick := flag.Bool("quick", false, "few repetitions: to see that it works")
 	inside := flag.Bool("inside", false, "set by itself: runs in namespaces of its own")
 	flag.Parse()
