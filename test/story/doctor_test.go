@@ -13,7 +13,6 @@ import (
 	"testing"
 
 	"github.com/flatnet/flatnet/api"
-	"github.com/flatnet/flatnet/internal/kernel/kerneltest"
 	"github.com/flatnet/flatnet/test/rig"
 	"golang.org/x/tools/txtar"
 )
@@ -30,6 +29,7 @@ var update = flag.Bool("update", false, "write golden files")
 //	doctor   what `flatnet doctor` prints then
 //	fix      the codes whose printed fixes are typed as they stand; nothing: flatnet itself has repaired it, and the traffic goes on
 //	cure     where the fix is no command on this host: what helps elsewhere
+//	forget   after the fix, where neighbours would believe for half a minute what they heard last
 func TestDoctor(t *testing.T) {
 	paths, err := filepath.Glob("testdata/doctor/*.txtar")
 	if err != nil || len(paths) == 0 {
@@ -84,7 +84,8 @@ func testDoctor(t *testing.T, path string) {
 	for _, code := range codes {
 		c.fix(findings, code)
 	}
-	kerneltest.Eventually(t, "traffic after the fix", func() bool { return c.try(traffic) == nil }) // neighbours ask again after half a minute
+	c.must(section("forget"))
+	c.Eventually("traffic after the fix", func() bool { return c.try(traffic) == nil })
 	for _, f := range first(c.doctor()) {
 		if slices.Contains(codes, f.Code) {
 			t.Errorf("after its fix still there: %s %s", f.Code, f.What)
