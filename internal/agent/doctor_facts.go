@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -30,10 +31,11 @@ func (a *Agent) facts(ctx context.Context, v model.View, inside bool) (checkup.F
 	s := a.deps.Surveyor
 	f := checkup.Facts{View: v, Sysctls: sysctlSettings("/"), Workloads: map[string]kernel.Space{}}
 	f.Forward = [2]bool{isOn("net/ipv4/ip_forward"), isOn("net/ipv6/conf/all/forwarding")}
-	var err error
-	if f.Host, err = a.survey(ctx, dataplane.HostNetns); err != nil {
+	host, err := a.survey(ctx, dataplane.HostNetns)
+	if err != nil {
 		return f, err
 	}
+	f.Host = host[dataplane.HostNetns]
 	a.past.note(f.Host.Defaults, a.deps.Now()) // the kernel's message of a change may still be on its way
 	f.Before = a.past.before()
 	if f.Switches, err = s.Switches(ctx); err != nil {
@@ -54,15 +56,39 @@ func (a *Agent) facts(ctx context.Context, v model.View, inside bool) (checkup.F
 	return f, err
 }
 
-// survey reads a namespace. When the gateway of its default route was asked for and has not answered yet it looks once more: as
-// long as packets go there the kernel asks again and again, and hardly ever says that it failed.
-func (a *Agent) survey(ctx context.Context, netns string) (kernel.Space, error) {
-	first, err := a.deps.Surveyor.Survey(ctx, netns)
-	if err != nil || len(unanswered(first)) == 0 {
-		return first, err
+// survey reads namespaces, without those that have gone. Where the gateway of a default route was asked for and has not answered
+// yet it looks once more: as long as packets go there the kernel asks again and again, and hardly ever says that it failed.
+func (a *Agent) survey(ctx context.Context, paths ...string) (map[string]kernel.Space, error) {
+	spaces := map[string]kernel.Space{}
+	var again []string
+	var errs []error
+	for _, path := range paths {
+		s, err := a.deps.Surveyor.Survey(ctx, path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			errs = append(errs, err)
+		default:
+			spaces[path] = s
+		}
+		if len(unanswered(s)) > 0 {
+			again = append(again, path)
+		}
 	}
-	pause(ctx, answerTime)
-	second, err := a.deps.Surveyor.Survey(ctx, netns)
+	if len(again) > 0 {
+		pause(ctx, answerTime)
+	}
+	for _, path := range again {
+		if s, err := a.deps.Surveyor.Survey(ctx, path); err == nil {
+			giveUp(spaces[path], s)
+			spaces[path] = s
+		}
+	}
+	return spaces, errors.Join(errs...)
+}
+
+// giveUp notes in the second look at a namespace which gateways still have not answered.
+func giveUp(first, second kernel.Space) {
 	still := unanswered(second)
 	for _, i := range unanswered(first) {
 		for _, j := range still {
@@ -71,7 +97,6 @@ func (a *Agent) survey(ctx context.Context, netns string) (kernel.Space, error) 
 			}
 		}
 	}
-	return second, err
 }
 
 // unanswered are the places of gateways that are being asked for.
@@ -90,15 +115,21 @@ func unanswered(s kernel.Space) []int {
 
 // others are namespaces that somebody plugged into bridges of the host.
 func (a *Agent) others(ctx context.Context, host kernel.Space) ([]checkup.Other, error) {
-	ports, err := a.deps.Surveyor.Attached(ctx, namedNetns)
+	ends, err := a.deps.Surveyor.Attached(ctx, namedNetns)
+	if err != nil {
+		return nil, err
+	}
+	ends = slices.DeleteFunc(ends, func(at kernel.Attachment) bool { return masterOf(host, at.Link) == "" })
+	var paths []string
+	for _, at := range ends {
+		paths = append(paths, at.Netns)
+	}
+	slices.Sort(paths)
+	spaces, err := a.survey(ctx, slices.Compact(paths)...)
 	var list []checkup.Other
-	for _, at := range ports {
-		bridge := masterOf(host, at.Link)
-		if bridge == "" {
-			continue
-		}
-		if space, err := a.survey(ctx, at.Netns); err == nil { // else it has gone meanwhile
-			list = append(list, checkup.Other{Attachment: at, Bridge: bridge, Space: space})
+	for _, at := range ends {
+		if space, ok := spaces[at.Netns]; ok {
+			list = append(list, checkup.Other{Attachment: at, Bridge: masterOf(host, at.Link), Space: space})
 		}
 	}
 	return list, err
