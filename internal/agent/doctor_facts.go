@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -45,8 +46,11 @@ func (a *Agent) facts(ctx context.Context, v model.View, inside bool) (checkup.F
 	if !inside {
 		return f, nil
 	}
+	a.mu.RLock()
+	lost := maps.Clone(a.state.lost)
+	a.mu.RUnlock()
 	for name, w := range v.Workloads {
-		if w.Sharing == model.Own && w.Netns != "" && !w.Process.Exited {
+		if _, isLost := lost[name]; !isLost && w.Sharing == model.Own && w.Netns != "" && !w.Process.Exited {
 			if space, err := s.Survey(ctx, w.Netns); err == nil { // else it is gone, which is told elsewhere
 				f.Workloads[name] = space
 			}
