@@ -43,10 +43,14 @@ type State map[Key]Object
 // Put adds an object; a second one under the same key is an error, as two parts of a host then claim one thing.
 func (s State) Put(objects ...Object) error {
 	for _, o := range objects {
-		if old, taken := s[o.Key()]; taken && old != o {
+		key := o.Key()
+		if key == o { // most are all identity: one value in memory serves as both
+			key = o
+		}
+		if old, taken := s[key]; taken && old != o {
 			return fmt.Errorf("two parts claim one object: %q and %q", old, o)
 		}
-		s[o.Key()] = o
+		s[key] = o
 	}
 	return nil
 }

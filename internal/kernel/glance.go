@@ -17,6 +17,7 @@ const noMaster = 0xffffffff
 // kind, which are as they were told. What stays unclear is asked for by itself. It reports false when the kernel is too old.
 func (o *observation) glance(c *netlink.Conn, t *told) (bool, error) {
 	o.reset()
+	o.ours = make([]link, 0, t.len())
 	var unclear []int
 	err := dumpPorts(c, func() { o.reset(); unclear = nil }, func(l link) {
 		if t.complete(&l) && len(o.sysctls.links[l.Name]) == 0 {

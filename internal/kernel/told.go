@@ -55,6 +55,12 @@ func (t *told) serves() bool {
 	return t.links != nil && time.Since(t.full) < fullLook
 }
 
+func (t *told) len() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.links)
+}
+
 // readInFull puts down that everything was read.
 func (t *told) readInFull() {
 	t.mu.Lock()
