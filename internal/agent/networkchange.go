@@ -141,7 +141,8 @@ func (a *Agent) changed(ctx context.Context, c change) {
 
 // leavesOtherwise reports whether what leaves the network has another source, or another way, than before.
 func leavesOtherwise(old, n model.Network) bool {
-	return old.Mode != n.Mode || old.Masquerade != n.Masquerade || old.Uplink != n.Uplink || old.NoHostAdapter != n.NoHostAdapter || !slices.Equal(old.SNAT, n.SNAT)
+	gateways := func(a, b model.Subnet) bool { return a.Gateway == b.Gateway }
+	return !slices.EqualFunc(old.Subnets, n.Subnets, gateways) || old.Mode != n.Mode || old.Masquerade != n.Masquerade || old.Uplink != n.Uplink || old.NoHostAdapter != n.NoHostAdapter || !slices.Equal(old.SNAT, n.SNAT)
 }
 
 // flushUnreplied forgets the connections from the network that nobody has answered: they would be tried on in the way of before, as a

@@ -68,21 +68,22 @@ func Diff(want, have State) Plan {
 	back = withoutContents(back)
 	room, back := makeRoom(forward, back)
 	forward = append(forward, room...)
-	inOrder(forward)
-	inOrder(back)
+	inOrder(forward, turn)
+	inOrder(back, func(Step) int { return 0 })
 	slices.Reverse(back)
 	return append(forward, back...)
 }
 
-// makeRoom takes out of the deletions those that must come before additions of their kind: an interval that may overlap a new one of
-// the set, where the kernel refuses the second, and an IPv6 address that changes its prefix length, of which a link has one.
+// makeRoom takes out of the deletions those that must come before what is added: an interval that may overlap a new one of the set,
+// where the kernel refuses the second; an IPv6 address that changes its prefix length, of which a link has one; and an address that
+// becomes the gateway of a route, as the kernel takes a gateway of its own for none.
 func makeRoom(forward, back Plan) (room, rest Plan) {
 	if len(back) == 0 {
 		return nil, back
 	}
 	coming := map[Key]bool{}
 	for _, s := range forward {
-		if place, ok := crowded(s.Object); ok && s.Op == Add {
+		if place, ok := crowded(s.Object); ok {
 			coming[place] = true
 		}
 	}
@@ -91,7 +92,8 @@ func makeRoom(forward, back Plan) (room, rest Plan) {
 	}
 	rest = slices.DeleteFunc(back, func(s Step) bool {
 		place, ok := crowded(s.Object)
-		if ok && coming[place] {
+		_, isRoute := s.Object.(Route)
+		if ok && !isRoute && coming[place] {
 			room = append(room, s)
 			return true
 		}
@@ -107,10 +109,24 @@ func crowded(o Object) (place Key, ok bool) {
 		is := o.Is()
 		return o.Set().Element(Tuple{Link: is.Link, Link2: is.Link2, Proto: is.Proto}), o.Set().Interval
 	case Address:
-		a := o.Prefix.Addr()
-		return Address{Link: o.Link, Prefix: netip.PrefixFrom(a, a.BitLen())}, a.Is6()
+		return Address{Link: o.Link, Prefix: netip.PrefixFrom(o.Prefix.Addr(), o.Prefix.Addr().BitLen())}, true
+	case Route:
+		return Address{Link: o.Link, Prefix: netip.PrefixFrom(o.Via, o.Via.BitLen())}, o.Via.IsValid()
 	}
 	return nil, false
+}
+
+// turn orders the deletions that makeRoom has put among the additions of their kind: they come first, but an IPv4 address last, as with
+// the last one of a link its routes go.
+func turn(s Step) int {
+	a, isAddress := s.Object.(Address)
+	switch {
+	case s.Op != Del:
+		return 1
+	case isAddress && a.Prefix.Addr().Is4():
+		return 2
+	}
+	return 0
 }
 
 // withoutContents leaves out deletions of what goes with its table.
@@ -145,8 +161,8 @@ func tableOf(o Object) (Family, bool) {
 	return "", false
 }
 
-// inOrder sorts steps by dependence: by kind, then by what is first within a kind, then by text.
-func inOrder(p Plan) {
+// inOrder sorts steps by dependence: by kind, then by turn and what is first within a kind, then by text.
+func inOrder(p Plan, turn func(Step) int) {
 	type placed struct {
 		Step
 		text string
@@ -158,20 +174,12 @@ func inOrder(p Plan) {
 	slices.SortFunc(steps, func(a, b placed) int {
 		return cmp.Or(
 			cmp.Compare(a.Object.kind(), b.Object.kind()),
-			cmp.Compare(deletions(a.Op), deletions(b.Op)),
+			cmp.Compare(turn(a.Step), turn(b.Step)),
 			cmp.Compare(a.text, b.text))
 	})
 	for i, s := range steps {
 		p[i] = s.Step
 	}
-}
-
-// deletions come first where they are among additions: see makeRoom.
-func deletions(op Op) int {
-	if op == Del {
-		return 0
-	}
-	return 1
 }
 
 // place is what objects of one kind are sorted by: their text, but the rules of a chain in their order; forwarding of a link

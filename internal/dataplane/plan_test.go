@@ -166,13 +166,15 @@ func randomObject(r *rand.Rand) dataplane.Object {
 func TestDiffMakesRoom(t *testing.T) {
 	ranges := dataplane.Set{Family: dataplane.Inet, Name: "subnets4", Type: dataplane.Types{dataplane.IfName, dataplane.IPv4Addr}, Interval: true}
 	names := dataplane.Set{Family: dataplane.Inet, Name: "nets", Type: dataplane.Types{dataplane.IfName}}
-	state := func(last, link, v6, v4 string) dataplane.State {
+	state := func(last, link, v6, v4, gateway string) dataplane.State {
 		s := dataplane.State{}
 		if err := s.Put(
 			ranges.Element(dataplane.Tuple{Link: "br0", Addr: netip.MustParseAddr("10.0.0.0"), AddrLast: netip.MustParseAddr(last)}),
 			names.Element(dataplane.Tuple{Link: link}),
 			dataplane.Address{Link: "br0", Prefix: netip.MustParsePrefix(v6)},
 			dataplane.Address{Link: "br0", Prefix: netip.MustParsePrefix(v4)},
+			dataplane.Address{Link: "br0", Prefix: netip.MustParsePrefix("10.2.0.1/24")},
+			dataplane.Route{Dest: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr(gateway), Link: "br0"},
 		); err != nil {
 			t.Fatal(err)
 		}
@@ -182,12 +184,13 @@ func TestDiffMakesRoom(t *testing.T) {
 add element inet flatnet nets { "br1" }
 add element inet flatnet subnets4 { "br0" . 10.0.0.0-10.0.255.255 }
 del address fd00::1/64 dev br0 nodad
-add address 10.0.0.1/16 dev br0
+add address 10.0.0.2/24 dev br0
 add address fd00::1/48 dev br0 nodad
 del address 10.0.0.1/24 dev br0
+replace route default via 10.0.0.1 dev br0
 del element inet flatnet nets { "br0" }
 `
-	plan := dataplane.Diff(state("10.0.255.255", "br1", "fd00::1/48", "10.0.0.1/16"), state("10.0.0.255", "br0", "fd00::1/64", "10.0.0.1/24"))
+	plan := dataplane.Diff(state("10.0.255.255", "br1", "fd00::1/48", "10.0.0.2/24", "10.0.0.1"), state("10.0.0.255", "br0", "fd00::1/64", "10.0.0.1/24", "10.0.0.3"))
 	if plan.String() != want {
 		t.Errorf("got\n%swant\n%s", plan, want)
 	}

@@ -198,6 +198,7 @@ func encodeCreate(b *netlink.Batch, l dataplane.Link, index, master, peerNS int)
 	if l.Isolated || l.Hairpin {
 		encodePort(b, l)
 	}
+	encodePromotion(b, l)
 }
 
 // createMTU is the MTU to make a link with. A bridge follows its ports until its MTU was once changed by hand, and setting
@@ -242,11 +243,31 @@ func encodeUpdate(b *netlink.Batch, old link, l dataplane.Link, master int) {
 	if master != old.master {
 		b.Uint32(unix.IFLA_MASTER, uint32(master))
 	}
+	encodePromotion(b, l)
 	if master != 0 {
 		b.Begin(unix.RTM_NEWLINK, 0)
 		b.Raw(infoMsg(old.index, 0, 0))
 		encodePort(b, l)
 	}
+}
+
+// encodePromotion lets the link of a workload keep its second address of a subnet when the first one goes, as it does when the
+// endpoint moves within the subnet: else the kernel takes both away, and with the last address the routes.
+func encodePromotion(b *netlink.Batch, l dataplane.Link) {
+	const (
+		inetConf           = 1  // IFLA_INET_CONF of linux/if_link.h
+		promoteSecondaries = 20 // IPV4_DEVCONF_PROMOTE_SECONDARIES of linux/ip.h
+	)
+	if l.Kind != dataplane.Veth || l.Master != "" {
+		return
+	}
+	spec := b.Nest(unix.IFLA_AF_SPEC)
+	inet := b.Nest(unix.AF_INET)
+	conf := b.Nest(inetConf)
+	b.Uint32(promoteSecondaries, 1)
+	b.End(conf)
+	b.End(inet)
+	b.End(spec)
 }
 
 func encodeMAC(b *netlink.Batch, l dataplane.Link) {
