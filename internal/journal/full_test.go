@@ -41,7 +41,7 @@ func TestAFullDiskChangesNothing(t *testing.T) {
 	filler := filepath.Join(dir, "filler")
 	rnd := rand.New(rand.NewPCG(5, 6))
 	refused := 0
-	for round := range 30 {
+	for round := range 10 {
 		_ = os.WriteFile(filler, make([]byte, room), 0o600) // as much as there is room for
 		_ = os.Truncate(filler, rnd.Int64N(room))
 		for i := range 40 {

@@ -41,7 +41,7 @@ func TestAFullDiskChangesNothing(t *testing.T) {
 	filler := filepath.Join(dir, "filler")
 	rnd := rand.New(rand.NewPCG(3, 4))
 	refused := 0
-	for round := range 40 {
+	for round := range 12 {
 		_ = os.WriteFile(filler, make([]byte, rnd.IntN(256<<10)), 0o600) // as much as there is room for
 		for range 20 {
 			before := load(t, s)
