@@ -89,6 +89,8 @@ func (w *watcher) drain(l *netlink.Listener) error {
 	if err == nil && lost {
 		err = w.resync()
 	}
+	w.k.told.take(w.told)
+	clear(w.told)
 	return errors.Join(err, w.checkProxies())
 }
 

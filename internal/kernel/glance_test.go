@@ -81,6 +81,24 @@ func TestShortLookSeesWhatAFullOneSees(t *testing.T) {
 	}
 }
 
+// TestShortLookSeesWhatWeJustDid changes marks by plan, and makes ports: a look right after knows of it.
+func TestShortLookSeesWhatWeJustDid(t *testing.T) {
+	short, _, want := watched(t, 6)
+	for n := range 60 {
+		port := want[dataplane.Link{Name: "fv-1"}.Key()].(dataplane.Link)
+		port.Owner = fmt.Sprintf("ep/fv-1/eth%d", n)
+		want = with(want, port)
+		reach(t, short, "", want)
+		made := veth("fv-new", "fn-a", port.PeerNetns)
+		made.Peer = "new"
+		reach(t, short, "", with(want, made))
+		reach(t, short, "", want)
+	}
+	if !short.LooksShort() {
+		t.Error("the last look was not short")
+	}
+}
+
 func TestShortLookKnowsAnAliasWhenItIsTold(t *testing.T) {
 	short, full, want := watched(t, 3)
 	for _, alias := range []string{"flatnet ep/other/eth0", "mine"} {

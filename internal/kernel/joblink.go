@@ -72,6 +72,9 @@ func (j *job) encodeUpdate(t *task, l dataplane.Link) error {
 	if err != nil {
 		return err
 	}
+	if j.space.path == dataplane.HostNetns {
+		j.k.told.forget(t.seen.index)
+	}
 	encodeUpdate(&j.batch, *t.seen, l, master)
 	return nil
 }

@@ -12,7 +12,7 @@ import (
 const fullLook = 4 * time.Minute
 
 // told is what the kernel last told of each link of the host, as far as a bridge's message about a port does not say it.
-// Watch keeps it: each change of it is told.
+// Watch keeps it, as each change of it is told: all that one Apply did at once, and until then Apply has what it changed forgotten.
 type told struct {
 	mu    sync.Mutex
 	links map[int]toldLink // by index; nil while nobody watches
@@ -34,15 +34,21 @@ func (t *told) begin(links map[int]toldLink) {
 	t.links = links
 }
 
-func (t *told) is(l *link) {
+// take takes what became of links; of those that are gone it is zero.
+func (t *told) take(news map[int]toldLink) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.links != nil {
-		t.links[l.index] = toldOf(l)
+	for index, l := range news {
+		if l == (toldLink{}) {
+			delete(t.links, index)
+		} else if t.links != nil {
+			t.links[index] = l
+		}
 	}
 }
 
-func (t *told) gone(index int) {
+// forget is for a link that we are changing: it is asked for until it is told.
+func (t *told) forget(index int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.links, index)

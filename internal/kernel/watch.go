@@ -14,6 +14,7 @@ type watcher struct {
 	news   news
 	links  map[int]*watchedLink // by index
 	names  map[int]string
+	told   map[int]toldLink // what became of links, by index, until it is put down
 	routes map[dataplane.Key]dataplane.Route
 	rules  map[dataplane.Key]dataplane.RouteRule
 
@@ -72,6 +73,7 @@ func (w *watcher) resync() error {
 		links[l.index].port = w.portOf(l)
 	}
 	w.k.told.begin(told)
+	w.told = map[int]toldLink{} // what is not put down yet
 	w.news.resync, w.news.foreign = true, true
 	return nil
 }
@@ -115,7 +117,7 @@ func (w *watcher) linkIs(l link) error {
 	before := w.links[l.index]
 	w.names[l.index] = l.Name
 	now := &watchedLink{Link: l.object(w.names), marked: l.marked, fact: factOf(l)}
-	w.k.told.is(&l)
+	w.told[l.index] = toldOf(&l)
 	w.links[l.index] = now
 	w.linkOfProxies(l.Name)
 	if !l.marked {
@@ -145,7 +147,7 @@ func (w *watcher) linkIs(l link) error {
 func (w *watcher) linkGone(l link) error {
 	before := w.links[l.index]
 	delete(w.links, l.index)
-	w.k.told.gone(l.index)
+	w.told[l.index] = toldLink{}
 	delete(w.names, l.index)
 	w.linkOfProxies(l.Name)
 	w.portWas(before, dataplane.Port{})
