@@ -25,7 +25,7 @@ func newApply(a *app) *cobra.Command {
 	c := &apply{app: a}
 	cmd := command(a, "apply -f FILE|DIR|- [flags]", "make networks and forwards be as files say", "flatnet apply -f lab.yaml", cobra.NoArgs, c.run)
 	fileFlag(cmd, &c.files)
-	c.consent.addTo(cmd.Flags())
+	c.consent.flags(cmd)
 	c.change.flags(cmd)
 	return cmd
 }

@@ -6,13 +6,14 @@ import (
 	"io"
 
 	"github.com/flatnet/flatnet/api"
-	"github.com/spf13/pflag"
+	"github.com/spf13/cobra"
 )
 
 // consent is what the caller agrees to before networks are edited.
 type consent struct{ yes, renumber, force bool }
 
-func (c *consent) addTo(f *pflag.FlagSet) {
+func (c *consent) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
 	f.BoolVarP(&c.yes, "yes", "y", false, "do not ask")
 	f.BoolVar(&c.renumber, "renumber", false, "addresses that do not fit the subnets any more move, with their forwards and names")
 	f.BoolVar(&c.force, "force", false, "published ports that the network cannot have any more go")

@@ -28,7 +28,7 @@ func newNetEdit(a *app) *cobra.Command {
 	cmd := command(a, "edit NAME [flags]", "change a network in an editor", "flatnet net edit lab", cobra.ExactArgs(1), c.run)
 	cmd.Long = "The editor is $VISUAL, $EDITOR or vi. What is wrong is written on top of the file, and the editor opens again; a file that is left\n" +
 		"unchanged ends that. As with flatnet net set, what follows from a change of mode comes by itself."
-	c.consent.addTo(cmd.Flags())
+	c.consent.flags(cmd)
 	c.change.flags(cmd)
 	cmd.ValidArgsFunction = a.completeEach(networkNames)
 	return cmd

@@ -11,7 +11,6 @@ import (
 
 	"github.com/flatnet/flatnet/api"
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 )
 
 // netSet changes single settings of a network while workloads are on it.
@@ -26,7 +25,7 @@ type netSet struct {
 	mtu                                               int
 	masquerade, proxyARP                              bool
 	nat, hostAdapter, guard, isolate, ipv6, autostart onOff
-	flags                                             *pflag.FlagSet
+	given                                             func(flag string) bool
 }
 
 // onOff is a switch that can be left as it is.
@@ -66,7 +65,7 @@ func newNetSet(a *app) *cobra.Command {
 		"away. A subnet takes the place of the one of its family; addresses that do not fit any more need --renumber, published ports that the\n" +
 		"new mode cannot have --force. On a terminal the plan is shown and asked about; -y answers, --explain only shows it."
 	f := cmd.Flags()
-	c.flags = f
+	c.given = f.Changed
 	f.StringVar(&c.mode, "mode", "", "nat, routed, bridged, host-only or isolated")
 	f.Var(&c.nat, "nat", "share the host's connection, or not")
 	f.BoolVar(&c.masquerade, "masquerade", false, "routed: leave with the host's address; --masquerade=false: with their own")
@@ -86,7 +85,7 @@ func newNetSet(a *app) *cobra.Command {
 	f.Var(&c.guard, "guard", "endpoints may use only their own addresses")
 	f.Var(&c.isolate, "isolate-ports", "endpoints reach the gateway but not each other")
 	f.Var(&c.autostart, "autostart", "start with the daemon")
-	c.consent.addTo(f)
+	c.consent.flags(cmd)
 	c.change.flags(cmd)
 	cmd.ValidArgsFunction = a.completeEach(networkNames)
 	_ = cmd.RegisterFlagCompletionFunc("mode", words("nat", "routed", "bridged", "host-only", "isolated"))
@@ -115,7 +114,7 @@ func (c *netSet) run(ctx context.Context, args []string, stdout io.Writer) error
 func (c *netSet) edit(old api.Network) (api.NetworkEdit, error) {
 	e := api.NetworkEdit{NAT: c.nat.is, HostAdapter: c.hostAdapter.is, Guard: c.guard.is, IsolatePorts: c.isolate.is, Autostart: c.autostart.is}
 	given := func(flag string, set func()) {
-		if c.flags.Changed(flag) {
+		if c.given(flag) {
 			set()
 		}
 	}
@@ -127,7 +126,7 @@ func (c *netSet) edit(old api.Network) (api.NetworkEdit, error) {
 	given("bridge", func() { e.Bridge = unlessNone(c.bridge) })
 	given("snat-ip", func() { e.SNATIPs = listUnlessNone(c.snat) })
 	given("dns", func() { e.DNS = listUnlessNone(c.dns) })
-	if c.flags.Changed("subnet") || c.flags.Changed("gateway") || c.flags.Changed("ip-range") || c.flags.Changed("reserve") || c.ipv6.is != nil {
+	if c.given("subnet") || c.given("gateway") || c.given("ip-range") || c.given("reserve") || c.ipv6.is != nil {
 		var err error
 		if e.Subnets, err = c.subnetSpecs(old.Spec.Subnets); err != nil {
 			return e, err
