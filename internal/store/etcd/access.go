@@ -29,18 +29,17 @@ const ServerRole = "flatnet-server"
 
 func nodeRole(node string) string { return "flatnet-node-" + node }
 
-// AllowServer makes a user that reads and writes everything below the root. An empty password: its certificate's common name
-// says who it is.
-func (a *Access) AllowServer(ctx context.Context, user, password string) error {
+// AllowServer makes a user that reads and writes everything below the root: its certificate's common name.
+func (a *Access) AllowServer(ctx context.Context, user string) error {
 	err := a.role(ctx, ServerRole, map[string]clientv3.PermissionType{a.root: clientv3.PermissionType(clientv3.PermReadWrite)})
 	if err != nil {
 		return fmt.Errorf("store: etcd: allow server %q: %w", user, err)
 	}
-	return a.user(ctx, user, password, ServerRole)
+	return a.user(ctx, user, ServerRole)
 }
 
-// AllowNode makes a user of a node's name, with what a node may do.
-func (a *Access) AllowNode(ctx context.Context, node, password string) error {
+// AllowNode makes a user of a node's id, the common name of its certificate, with what a node may do.
+func (a *Access) AllowNode(ctx context.Context, node string) error {
 	if err := checkID(node); err != nil {
 		return err
 	}
@@ -56,7 +55,21 @@ func (a *Access) AllowNode(ctx context.Context, node, password string) error {
 	if err != nil {
 		return fmt.Errorf("store: etcd: allow node %q: %w", node, err)
 	}
-	return a.user(ctx, node, password, nodeRole(node))
+	return a.user(ctx, node, nodeRole(node))
+}
+
+// Enable switches access control on: from then on the user root, whom a certificate with that common name makes, sets up.
+func (a *Access) Enable(ctx context.Context) error {
+	if _, err := a.etcd.RoleAdd(ctx, "root"); err != nil && !errors.Is(err, rpctypes.ErrRoleAlreadyExist) {
+		return fmt.Errorf("store: etcd: add role root: %w", err)
+	}
+	if err := a.user(ctx, "root", "root"); err != nil {
+		return err
+	}
+	if _, err := a.etcd.AuthEnable(ctx); err != nil {
+		return fmt.Errorf("store: etcd: enable access control: %w", err)
+	}
+	return nil
 }
 
 // Forbid takes a node's user and all that it wrote away: its blocks are free at once. The node itself is to be off by then.
@@ -96,8 +109,8 @@ func (a *Access) grant(ctx context.Context, role, key, end string, may clientv3.
 	return err
 }
 
-func (a *Access) user(ctx context.Context, user, password, role string) error {
-	_, err := a.etcd.UserAddWithOptions(ctx, user, password, &clientv3.UserAddOptions{NoPassword: password == ""})
+func (a *Access) user(ctx context.Context, user, role string) error {
+	_, err := a.etcd.UserAddWithOptions(ctx, user, "", &clientv3.UserAddOptions{NoPassword: true})
 	if err != nil && !errors.Is(err, rpctypes.ErrUserAlreadyExist) {
 		return fmt.Errorf("store: etcd: add user %q: %w", user, err)
 	}

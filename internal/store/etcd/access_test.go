@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"testing"
 
@@ -9,37 +10,25 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/flatnet/flatnet/internal/store"
+	"github.com/flatnet/flatnet/internal/store/etcd/server"
 	"github.com/flatnet/flatnet/internal/store/storetest"
 )
 
-// guarded is an etcd with access control, and users a, b (nodes) and boss (server), whose passwords are their names.
-func guardedEtcd(t *testing.T) *machine {
-	t.Helper()
-	m := cluster(t, 1)[0]
-	setup := open(t, slow(m.client))
-	access := setup.Access()
-	_, err1 := access.etcd.UserAdd(t.Context(), "root", "root")
-	_, err2 := access.etcd.UserGrantRole(t.Context(), "root", "root")
-	err := errors.Join(err1, err2, access.AllowServer(t.Context(), "boss", "boss"), access.AllowNode(t.Context(), "a", "a"), access.AllowNode(t.Context(), "b", "b"),
-		access.AllowNode(t.Context(), "a", "a"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := access.etcd.AuthEnable(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	setup.Close()
-	return m
+// guarded is an etcd over TLS with access control, and users a, b (nodes), boss (server) and root, who have certificates.
+type guarded struct {
+	url string
+	as  map[string]*tls.Config
 }
 
-func as(user string, c Config) Config {
-	c.Username, c.Password = user, user
+func (g guarded) config(user string) Config {
+	c := slow(g.url)
+	c.TLS = g.as[user]
 	return c
 }
 
-func rawAs(t *testing.T, user, endpoint string) *clientv3.Client {
+func (g guarded) raw(t *testing.T, user string) *clientv3.Client {
 	t.Helper()
-	c, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, Username: user, Password: user, Logger: zap.NewNop()})
+	c, err := clientv3.New(clientv3.Config{Endpoints: []string{g.url}, TLS: g.as[user], Logger: zap.NewNop()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,11 +36,50 @@ func rawAs(t *testing.T, user, endpoint string) *clientv3.Client {
 	return c
 }
 
-// With etcd's access control nodes do all that a node does, and a malicious one cannot harm another.
+// guard sets access control up, as init does.
+func guard(t *testing.T, url string, a authority) guarded {
+	t.Helper()
+	g := guarded{url: url, as: map[string]*tls.Config{}}
+	for _, user := range []string{"root", "boss", "a", "b"} {
+		g.as[user] = a.client(t, user)
+	}
+	setup := open(t, g.config("root"))
+	access := setup.Access()
+	if err := errors.Join(access.AllowServer(t.Context(), "boss"), access.AllowNode(t.Context(), "a"), access.AllowNode(t.Context(), "b"),
+		access.AllowNode(t.Context(), "a"), access.Enable(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	setup.Close()
+	return g
+}
+
 func TestANodeWritesItsOwnKeysOnly(t *testing.T) {
 	t.Parallel()
-	m := guardedEtcd(t)
-	a, b, boss := open(t, as("a", slow(m.client))), open(t, as("b", slow(m.client))), open(t, as("boss", slow(m.client)))
+	a := newAuthority(t)
+	m := &machine{t: t, name: "s0", dir: t.TempDir(), client: "https" + freeURL()[4:], peer: freeURL(),
+		more: []string{"--cert-file", a.cert, "--key-file", a.key, "--trusted-ca-file", a.ca, "--client-cert-auth"}}
+	m.initial = "s0=" + m.peer
+	m.start()
+	ownKeysOnly(t, guard(t, m.client, a))
+}
+
+func TestANodeWritesItsOwnKeysOnlyEmbedded(t *testing.T) {
+	t.Parallel()
+	a := newAuthority(t)
+	url := "https" + freeURL()[4:]
+	files := server.TLS{Cert: a.cert, Key: a.key, CA: a.ca}
+	s, err := server.Start(t.Context(), server.Config{Name: "a", Dir: t.TempDir(), ClientURL: url, PeerURL: "https" + freeURL()[4:], TLS: files, PeerTLS: files, Tick: 30})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Stop)
+	ownKeysOnly(t, guard(t, url, a))
+}
+
+// With etcd's access control nodes do all that a node does, and a malicious one cannot harm another.
+func ownKeysOnly(t *testing.T, g guarded) {
+	t.Helper()
+	a, b, boss := open(t, g.config("a")), open(t, g.config("b")), open(t, g.config("boss"))
 	cWrite := func(c *Client, change store.Change) error { _, err := c.Write(t.Context(), change); return err }
 	claim(t, a, storetest.Lease(1, "a"))
 	held, err1 := a.Renew(t.Context(), "a")
@@ -65,7 +93,7 @@ func TestANodeWritesItsOwnKeysOnly(t *testing.T) {
 	}
 	storetest.Seen(t, b, "all of it", func(s store.ClusterSnapshot) bool { return len(s.Leases) == 1 && len(s.Members) == 2 && s.Alive["a"] })
 
-	evil := rawAs(t, "b", m.client)
+	evil := g.raw(t, "b")
 	key := Root + claimKey(storetest.Lease(1, "a"))
 	lease := clientv3.LeaseID(a.board.Claims(storetest.Lease(1, "").Key())[0].Ref)
 	for what, do := range map[string]func(context.Context) error{
@@ -105,7 +133,7 @@ func TestANodeWritesItsOwnKeysOnly(t *testing.T) {
 		t.Errorf("got %v, %v", s.Leases, s.Members)
 	}
 
-	if err := open(t, as("root", slow(m.client))).Access().Forbid(t.Context(), "a"); err != nil {
+	if err := open(t, g.config("root")).Access().Forbid(t.Context(), "a"); err != nil {
 		t.Fatal(err)
 	}
 	waitFor(t, b, "a is gone, and b was second", func(s store.ClusterSnapshot) bool {

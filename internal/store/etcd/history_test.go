@@ -164,7 +164,7 @@ func live(t *testing.T, ctx context.Context, h *history, node string, config Con
 // off has stopped using a block before another gets it, or, when it was dead, its promise was over.
 func TestNoBlockEverHasTwoUsers(t *testing.T) {
 	t.Parallel()
-	duration := 10 * time.Second
+	duration := 6 * time.Second
 	if s, err := strconv.Atoi(os.Getenv("HISTORY_SECONDS")); err == nil {
 		duration = time.Duration(s) * time.Second
 	}

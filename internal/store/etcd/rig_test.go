@@ -78,6 +78,7 @@ type machine struct {
 	client  string
 	peer    string
 	initial string
+	more    []string // arguments
 	process *exec.Cmd
 }
 
@@ -109,6 +110,7 @@ func (m *machine) start() {
 	m.process = exec.Command("etcd", "--name", m.name, "--data-dir", m.dir, "--listen-client-urls", m.client, "--advertise-client-urls", m.client,
 		"--listen-peer-urls", m.peer, "--initial-advertise-peer-urls", m.peer, "--initial-cluster", m.initial,
 		"--heartbeat-interval", "30", "--election-timeout", "300")
+	m.process.Args = append(m.process.Args, m.more...)
 	m.process.Stdout, m.process.Stderr = log, log
 	m.process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	started := make(chan error)
