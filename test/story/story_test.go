@@ -171,7 +171,7 @@ func TestRepair(t *testing.T) {
 		"a rule put in front": "nft insert rule inet flatnet forward drop",
 		"the address":         "ip address flush dev fn-default scope global",
 		"a port":              "ip link del fv-a",
-		"a port moved away":   "ip netns add elsewhere && ip link set fv-a netns elsewhere",
+		"a port moved away":   "ip link set fv-a netns " + o.router.Path,
 		"a port renamed":      "ip link set fv-a down && ip link set fv-a name mine",
 		"the bridge":          "ip link del fn-default",
 		"the bridge down":     "ip link set fn-default down",
