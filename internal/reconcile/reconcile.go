@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -52,6 +53,7 @@ type Reconciler struct {
 	parts   map[string]dataplane.Host
 	want    map[string]dataplane.State // the union of parts
 	have    map[string]dataplane.State // the last known; of workload namespaces what was applied there
+	cut     map[string]bool            // workload namespaces in which a change failed halfway
 	past    past
 	stats   Stats
 }
@@ -63,7 +65,7 @@ func New(k Kernel, d Deps) *Reconciler {
 	}
 	return &Reconciler{
 		kernel: k, deps: d, kick: make(chan struct{}, 1),
-		parts: map[string]dataplane.Host{}, want: map[string]dataplane.State{}, have: map[string]dataplane.State{},
+		parts: map[string]dataplane.Host{}, want: map[string]dataplane.State{}, have: map[string]dataplane.State{}, cut: map[string]bool{},
 	}
 }
 
@@ -139,7 +141,7 @@ func (r *Reconciler) put(ctx context.Context, parts map[string]dataplane.Host) (
 	for _, c := range all {
 		r.learn(c)
 	}
-	return changes, nil
+	return r.mend(ctx, t, changes)
 }
 
 // touched holds, by namespace, the keys whose wanted object changes, with the new object or nil.
@@ -244,6 +246,9 @@ func (r *Reconciler) apply(ctx context.Context, changes []Change, count *uint64)
 		if err := r.kernel.Apply(ctx, c.Netns, c.Plan); err != nil {
 			r.stats.Errors++
 			r.relearn(ctx)
+			if c.Netns != dataplane.HostNetns {
+				r.cut[c.Netns] = true
+			}
 			return inNetns(c.Netns, err)
 		}
 		*count += uint64(len(c.Plan))
@@ -276,6 +281,24 @@ func (r *Reconciler) relearn(ctx context.Context) {
 		return
 	}
 	r.have[dataplane.HostNetns] = have
+}
+
+// mend completes the workloads' namespaces among those touched in which a change before failed halfway: what is there nobody knows, and
+// with an address that went may have gone routes that no change is about.
+func (r *Reconciler) mend(ctx context.Context, t touched, done []Change) ([]Change, error) {
+	var errs []error
+	for _, netns := range slices.Sorted(maps.Keys(t)) {
+		if !r.cut[netns] {
+			continue
+		}
+		delete(r.cut, netns)
+		change, err := r.complete(ctx, netns, func(dataplane.Step) bool { return true }, &r.stats.Applied)
+		if len(change.Plan) > 0 {
+			done = append(done, change)
+		}
+		errs = append(errs, err)
+	}
+	return done, errors.Join(errs...)
 }
 
 func inNetns(netns string, err error) error {
