@@ -144,6 +144,7 @@ func (c *Client) readAll(ctx context.Context) (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("read %s: %w", c.config.Root, err)
 	}
+	c.count(func(s *Stats) { s.Reads++ })
 	revision := resp.Header.Revision
 	c.identity = identity{resp.Header.ClusterId, resp.Header.RaftTerm}
 	c.board.Edit(func(e *store.BoardEdit) {
@@ -155,7 +156,6 @@ func (c *Client) readAll(ctx context.Context) (int64, error) {
 		c.reached(revision, len(resp.Kvs), false)
 		e.Publish(token(revision), true)
 	})
-	c.count(func(s *Stats) { s.Reads++ })
 	return revision, nil
 }
 

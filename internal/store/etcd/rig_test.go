@@ -3,6 +3,7 @@ package etcd
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -35,6 +36,8 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, "loopback:", err)
 			os.Exit(1)
 		}
+		flag.Parse()
+		_ = flag.Set("test.parallel", "8") // they mostly wait
 		os.Exit(m.Run())
 	}
 	runtime.LockOSThread()
