@@ -19,36 +19,68 @@ const cgroupParent = "flatnet"
 // supervisorsCgroup is where supervisors are; no workload's cgroup can have the name.
 const supervisorsCgroup = "_supervisors"
 
-// makeCgroup makes a cgroup for a workload and returns its directory; empty where cgroup2 is missing or not writable, which is
-// no reason not to run. Its name ends with our process id: another daemon on this machine may have a workload of that name.
-func makeCgroup(name string, debug func(string, ...any)) string {
+// workloadCgroup is the cgroup of a workload's command; the zero one is none.
+type workloadCgroup struct {
+	dir  string
+	lock *os.File // says that its starter lives, in whatever process namespace
+}
+
+// makeCgroup makes a cgroup for a workload; none where cgroup2 is missing or not writable, which is no reason not to run. Its name ends
+// with our process id: another daemon on this machine may have a workload of that name.
+func makeCgroup(name string, debug func(string, ...any)) workloadCgroup {
 	root, ok := cgroup2Root()
 	if !ok {
 		debug("no cgroup of its own: cgroup2 is not mounted")
-		return ""
+		return workloadCgroup{}
 	}
 	parent := filepath.Join(root, cgroupParent)
-	if err := os.Mkdir(parent, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-		debug("no cgroup of its own: %s", err)
-		return ""
-	}
 	sweepStarters(parent)
-	dir := filepath.Join(parent, name+"."+strconv.Itoa(os.Getpid()))
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		debug("no cgroup of its own: %s", err)
-		return ""
+	var err error
+	for range 10 { // who sweeps, or uninstalls, may take away one that is not locked yet, or the parent
+		if err = os.Mkdir(parent, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			break
+		}
+		c := workloadCgroup{dir: filepath.Join(parent, name+"."+strconv.Itoa(os.Getpid()))}
+		if err = os.Mkdir(c.dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			continue
+		}
+		if c.lock, err = lockDir(c.dir, unix.LOCK_SH); err == nil {
+			return c
+		}
 	}
-	return dir
+	debug("no cgroup of its own: %s", err)
+	return workloadCgroup{}
+}
+
+// lockDir locks a directory that is still there then.
+func lockDir(dir string, how int) (*os.File, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
+	if _, gone := os.Stat(dir); err == nil {
+		err = gone
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 // sweepStarters removes what starters that were killed have left. The kernel keeps a cgroup that somebody is in; one that is
-// still empty may be about to be entered, unless its starter is gone.
+// still empty may be about to be entered, while its starter holds the lock.
 func sweepStarters(parent string) {
 	entries, _ := os.ReadDir(parent)
 	for _, e := range entries {
-		pid, err := strconv.Atoi(strings.TrimPrefix(filepath.Ext(e.Name()), "."))
-		if err == nil && pid > 0 && (pid == os.Getpid() || unix.Kill(pid, 0) == unix.ESRCH) {
-			_ = os.Remove(filepath.Join(parent, e.Name()))
+		dir := filepath.Join(parent, e.Name())
+		if !e.IsDir() || e.Name() == supervisorsCgroup {
+			continue
+		}
+		if lock, err := lockDir(dir, unix.LOCK_EX); err == nil {
+			_ = os.Remove(dir)
+			lock.Close()
 		}
 	}
 }
@@ -66,15 +98,15 @@ func cgroup2Root() (string, bool) {
 	return "", false
 }
 
-// killCgroup ends what a command left behind.
-func killCgroup(dir string) {
-	if dir == "" {
+// kill ends what a command left behind.
+func (c workloadCgroup) kill() {
+	if c.dir == "" {
 		return
 	}
-	if os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0) == nil {
+	if os.WriteFile(filepath.Join(c.dir, "cgroup.kill"), []byte("1"), 0) == nil {
 		return
 	}
-	for _, pid := range cgroupProcesses(dir) { // before Linux 5.14
+	for _, pid := range cgroupProcesses(c.dir) { // before Linux 5.14
 		_ = unix.Kill(pid, unix.SIGKILL)
 	}
 }
@@ -90,10 +122,14 @@ func cgroupProcesses(dir string) []int {
 	return pids
 }
 
-// removeCgroup waits a little for killed processes to be gone.
-func removeCgroup(dir string) {
+// remove waits a little for killed processes to be gone.
+func (c workloadCgroup) remove() {
+	if c.dir == "" {
+		return
+	}
+	defer c.lock.Close()
 	for range 50 {
-		if dir == "" || os.Remove(dir) == nil || !exists(dir) {
+		if os.Remove(c.dir) == nil || !exists(c.dir) {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)
@@ -125,7 +161,7 @@ func cgroupOf(pid int) string {
 		return ""
 	}
 	for line := range strings.Lines(string(text)) {
-		if at, is := strings.CutPrefix(strings.TrimSpace(line), "0::"); is && strings.HasPrefix(at, "/"+cgroupParent+"/") {
+		if at, is := strings.CutPrefix(strings.TrimSpace(line), "0::"); is && strings.HasPrefix(at, "/"+cgroupParent+"/") && filepath.Base(at) != supervisorsCgroup {
 			return filepath.Join(root, at)
 		}
 	}

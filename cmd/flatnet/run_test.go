@@ -177,6 +177,23 @@ func TestLeftOversEndWithTheCommand(t *testing.T) {
 	eventually(t, "cgroup gone", func() bool { return !exists(filepath.Join(root, cgroupParent, cgroup)) })
 }
 
+// Who sweeps must not take away a cgroup that a starter has just made for its command, whatever process namespace either is in.
+func TestSweepLeavesTheCgroupsOfLivingStarters(t *testing.T) {
+	c := makeCgroup("cell", t.Logf)
+	if c.dir == "" {
+		t.Fatal("no writable cgroup2 here")
+	}
+	sweepCgroups()
+	if !exists(c.dir) {
+		t.Fatal("swept while its starter lives")
+	}
+	c.lock.Close() // the starter was killed
+	sweepStarters(filepath.Dir(c.dir))
+	if exists(c.dir) {
+		t.Error("not swept after its starter's end")
+	}
+}
+
 func TestDetached(t *testing.T) {
 	d, socket := hostFor(t)
 	log := d.workload("cell").Files.Log

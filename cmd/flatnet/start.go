@@ -224,8 +224,9 @@ func runForeground(ctx context.Context, a *app, c *api.Client, w api.Workload, a
 	if err != nil {
 		return err
 	}
-	v.Cgroup = makeCgroup(w.Name, a.debug)
-	defer removeCgroup(v.Cgroup)
+	cgroup := makeCgroup(w.Name, a.debug)
+	defer cgroup.remove()
+	v.Cgroup = cgroup.dir
 	hadTerminal := foregroundGroup() == unix.Getpgrp()
 	s, err := startCommand(launch{v, args}, a.stdio(), reportStart(ctx, c, w.Name, args, foregroundPatience))
 	if err != nil {
@@ -233,7 +234,7 @@ func runForeground(ctx context.Context, a *app, c *api.Client, w api.Workload, a
 	}
 	warn(a.stderr, s.warnings)
 	code := s.attend(signals, hadTerminal)
-	killCgroup(v.Cgroup)
+	cgroup.kill()
 	if err := reportEnd(ctx, c, w.Name, s.cmd.Process.Pid, code, args, foregroundPatience); err != nil {
 		fmt.Fprintf(a.stderr, "flatnet: the daemon was not told how the command ended: %s\n", err)
 	}

@@ -80,8 +80,9 @@ func superviseMain(t *talk) int {
 	}
 	_ = os.Chdir("/") // so that no file system is kept busy by us; the command has its own
 	client := api.New(s.Socket)
-	s.View.Cgroup = makeCgroup(s.Workload.Name, func(string, ...any) {})
-	defer removeCgroup(s.View.Cgroup)
+	cgroup := makeCgroup(s.Workload.Name, func(string, ...any) {})
+	defer cgroup.remove()
+	s.View.Cgroup = cgroup.dir
 	joinSupervisors()
 	ctx := context.Background()
 	run, err := startCommand(launch{s.View, s.Args}, [3]*os.File{os.Stdin, os.Stdout, os.Stderr},
@@ -93,7 +94,7 @@ func superviseMain(t *talk) int {
 	_ = t.enc.Encode(reply{Warnings: run.warnings})
 	t.file.Close()
 	code := run.attend(signals, false)
-	killCgroup(s.View.Cgroup)
+	cgroup.kill()
 	return s.conclude(ctx, client, run.cmd.Process.Pid, code)
 }
 

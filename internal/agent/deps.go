@@ -104,7 +104,7 @@ type Processes interface {
 	Add(name string, pid int, start uint64) error
 	Forget(name string)
 	Run(ctx context.Context, exited func(name string, code int)) error
-	Stop(ctx context.Context, pid int, start uint64, parent string, timeout time.Duration) error
+	Stop(ctx context.Context, pid int, start uint64, ours string, timeout time.Duration) error
 }
 
 // Foreign finds rules of others that break our networks, or keep what is on bridges of others from the outside.

@@ -211,7 +211,7 @@ func (a *Agent) StopWorkload(ctx context.Context, name string, timeout time.Dura
 			Fix: "stop those first, or with --force only this one: they keep its namespace", Example: "flatnet stop --force " + name}
 	}
 	// Nothing is locked meanwhile: a command may take its time.
-	if err := a.deps.Processes.Stop(ctx, w.Process.PID, w.Process.Start, cgroupParent, timeout); err != nil {
+	if err := a.deps.Processes.Stop(ctx, w.Process.PID, w.Process.Start, cgroupParent+"/"+w.Name, timeout); err != nil {
 		return api.Workload{}, fmt.Errorf("workload %q: stop: %w", name, err)
 	}
 	return a.awaitEnd(ctx, w)

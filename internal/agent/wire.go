@@ -256,8 +256,8 @@ type processes struct{ *process.Watcher }
 
 func (processes) Start(pid int) (uint64, error) { return process.Start(pid) }
 
-func (processes) Stop(ctx context.Context, pid int, start uint64, parent string, timeout time.Duration) error {
-	return process.Stop(ctx, pid, start, parent, timeout)
+func (processes) Stop(ctx context.Context, pid int, start uint64, ours string, timeout time.Duration) error {
+	return process.Stop(ctx, pid, start, ours, timeout)
 }
 
 // removeFiles removes what flatnet keeps, for the end of an uninstall. What somebody else put beside stays.

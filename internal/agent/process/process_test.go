@@ -150,7 +150,7 @@ func TestStopEndsTheWholeCgroup(t *testing.T) {
 		t.Fatal("no cgroup2 is mounted")
 	}
 	parent := "flatnet-test-stop"
-	dir := filepath.Join(mounts[0], parent, "web")
+	dir := filepath.Join(mounts[0], parent, "web.77")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +166,13 @@ func TestStopEndsTheWholeCgroup(t *testing.T) {
 	if n := len(members(dir)); n < 4 {
 		t.Fatalf("%d processes in the cgroup, want 4", n)
 	}
-	if err := Stop(context.Background(), pid, s, parent, time.Second); err != nil {
+	// Whose cgroup has another name is not alone in it.
+	for _, others := range []string{parent, parent + "/db", "x" + parent + "/web", parent + "/we"} {
+		if got := cgroup(pid, others); got != "" {
+			t.Errorf("the cgroup of %s would be %s", others, got)
+		}
+	}
+	if err := Stop(context.Background(), pid, s, parent+"/web", time.Second); err != nil {
 		t.Fatal(err)
 	}
 	if left := members(dir); len(left) != 0 {

@@ -14,9 +14,9 @@ import (
 )
 
 // Stop ends a process and everything in the cgroup that was made for it: TERM, and KILL to what is left after the time-out.
-// The cgroup is taken only when it is a child of one named parent, as it might be the whole login session's otherwise.
-// It returns when all are gone, or the context ends.
-func Stop(ctx context.Context, pid int, start uint64, parent string, timeout time.Duration) error {
+// The cgroup is taken only when it was made for that alone, as it might be the whole login session's otherwise, or that of all
+// supervisors: with ours as flatnet/web its path ends with flatnet/web.NUMBER. It returns when all are gone, or the context ends.
+func Stop(ctx context.Context, pid int, start uint64, ours string, timeout time.Duration) error {
 	fd, err := openExact(pid, start)
 	if errors.Is(err, ErrGone) {
 		return nil
@@ -25,7 +25,7 @@ func Stop(ctx context.Context, pid int, start uint64, parent string, timeout tim
 		return err
 	}
 	defer unix.Close(fd)
-	dir := cgroup(pid, parent)
+	dir := cgroup(pid, ours)
 	signal(fd, dir, unix.SIGTERM)
 	if wait(ctx, fd, dir, timeout) {
 		return nil
@@ -89,15 +89,16 @@ func pollIn(fd int, d time.Duration) bool {
 	return n > 0
 }
 
-// cgroup is the directory of the process's cgroup2 when that is a child of one named parent; else empty.
-func cgroup(pid int, parent string) string {
+// cgroup is the directory of the process's cgroup2 when its path ends with ours and a number; else empty.
+func cgroup(pid int, ours string) string {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
 	if err != nil {
 		return ""
 	}
 	for line := range strings.Lines(string(text)) {
 		path, unified := strings.CutPrefix(strings.TrimSpace(line), "0::")
-		if !unified || filepath.Base(filepath.Dir(path)) != parent {
+		number := filepath.Ext(path)
+		if _, err := strconv.Atoi(strings.TrimPrefix(number, ".")); !unified || err != nil || !strings.HasSuffix(strings.TrimSuffix(path, number), "/"+ours) {
 			continue
 		}
 		for _, mount := range cgroup2Mounts() {
