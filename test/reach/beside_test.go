@@ -24,7 +24,7 @@ func (l *lab) onLinkTrials() []trial {
 	var all []trial
 	for _, name := range []string{"h1b", "hoffb", "hisob", "i1b", "i2b", "iisob"} {
 		from := l.actor(name)
-		for _, as := range [][]netip.Addr{hostLAN1, hostLAN2, hostLo, networks[1].gateways()} {
+		for _, as := range [][]netip.Addr{hostLAN1, hostLAN2, hostLo, l.network("n2").gateways()} {
 			for _, a := range as {
 				from.IP(fmt.Sprintf("route replace %s dev eth0", a))
 				all = append(all, every(trial{cell: from.net.row + ": " + toHost + ", on-link", from: from, to: a})...)

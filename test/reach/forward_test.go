@@ -110,7 +110,7 @@ func (l *lab) forwardTrials(tab table, row string, from, target *actor, at netip
 	if err != nil {
 		l.Fatal(err)
 	}
-	if at.IsLinkLocalUnicast() && !sample(from, l.host) {
+	if at.IsLinkLocalUnicast() && !l.sample(from, l.host) {
 		return nil
 	}
 	tr := trial{cell: "forward from " + row, from: from, to: at, port: anywhere[target.Name], never: target}
@@ -134,7 +134,7 @@ func (l *lab) forwardTrials(tab table, row string, from, target *actor, at netip
 func (l *lab) hidden(at netip.Addr, hosts []linkAddr) bool {
 	for _, h := range hosts {
 		if h.addr == at {
-			return hiddenGateway(h.link)
+			return l.hiddenGateway(h.link)
 		}
 	}
 	return false

@@ -25,6 +25,7 @@ type lab struct {
 	lan1   *kerneltest.Machine // the switch of the LAN beside eth0
 	tap    *actor              // on it
 	host   *actor
+	nets   []*network
 	actors []*actor // all, the host too
 	flat   *flatnet
 	nfCall bool // bridge-nf-call-iptables
@@ -58,10 +59,12 @@ type network struct {
 	name  string
 	row   string
 	index int
+	fixed bool // has subnets of its own in every mode
+	place int  // of the gateway in its subnets; 0: the first
 	model model.Network
 }
 
-var networks = []network{
+var rows = []network{
 	{name: "n1", row: "nat"},
 	{name: "n2", row: "nat"},
 	{name: "noff", row: "nat, host adapter off"},
@@ -89,8 +92,8 @@ type single struct{ name, network, flag string }
 var singles = []single{{"n1x", "n1", "--isolate"}, {"n1y", "n1", "--isolate"}, {"n1free", "n1", "--guard=false"},
 	{"h1free", "h1", "--guard=false"}, {"hisofree", "hiso", "--guard=false"}, {"hofffree", "hoff", "--guard=false"}, {"i1free", "i1", "--guard=false"}}
 
-func networkNamed(name string) *network {
-	return &networks[slices.IndexFunc(networks, func(n network) bool { return n.name == name })]
+func (l *lab) network(name string) *network {
+	return l.nets[slices.IndexFunc(l.nets, func(n *network) bool { return n.name == name })]
 }
 
 // define settles what the network's row means in the model.
@@ -136,6 +139,7 @@ func (n *network) uplink() string {
 func (n *network) prefixes() []netip.Prefix {
 	texts := []string{fmt.Sprintf("10.66.%d.0/24", n.index), fmt.Sprintf("fd66:%x::/64", n.index)}
 	switch {
+	case n.fixed:
 	case n.model.ProxyARP:
 		texts = []string{"198.51.100.64/28", "2001:db8:1:0:66::/80"}
 	case n.model.Uplink == "eth2":
@@ -148,7 +152,7 @@ func (n *network) prefixes() []netip.Prefix {
 
 // addrs are those of the network's number-th workload.
 func (n *network) addrs(number int) []netip.Addr {
-	if n.bridged() {
+	if n.bridged() && !n.fixed {
 		number += 30 // beside the machines
 	}
 	var all []netip.Addr
@@ -161,6 +165,7 @@ func (n *network) addrs(number int) []netip.Addr {
 // gateways are where the gateway of each family is, or would be.
 func (n *network) gateways() []netip.Addr {
 	switch {
+	case n.fixed:
 	case n.model.Uplink == "eth2":
 		return routerLAN
 	case n.bridged():
@@ -168,7 +173,7 @@ func (n *network) gateways() []netip.Addr {
 	}
 	var all []netip.Addr
 	for _, p := range n.prefixes() {
-		all = append(all, p.Addr().Next())
+		all = append(all, nth(p, max(n.place, 1)))
 	}
 	return all
 }
@@ -279,12 +284,13 @@ type linkAddr struct {
 	addr netip.Addr
 }
 
-// linkAddrs are the addresses of a machine, without 127.0.0.0/8 and ::1, once none of them is tentative any more.
+// linkAddrs are the addresses of a machine, without 127.0.0.0/8 and ::1, once none of them is tentative any more and the kernel has also
+// come round to routing them to itself, which for IPv6 is a work of its own (net/ipv6/addrconf.c, addrconf_dad_work).
 func linkAddrs(t testing.TB, m *kerneltest.Machine) []linkAddr {
 	t.Helper()
 	var all []linkAddr
 	kerneltest.Eventually(t, "addresses of "+m.Name, func() bool {
-		out := m.Run("ip", "-j", "address")
+		out, routed := m.Run("ip", "-j", "address"), m.Run("ip", "-6", "route", "show", "table", "local", "type", "local")
 		all = nil
 		var links []struct {
 			IfName string `json:"ifname"`
@@ -298,7 +304,7 @@ func linkAddrs(t testing.TB, m *kerneltest.Machine) []linkAddr {
 		}
 		for _, l := range links {
 			for _, a := range l.Addrs {
-				if a.Tentative {
+				if a.Tentative || a.Local.Is6() && !a.Local.IsLoopback() && !strings.Contains(routed, "local "+a.Local.String()+" ") {
 					return false
 				}
 				if a.Local.IsValid() && !a.Local.IsLoopback() {
@@ -314,30 +320,33 @@ func linkAddrs(t testing.TB, m *kerneltest.Machine) []linkAddr {
 // addNetworks makes all networks with two workloads each.
 func (l *lab) addNetworks() {
 	l.Helper()
-	for i := range networks {
-		n := &networks[i]
+	l.addEach(rows, singles)
+}
+
+func (l *lab) addEach(nets []network, singles []single) {
+	l.Helper()
+	for i, n := range nets {
 		n.define(i + 1)
+		l.nets = append(l.nets, &n)
 		l.flat.network(n.model)
 	}
-	for i := range networks {
-		n := &networks[i]
+	for _, n := range l.nets {
 		for j, suffix := range []string{"a", "b"} {
 			l.flat.workload(n.name+suffix, n, 10+j)
 		}
 	}
 	for j, s := range singles {
-		l.flat.workload(s.name, networkNamed(s.network), 20+j, s.flag)
+		l.flat.workload(s.name, l.network(s.network), 20+j, s.flag)
 	}
-	for i := range networks { // after all of them, as their link-local addresses take a while
-		n := &networks[i]
+	for _, n := range l.nets { // after all of them, as their link-local addresses take a while
 		for j, suffix := range []string{"a", "b"} {
 			l.attach(n.name+suffix, n, 10+j)
 		}
 	}
 	for j, s := range singles {
-		l.attach(s.name, networkNamed(s.network), 20+j)
+		l.attach(s.name, l.network(s.network), 20+j)
 	}
-	for _, n := range networks {
+	for _, n := range l.nets {
 		if n.model.Mode != model.Cable && !n.numbered() { // a route of the host makes it try
 			l.host.IP(fmt.Sprintf("route add %s dev fn-%s", n.prefixes()[0], n.name))
 		}
@@ -353,15 +362,7 @@ func (l *lab) attach(name string, n *network, number int) *actor {
 			m.IP(fmt.Sprintf("address add %s/%d dev eth0 nodad", n.addrs(number)[i], p.Bits()))
 		}
 	}
-	for i, gw := range n.gateways() {
-		if n.model.Routes() || n.bridged() {
-			break // flatnet made the routes
-		}
-		if n.model.Mode != model.HostOnly || n.model.NoHostAdapter {
-			m.IP(fmt.Sprintf("neigh replace %s lladdr %s dev eth0 nud permanent", gw, model.BridgeMAC(n.name)))
-		}
-		m.IP(fmt.Sprintf("route add %s via %s", []string{"default", "::/0"}[i], gw))
-	}
+	l.wayOut(m, n)
 	if n.bridged() {
 		via := hostLAN1
 		if n.uplink() == "br0" {
@@ -370,6 +371,24 @@ func (l *lab) attach(name string, n *network, number int) *actor {
 		route(m, "10.0.0.0/8", "fc00::/7", via) // as any machine of the LAN has
 	}
 	return l.add(m, n, "eth0")
+}
+
+// wayOut gives a workload default routes where flatnet does not, and the bridge's MAC where nobody would answer for the gateway.
+func (l *lab) wayOut(m *kerneltest.Machine, n *network) (undo func()) {
+	if n.model.Routes() || n.bridged() {
+		return func() {}
+	}
+	var back []string
+	for i, gw := range n.gateways() {
+		if n.model.Mode != model.HostOnly || n.model.NoHostAdapter {
+			m.IP(fmt.Sprintf("neigh replace %s lladdr %s dev eth0 nud permanent", gw, model.BridgeMAC(n.name)))
+			back = append(back, fmt.Sprintf("neigh del %s dev eth0", gw))
+		}
+		route := fmt.Sprintf("%s via %s", []string{"default", "::/0"}[i], gw)
+		m.IP("route add " + route)
+		back = append(back, "route del "+route)
+	}
+	return func() { m.IP(back...) }
 }
 
 func nth(p netip.Prefix, n int) netip.Addr {

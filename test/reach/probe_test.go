@@ -15,7 +15,7 @@ import (
 // How long to wait for an answer that must come, and for one that must not. What comes later than that is still noticed,
 // as targets tell in the end what they saw; but of TCP they see only what was connected in time.
 const (
-	patience   = 10 * time.Second
+	patience   = 30 * time.Second
 	silence    = 250 * time.Millisecond
 	silenceTCP = 1500 * time.Millisecond // longer than it takes the kernel to send a SYN again
 )

@@ -95,9 +95,13 @@ func (l *lab) both(t *testing.T, name string, run func()) {
 }
 
 func (l *lab) bridgeNF(on string) {
+	l.setBridgeNF(on)
+	l.forgetNeighbours()
+}
+
+func (l *lab) setBridgeNF(on string) {
 	l.nfCall = on == "1"
 	l.host.Sysctl("net/bridge/bridge-nf-call-iptables="+on, "net/bridge/bridge-nf-call-ip6tables="+on, "net/bridge/bridge-nf-call-arptables="+on)
-	l.forgetNeighbours()
 }
 
 // cells are the trials of every cell of the table.
@@ -125,7 +129,7 @@ func (l *lab) pair(tab table, from, to *actor, hosts []linkAddr) []trial {
 		return l.machines(tab, from, to, hosts)
 	case from.workload() && to == l.host:
 		for _, at := range hosts {
-			if at.addr.Is6() && at.addr.IsLinkLocalUnicast() && at.link != "fn-"+from.net.name && !sample(from, l.host) {
+			if at.addr.Is6() && at.addr.IsLinkLocalUnicast() && at.link != "fn-"+from.net.name && !l.sample(from, l.host) {
 				continue
 			}
 			all = append(all, l.atHost(tab, from, at, hosts)...)
@@ -135,7 +139,7 @@ func (l *lab) pair(tab table, from, to *actor, hosts []linkAddr) []trial {
 	column, row := columnOf(l, from, to)
 	ok := l.yes(tab, row, column) && l.meant(tab, row, column, to)
 	for _, a := range to.addrs {
-		if a.IsLinkLocalUnicast() && !local(from, to) && !sample(from, to) {
+		if a.IsLinkLocalUnicast() && !local(from, to) && !l.sample(from, to) {
 			continue
 		}
 		tr := trial{cell: row + ": " + column, from: from, to: scoped(a, from, to)}
@@ -207,16 +211,16 @@ func machineCells(l *lab, from, to *actor, hosts []linkAddr) [][2]string {
 // sample thins out the pairs that try each other's link-local addresses over a link that they don't share: every one of them
 // fills a place of the kernel's neighbour table, which has 1024 for all namespaces together. The first workload of each
 // row of the table and the machines try one of each kind.
-func sample(from, to *actor) bool {
-	return isFirst(from) && slices.Contains([]string{"host", "lan1", "n2a", "noffa", "h2a", "i2a"}, to.Name)
+func (l *lab) sample(from, to *actor) bool {
+	return l.isFirst(from) && slices.Contains([]string{"host", "lan1", "n2a", "noffa", "h2a", "i2a"}, to.Name)
 }
 
-func isFirst(a *actor) bool {
+func (l *lab) isFirst(a *actor) bool {
 	if a.net == nil {
 		return true
 	}
-	first := slices.IndexFunc(networks, func(n network) bool { return n.row == a.net.row })
-	return a.Name == networks[first].name+"a"
+	first := slices.IndexFunc(l.nets, func(n *network) bool { return n.row == a.net.row })
+	return a.Name == l.nets[first].name+"a"
 }
 
 // local reports whether the two share a link.
@@ -341,7 +345,7 @@ func (l *lab) atHost(tab table, from *actor, at linkAddr, hosts []linkAddr) []tr
 		tr.to = at.addr.WithZone(from.link)
 	}
 	linkLocalElsewhere := at.addr.Is6() && at.addr.IsLinkLocalUnicast() && !own
-	if l.yes(tab, row, column) && !linkLocalElsewhere && (own || !hiddenGateway(at.link)) {
+	if l.yes(tab, row, column) && !linkLocalElsewhere && (own || !l.hiddenGateway(at.link)) {
 		tr.by = l.host
 		tr.source = sameScope(from.addrs, at.addr)
 	}
@@ -349,8 +353,8 @@ func (l *lab) atHost(tab table, from *actor, at linkAddr, hosts []linkAddr) []tr
 }
 
 // hiddenGateway reports whether a link of the host is of a nat network with the host adapter off.
-func hiddenGateway(link string) bool {
-	for _, n := range networks {
+func (l *lab) hiddenGateway(link string) bool {
+	for _, n := range l.nets {
 		if link == "fn-"+n.name {
 			return n.model.NoHostAdapter
 		}

@@ -8,9 +8,12 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const nameEnv = "FLATNET_PROBER"
@@ -120,16 +123,21 @@ func (a *agent) probe(p Probe) Result {
 	if p.Port == 0 {
 		p.Port = Port
 	}
-	for end := time.Now().Add(crowded); ; time.Sleep(200 * time.Millisecond) {
+	begin := time.Now()
+	for wait := p.Wait; ; time.Sleep(200 * time.Millisecond) {
 		err := a.probeOnce(p)
-		if !errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.ENOBUFS) || time.Now().After(end) {
+		since := time.Since(begin)
+		full := (errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOBUFS)) && since < crowded
+		if p.Wait = wait - since; !full && !(errors.Is(err, syscall.EHOSTUNREACH) && p.Wait > 0) {
 			return result(p.Token, err)
 		}
+		p.Wait = max(p.Wait, time.Second)
 	}
 }
 
 // crowded is how long a probe is tried again when the kernel has no place for the neighbour: all namespaces of the machine
-// share one table of 1024, and the kernel says EINVAL.
+// share one table of 1024, and the kernel says EINVAL. It is tried again, too, when nobody answered the kernel's three questions for
+// the neighbour: they may be lost like any packet.
 const crowded = 15 * time.Second
 
 func (a *agent) probeOnce(p Probe) error {
@@ -186,11 +194,12 @@ func (a *agent) answered(token uint32) {
 func (a *agent) probeRaw(p Probe, s *rawSocket, packet []byte) error {
 	ch, stop := a.expect(p.Token)
 	defer stop()
+	to := numbered(p.To)
 	deadline := time.After(p.Wait)
-	again := time.NewTicker(max(p.Wait/3, 100*time.Millisecond))
+	again := time.NewTicker(tryAgain(p.Wait))
 	defer again.Stop()
 	for {
-		if err := s.send(packet, p.From, p.To); err != nil {
+		if err := s.send(packet, p.From, to); err != nil {
 			return err
 		}
 		select {
@@ -201,6 +210,32 @@ func (a *agent) probeRaw(p Probe, s *rawSocket, packet []byte) error {
 			return os.ErrDeadlineExceeded
 		}
 	}
+}
+
+// numbered gives an address its link by number: package ipv6 remembers for a minute which number a name had, and links are made anew
+// meanwhile.
+func numbered(a netip.Addr) netip.Addr {
+	if a.Zone() == "" {
+		return a
+	}
+	r, err := unix.NewIfreq(a.Zone())
+	if err != nil {
+		return a
+	}
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return a
+	}
+	defer unix.Close(fd)
+	if err := unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, r); err != nil {
+		return a
+	}
+	return a.WithZone(strconv.Itoa(int(r.Uint32())))
+}
+
+// tryAgain is after what time a probe without an answer is sent again.
+func tryAgain(wait time.Duration) time.Duration {
+	return min(max(wait/3, 100*time.Millisecond), 3*time.Second)
 }
 
 func familyOf(a netip.Addr) int {

@@ -102,7 +102,7 @@ func (s *rawSocket) read(buf []byte) (n int, from net.Addr, to net.IP, zone stri
 
 // echo is an ICMP echo request with the token as its data.
 func echo(p Probe) []byte {
-	m := icmp.Message{Type: ipv4.ICMPTypeEcho, Body: &icmp.Echo{ID: int(p.Token >> 16), Seq: int(p.Token & 0xffff), Data: tokenBytes(p.Token)}}
+	m := icmp.Message{Type: ipv4.ICMPTypeEcho, Body: &icmp.Echo{ID: int(p.Token & 0xffff), Seq: int(p.Token >> 16), Data: tokenBytes(p.Token)}}
 	if p.To.Is6() {
 		m.Type = ipv6.ICMPTypeEchoRequest
 	}

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
+	"golang.org/x/sys/unix"
 )
 
 func (a *agent) listen(l Listen) error {
@@ -64,13 +65,26 @@ func (a *agent) serveTCP(conn *net.TCPConn) {
 	}
 }
 
+// onLink binds a socket to the link of a link-local address. A zone would do the same, but package net remembers for a minute which
+// number a link's name had.
+func onLink(to netip.Addr) func(network, address string, c syscall.RawConn) error {
+	if to.Zone() == "" {
+		return nil
+	}
+	return func(_, _ string, c syscall.RawConn) error {
+		var bound error
+		err := c.Control(func(fd uintptr) { bound = unix.BindToDevice(int(fd), to.Zone()) })
+		return errors.Join(err, bound)
+	}
+}
+
 func probeTCP(p Probe) error {
-	d := net.Dialer{Timeout: p.Wait, KeepAlive: -1}
+	d := net.Dialer{Timeout: p.Wait, KeepAlive: -1, Control: onLink(p.To)}
 	if p.From.IsValid() {
 		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(p.From, 0))
 	}
 	deadline := time.Now().Add(p.Wait)
-	conn, err := d.Dial("tcp", netip.AddrPortFrom(p.To, p.Port).String())
+	conn, err := d.Dial("tcp", netip.AddrPortFrom(p.To.WithZone(""), p.Port).String())
 	if err != nil {
 		return err
 	}
@@ -152,17 +166,17 @@ func (a *agent) noteUDP(token []byte, from net.Addr, to net.IP, conn net.PacketC
 }
 
 func probeUDP(p Probe) error {
-	var d net.Dialer
+	d := net.Dialer{Control: onLink(p.To)}
 	if p.From.IsValid() || p.FromPort != 0 {
 		d.LocalAddr = &net.UDPAddr{IP: p.From.AsSlice(), Port: int(p.FromPort)}
 	}
-	conn, err := d.Dial("udp", netip.AddrPortFrom(p.To, p.Port).String())
+	conn, err := d.Dial("udp", netip.AddrPortFrom(p.To.WithZone(""), p.Port).String())
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
 	end := time.Now().Add(p.Wait)
-	for try := max(p.Wait/3, 100*time.Millisecond); ; {
+	for try := tryAgain(p.Wait); ; {
 		if err := conn.SetDeadline(earlier(end, time.Now().Add(try))); err != nil {
 			return err
 		}
