@@ -6,8 +6,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
-	"testing"
 
 	"github.com/flatnet/flatnet/internal/kernel/kerneltest"
 	"github.com/flatnet/flatnet/internal/model"
@@ -22,26 +22,34 @@ type flatnet struct {
 	done chan error
 }
 
-// newFlatnet builds the programs and starts the daemon on the host.
+// newFlatnet starts the daemon on the host.
 func newFlatnet(l *lab) *flatnet {
 	l.Helper()
-	f := &flatnet{l: l, bin: buildPrograms(l.T), dir: l.TempDir()}
+	if err := programs(); err != nil {
+		l.Fatal(err)
+	}
+	f := &flatnet{l: l, bin: built, dir: l.TempDir()}
 	f.start()
 	l.Cleanup(f.stop)
 	return f
 }
 
-func buildPrograms(t *testing.T) string {
-	t.Helper()
-	bin := t.TempDir()
-	build := exec.Command("go", "build", "-o", bin, "./cmd/flatnetd", "./cmd/flatnet")
+// built is the directory of the programs, which TestMain removes.
+var built string
+
+// programs builds the programs once.
+var programs = sync.OnceValue(func() (err error) {
+	if built, err = os.MkdirTemp("", "reach"); err != nil {
+		return err
+	}
+	build := exec.Command("go", "build", "-o", built, "./cmd/flatnetd", "./cmd/flatnet")
 	build.Dir = "../.."
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
+		return fmt.Errorf("build: %w\n%s", err, out)
 	}
-	return bin
-}
+	return nil
+})
 
 func (f *flatnet) start() {
 	f.l.Helper()

@@ -16,14 +16,15 @@ import (
 
 // lab is the host with everybody around it, an agent in each namespace:
 //
-//	inet ── router ──┐            ┌─ eth2
-//	          lan1 ──┴─ LAN1 ──┴─ eth0 host br0 ── eth1 ── lan2
-//	                                   └─ bridges of flatnet ── workloads
+//	inet ── router ── LAN1 ┬─ eth0 host br0 ── eth1 ── lan2
+//	          lan1 ───┘    └─ eth2 host eth3 ── lan3
+//	                                └─ bridges of flatnet ── workloads
 type lab struct {
 	*testing.T
 	topo   *kerneltest.Topology
 	lan1   *kerneltest.Machine // the switch of the LAN beside eth0
 	tap    *actor              // on it
+	lan3   *kerneltest.Machine // beside eth3, where the host has no address
 	host   *actor
 	nets   []*network
 	actors []*actor // all, the host too
@@ -217,6 +218,9 @@ func newLab(t *testing.T) *lab {
 	l.topo.Cable(host, "eth1", lan2, "eth0")
 	host.IP("link add br0 type bridge", "link set br0 up", "link set eth1 master br0")
 	l.topo.Cable(router, "eth1", inet, "eth0")
+	l.lan3 = l.topo.Machine("lan3")
+	l.topo.Cable(host, "eth3", l.lan3, "eth0")
+	number(l.lan3, "eth0", addrs("198.18.3.20", "2001:db8:3::20"), 0)
 	number(host, "lo", hostLo, 0)
 	number(host, "eth0", hostLAN1, 0)
 	number(host, "br0", hostLAN2, 0)

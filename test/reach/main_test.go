@@ -12,5 +12,9 @@ func TestMain(m *testing.M) {
 	if prober.Serving() {
 		os.Exit(prober.Serve())
 	}
-	os.Exit(kerneltest.Main(m))
+	code := kerneltest.Main(m)
+	if built != "" {
+		os.RemoveAll(built)
+	}
+	os.Exit(code)
 }

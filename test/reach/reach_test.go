@@ -49,9 +49,9 @@ func TestReachability(t *testing.T) {
 		l.loopback6()
 		l.removedForward()
 	})
-	onLink, uplinks, stranger := l.onLinkTrials(), l.uplinkTrials(), l.stranger()
+	onLink, uplinks, dark, stranger := l.onLinkTrials(), l.uplinkTrials(), l.darkLAN(), l.stranger()
 	l.both(t, "beside", func() {
-		l.try(append(onLink, uplinks...))
+		l.try(slices.Concat(onLink, uplinks, dark))
 		l.returnRoutes(stranger)
 	})
 	l.host.IP("address del 198.51.100.11/24 dev eth0", "address del 2001:db8:1::11/64 dev eth0")
