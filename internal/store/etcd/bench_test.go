@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"runtime"
 	"testing"
 	"time"
 
@@ -19,6 +20,13 @@ func cpu() time.Duration {
 	var u unix.Rusage
 	_ = unix.Getrusage(unix.RUSAGE_SELF, &u)
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+func heap() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }
 
 // populate writes a cluster of n nodes that are alive and hold a block each.
@@ -66,10 +74,11 @@ func BenchmarkCluster(b *testing.B) {
 			b.ReportMetric(float64(read), "bytes")
 		})
 		b.Run(fmt.Sprintf("change/%d", n), func(b *testing.B) {
+			before := heap()
 			c, writer := open(b, config), raw(b, m.client)
 			until(b, c, full)
+			kept := heap() - before
 			l := model.Lease{Network: "blue", Block: netip.MustParsePrefix("10.9.9.0/24")}
-			b.ResetTimer()
 			began, i := cpu(), 0
 			for b.Loop() {
 				i++
@@ -81,6 +90,7 @@ func BenchmarkCluster(b *testing.B) {
 				until(b, c, func(s store.ClusterSnapshot) bool { return s.Leases[l.Key()].Node == l.Node })
 			}
 			b.ReportMetric(float64((cpu()-began).Microseconds())/1000/float64(b.N), "cpu-ms/op")
+			b.ReportMetric(float64(kept)/1e6, "heap-MB")
 		})
 	}
 }
