@@ -4,7 +4,9 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
+	"time"
 )
 
 func TestFlushConntrackFromTakesOnlyThatPrefix(t *testing.T) {
@@ -15,6 +17,7 @@ func TestFlushConntrackFromTakesOnlyThatPrefix(t *testing.T) {
 	} {
 		run(t, line)
 	}
+	reachable(t, "fd00::2", "fd01::2")
 	for _, from := range []string{"10.1.0.2", "10.2.0.2", "fd00::2", "fd01::2"} {
 		exchange(t, from, false)
 		exchange(t, from, true)
@@ -36,6 +39,20 @@ func TestFlushConntrackFromTakesOnlyThatPrefix(t *testing.T) {
 		n, err := k.FlushConntrackFrom(context.Background(), netip.MustParsePrefix(test.prefix), test.unreplied)
 		if n != test.want || err != nil {
 			t.Errorf("from %s, unreplied only %v: flushed %d %v, want %d", test.prefix, test.unreplied, n, err, test.want)
+		}
+	}
+}
+
+// reachable waits until the kernel receives what is sent to addresses of its own: it adds their routes in the background, while the
+// address command has returned already (net/ipv6/addrconf.c, addrconf_dad_work).
+func reachable(t *testing.T, addrs ...string) {
+	t.Helper()
+	for _, a := range addrs {
+		for deadline := time.Now().Add(20 * time.Second); !strings.Contains(run(t, "ip -6 route show table local"), "local "+a+" "); {
+			if time.Now().After(deadline) {
+				t.Fatalf("no local route to %s", a)
+			}
+			time.Sleep(5 * time.Millisecond)
 		}
 	}
 }

@@ -147,6 +147,7 @@ func TestFlushConntrackTakesOnlyWhatIsAsked(t *testing.T) {
 	} {
 		run(t, line)
 	}
+	reachable(t, "fd00::1")
 	flow := func() {
 		for _, to := range []string{"192.0.2.1:53", "192.0.2.1:54", "192.0.2.1:60", "192.0.2.2:53", "[fd00::1]:53", "[fd00::1]:60"} {
 			send(t, to)
