@@ -13,7 +13,8 @@ import (
 // may be away, and then says so instead of blocking its readers. Its methods may be called by several goroutines.
 //
 // A block has one holder: the first that claimed it, until that one releases it or has not renewed for the grace, which is a
-// property of the store (a day, unless configured). There is no transaction over several objects.
+// property of the store (a day, unless configured). There is no transaction over several objects. Calls other than Watch may
+// wait for a store that does not answer until their ctx ends: give it a deadline.
 type Cluster interface {
 	// Watch calls each with a snapshot at once and after every change, one call at a time, until ctx ends, whose error it
 	// returns, or the store closes: ErrClosed. Changes that come faster than each returns are one snapshot. While the store

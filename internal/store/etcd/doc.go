@@ -4,6 +4,7 @@
 //
 // The keys below Root:
 //
+//	cluster                       which cluster this is
 //	networks/NAME                 a network
 //	nodes/ID                      what a node publishes of itself
 //	claims/ID/NETWORK/BLOCK       node ID wants the block; its etcd lease lives as long as the grace

@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -140,6 +141,36 @@ func TestAnotherEtcdInItsPlace(t *testing.T) {
 	m.start()
 	waitFor(t, a, "the new, empty one", func(s store.ClusterSnapshot) bool { return s.Live && len(s.Leases) == 0 })
 	claim(t, a, storetest.Lease(1, "a"))
+}
+
+// One that lost its data is not live for those who know which cluster they are of: they keep what they had.
+func TestAnEtcdThatLostItsDataIsNotLive(t *testing.T) {
+	t.Parallel()
+	m := cluster(t, 1)[0]
+	if err := errors.Join(open(t, slow(m.client)).Found(t.Context(), "c-1"), open(t, slow(m.client)).Found(t.Context(), "c-1")); err != nil {
+		t.Fatal(err)
+	}
+	if err := open(t, slow(m.client)).Found(t.Context(), "c-2"); !errors.Is(err, store.ErrExists) {
+		t.Errorf("found another: %v", err)
+	}
+	config := slow(m.client)
+	config.Cluster = "c-1"
+	a := open(t, config)
+	claim(t, a, storetest.Lease(1, "a"))
+	config.Cluster = "c-2"
+	waitFor(t, open(t, config), "not live in another cluster", func(s store.ClusterSnapshot) bool { return !s.Live && s.Token == "" })
+	m.kill()
+	waitFor(t, a, "away", isAway)
+	if err := os.RemoveAll(filepath.Join(m.dir, "member")); err != nil {
+		t.Fatal(err)
+	}
+	m.start()
+	ready(t, m)
+	for end := time.Now().Add(30 * time.Second); !strings.Contains(fmt.Sprint(a.Stats().Last), "lost its data"); time.Sleep(20 * time.Millisecond) {
+		if s := a.board.Snapshot(); s.Live || len(s.Leases) != 1 || time.Now().After(end) {
+			t.Fatalf("live %v with %v; %v", s.Live, s.Leases, a.Stats().Last)
+		}
+	}
 }
 
 // Of three servers one may be lost, whichever; without two nothing is live, and with two again everything is.

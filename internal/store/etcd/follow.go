@@ -144,6 +144,9 @@ func (c *Client) readAll(ctx context.Context) (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("read %s: %w", c.config.Root, err)
 	}
+	if err := c.ours(resp.Kvs); err != nil {
+		return 0, err
+	}
 	c.count(func(s *Stats) { s.Reads++ })
 	revision := resp.Header.Revision
 	c.identity = identity{resp.Header.ClusterId, resp.Header.RaftTerm}
@@ -170,9 +173,12 @@ type identity struct {
 func (c *Client) sameStore(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*c.config.Probe)
 	defer cancel()
-	resp, err := c.etcd.Get(ctx, c.config.Root+nowhere)
+	resp, err := c.etcd.Get(ctx, c.config.Root+founded)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", c.config.Root, err)
+	}
+	if err := c.ours(resp.Kvs); err != nil {
+		return err
 	}
 	h := resp.Header
 	if h.ClusterId != c.identity.cluster || h.RaftTerm < c.identity.term || h.Revision < c.revision() {
@@ -182,8 +188,43 @@ func (c *Client) sameStore(ctx context.Context) error {
 	return nil
 }
 
-// nowhere is a key that is never written.
-const nowhere = "-"
+// ours makes sure that this is the etcd that the cluster was founded in. One that lost its data looks like a cluster from
+// which everything was deleted, and nodes would follow.
+func (c *Client) ours(kvs []*mvccpb.KeyValue) error {
+	if c.config.Cluster == "" {
+		return nil
+	}
+	for _, kv := range kvs {
+		if string(kv.Key) == c.config.Root+founded {
+			if string(kv.Value) != foundedValue(c.config.Cluster) {
+				return fmt.Errorf("%s says %s: this is the etcd of another cluster than %q", kv.Key, kv.Value, c.config.Cluster)
+			}
+			return nil
+		}
+	}
+	return fmt.Errorf("there is no %s: this etcd lost its data, or never was that of cluster %q", c.config.Root+founded, c.config.Cluster)
+}
+
+// Found writes which cluster this etcd is of, once and for all. It is no error when the same stands there already.
+func (c *Client) Found(ctx context.Context, cluster string) error {
+	key := c.config.Root + founded
+	resp, err := c.etcd.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(key), "=", 0)).
+		Then(clientv3.OpPut(key, foundedValue(cluster))).Else(clientv3.OpGet(key)).Commit()
+	if err != nil {
+		return c.fail("found cluster", err)
+	}
+	if resp.Succeeded {
+		return nil
+	}
+	if kvs := resp.Responses[0].GetResponseRange().Kvs; len(kvs) != 1 || string(kvs[0].Value) != foundedValue(cluster) {
+		return fmt.Errorf("store: etcd: found cluster %q: %w: %s", cluster, store.ErrExists, kvs)
+	}
+	return nil
+}
+
+func foundedValue(cluster string) string {
+	return fmt.Sprintf(`{"schema":%d,"value":{"ID":%q}}`, store.Schema, cluster)
+}
 
 // take puts a response of the watch on the board, and those that have come since with it: a burst is one snapshot.
 func (c *Client) take(resp clientv3.WatchResponse, more clientv3.WatchChan) error {
@@ -249,6 +290,7 @@ func (c *Client) apply(e *store.BoardEdit, event *clientv3.Event) {
 	switch p, err := parseKey(strings.TrimPrefix(key, c.config.Root)); {
 	case err != nil:
 		e.Unread(key, nil)
+	case p.founded:
 	case p.alive != "":
 		e.Alive(p.alive, false)
 		c.beaten(p.alive, 0)
@@ -265,6 +307,7 @@ func (c *Client) put(e *store.BoardEdit, kv *mvccpb.KeyValue) {
 	switch p, err := parseKey(strings.TrimPrefix(key, c.config.Root)); {
 	case err != nil:
 		e.Unread(key, err)
+	case p.founded:
 	case p.alive != "":
 		e.Alive(p.alive, true)
 		c.beaten(p.alive, kv.Lease)

@@ -17,6 +17,7 @@ const (
 	nodes    = "nodes/"
 	claims   = "claims/"
 	alive    = "alive/"
+	founded  = "cluster"
 )
 
 // objectKey is where a network or member stands, below the root.
@@ -31,17 +32,20 @@ func claimKey(l model.Lease) string {
 	return claims + l.Node + "/" + l.Network + "/" + l.Block.String()
 }
 
-// place is what a key stands for: an object, a claim, or a node that is alive.
+// place is what a key stands for: an object, a claim, a node that is alive, or which cluster it all is.
 type place struct {
-	kind  store.Kind // of an object
-	name  string
-	lease model.Lease // of a claim
-	alive string      // node
+	kind    store.Kind // of an object
+	name    string
+	lease   model.Lease // of a claim
+	alive   string      // node
+	founded bool
 }
 
 // parseKey reads a key without the root. Keys may come from anybody: what is not exactly as it would be written is refused.
 func parseKey(key string) (place, error) {
 	switch {
+	case key == founded:
+		return place{founded: true}, nil
 	case strings.HasPrefix(key, networks):
 		name := key[len(networks):]
 		if p, bad := model.CheckName("network", name); bad {

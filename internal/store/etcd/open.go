@@ -23,6 +23,7 @@ type Config struct {
 	Endpoints []string      // URLs
 	TLS       *tls.Config   // the certificate's common name is the user that etcd sees
 	Root      string        // default Root; ends with a slash
+	Cluster   string        // what Found wrote; an etcd that has something else, or nothing, is never live. Empty: not looked at
 	Grace     time.Duration // default 24 h: how long a claim outlives its last renewal; whole seconds, rounded up
 	Alive     time.Duration // default 30 s: how long a heartbeat counts
 	Probe     time.Duration // default 5 s: how often an idle watch is asked for a sign of life; after twice that without any etcd is away

@@ -65,7 +65,7 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 // Failed tells when the server ends by itself.
 func (s *Server) Failed() <-chan error { return s.etcd.Err() }
 
-// Stop ends the server. Nothing that was confirmed is lost.
+// Stop ends the server. Nothing that was confirmed is lost. It takes up to 5 s and two elections while somebody watches.
 func (s *Server) Stop() { s.etcd.Close() }
 
 // quota bounds the file, and with it the address space that etcd maps at once (10 GB unless told): 5,000 nodes with an hour
