@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -30,9 +31,12 @@ func (a *Agent) AddForwards(ctx context.Context, specs []api.ForwardSpec, dryRun
 		return changed, err
 	}
 	defer a.end()
-	list, problems := a.newForwards(specs, func(i int) string { return fmt.Sprintf("[%d]", i) })
-	if len(problems) > 0 {
-		return changed, problems.Err()
+	list, err := judged(ctx, a, func() ([]model.Forward, error) {
+		list, problems := a.newForwards(specs, func(i int) string { return fmt.Sprintf("[%d]", i) })
+		return list, problems.Err()
+	})
+	if err != nil {
+		return changed, err
 	}
 	if err := a.checkPorts(ctx, "", list); err != nil {
 		return changed, err
@@ -41,7 +45,6 @@ func (a *Agent) AddForwards(ctx context.Context, specs []api.ForwardSpec, dryRun
 	for _, f := range list {
 		e.forwards[f.Name()] = &f
 	}
-	var err error
 	if changed.Steps, err = a.commit(ctx, e, dryRun); err != nil {
 		return changed, err
 	}
@@ -118,6 +121,13 @@ func readForward(v model.View, spec api.ForwardSpec) (model.Forward, model.Probl
 		return f, asProblems(err, "publish")
 	}
 	f.Workload, f.Network = spec.Workload, spec.Network
+	if a, err := netip.ParseAddr(f.Workload); err == nil && v.Workloads[f.Workload].Name == "" {
+		var found bool
+		if f.Workload, f.Network, found = whoHas(v, a, f.Network); !found {
+			return f, model.Problems{{Code: model.CodeForwardTarget, Path: "workload", Reason: fmt.Sprintf("no workload has the address %s", a),
+				Fix: "a forward goes to a workload, also one that is not there yet; " + workloadNames(v)}}
+		}
+	}
 	if f.Network == "" {
 		f.Network = DefaultNetwork
 		if w, ok := v.Workloads[f.Workload]; ok {
@@ -129,6 +139,25 @@ func readForward(v model.View, spec api.ForwardSpec) (model.Forward, model.Probl
 			Fix: "attach it to a nat network"}}
 	}
 	return f, nil
+}
+
+// whoHas is the workload that has an address, on the network asked for or on any.
+func whoHas(v model.View, a netip.Addr, network string) (workload, on string, found bool) {
+	for _, name := range slices.Sorted(maps.Keys(v.Workloads)) {
+		for _, e := range v.Workloads[name].Endpoints {
+			if slices.Contains(e.Addrs, a.Unmap()) && (network == "" || network == e.Network) {
+				return name, e.Network, true
+			}
+		}
+	}
+	return "", network, false
+}
+
+func workloadNames(v model.View) string {
+	if len(v.Workloads) == 0 {
+		return "there are no workloads"
+	}
+	return "workloads: " + listed(slices.Sorted(maps.Keys(v.Workloads)))
 }
 
 // asProblems are the problems of an error, below a path; none of no error.

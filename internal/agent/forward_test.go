@@ -44,6 +44,23 @@ func TestForwardsStandAndWait(t *testing.T) {
 	}
 }
 
+// A forward to an address is one to the workload that has it; nobody waits for a workload of that name.
+func TestForwardsToAnAddress(t *testing.T) {
+	d := newWorld(t).start()
+	ctx := context.Background()
+	ip := mustWorkload(t, d, api.WorkloadSpec{Name: "web"}).Endpoints[0].IPs[0]
+	ip, _, _ = strings.Cut(ip, "/")
+	changed := must[api.Changed[[]api.Forward]](t)(d.AddForwards(ctx, []api.ForwardSpec{{Publish: "8081:80", Workload: ip}}, false))
+	if f := changed.Object[0]; f.Workload != "web" || f.Network != DefaultNetwork || !f.Active {
+		t.Errorf("to %s: %+v", ip, f)
+	}
+	_, err := d.AddForwards(ctx, []api.ForwardSpec{{Publish: "8082:80", Workload: "192.168.40.2"}}, false)
+	want := "no workload has the address 192.168.40.2; a forward goes to a workload, also one that is not there yet; workloads: web"
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("to nobody's address: %v", err)
+	}
+}
+
 func TestAThousandForwardsAreOneBatch(t *testing.T) {
 	w := newWorld(t)
 	d := w.start()
