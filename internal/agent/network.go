@@ -54,7 +54,7 @@ func (a *Agent) CreateNetwork(ctx context.Context, m api.Manifest, dryRun bool) 
 	defer a.end()
 	if _, taken := a.view().Networks[m.Metadata.Name]; taken {
 		return none, model.Problem{Code: model.CodeNetworkExists, Path: "metadata.name", Reason: fmt.Sprintf("network %q exists", m.Metadata.Name),
-			Fix: "choose another name, or change it with apply", Example: "flatnet net inspect " + m.Metadata.Name}
+			Fix: fmt.Sprintf("choose another name, or change it: flatnet net set %s (what it is now: flatnet net inspect %s)", m.Metadata.Name, m.Metadata.Name)}
 	}
 	n, err := readNetwork(a.state, m, a.deps.Now().UTC())
 	if err != nil {

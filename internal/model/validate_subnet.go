@@ -146,7 +146,21 @@ func (c *networkCheck) choices(p netip.Prefix) string {
 	return "free choices: " + strings.Join(words, "  ")
 }
 
-func (c *networkCheck) retry() string { return "flatnet net create " + c.net.Name + " --subnet auto" }
+// retry is the command line that would do what was asked with a free subnet.
+func (c *networkCheck) retry() string {
+	if old, exists := c.view.Networks[c.net.Name]; exists && old.Mode != c.net.Mode {
+		return fmt.Sprintf("%s --mode %s --subnet auto", c.command(), c.net.Mode)
+	}
+	return c.command() + " --subnet auto"
+}
+
+// command begins a command line that makes the network, or changes it when there is one.
+func (c *networkCheck) command() string {
+	if _, exists := c.view.Networks[c.net.Name]; exists {
+		return "flatnet net set " + c.net.Name
+	}
+	return "flatnet net create " + c.net.Name
+}
 
 func (c *networkCheck) gateway(s Subnet, path string) {
 	n := c.net

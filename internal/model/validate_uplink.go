@@ -46,17 +46,20 @@ func (c *networkCheck) links(fit func(HostLink) bool) string {
 // a bridge they would answer no more.
 func (c *networkCheck) nic(l HostLink) {
 	p := Problem{Code: CodeBridgedUplink, Path: "spec.uplink", Owner: describeLink(l)}
-	proxied := fmt.Sprintf("flatnet net create %s --mode routed --proxy-arp --uplink %s", c.net.Name, l.Name)
+	proxied := fmt.Sprintf("%s --mode routed --proxy-arp --uplink %s", c.command(), l.Name)
+	if lan, _ := around(l, netip.PrefixFrom(netip.IPv4Unspecified(), 32)); lan.IsValid() {
+		proxied += " --subnet " + partOf(lan).String()
+	}
 	switch {
 	case l.Wireless:
 		p.Reason = fmt.Sprintf("%s is a Wi-Fi link: its access point takes only frames with the link's own MAC (IEEE 802.11), so nothing can be bridged to it", l.Name)
 		p.Fix, p.Example = "addresses of the LAN without a bridge: routed with proxy ARP", proxied
 	case l.Bridge:
 		p.Reason, p.Fix = fmt.Sprintf("%s is a bridge already", l.Name), "name it as the bridge, and no uplink"
-		p.Example = fmt.Sprintf("flatnet net create %s --mode bridged --bridge %s", c.net.Name, l.Name)
+		p.Example = fmt.Sprintf("%s --mode bridged --bridge %s", c.command(), l.Name)
 	case l.Master != "" && l.Master != c.net.BridgeName():
 		p.Reason, p.Fix = fmt.Sprintf("%s is a port of %s", l.Name, l.Master), "a link belongs to one bridge; name that bridge instead"
-		p.Example = fmt.Sprintf("flatnet net create %s --mode bridged --bridge %s", c.net.Name, l.Master)
+		p.Example = fmt.Sprintf("%s --mode bridged --bridge %s", c.command(), l.Master)
 	case len(c.view.Node.Uplinks()) == 1 && c.view.Node.Uplinks()[0].Name == l.Name:
 		p.Reason = fmt.Sprintf("%s is the only way out of this host: bridging it would cut the host off", l.Name)
 		p.Fix, p.Example = "another NIC, or addresses of the LAN without a bridge: routed with proxy ARP", proxied
