@@ -42,15 +42,18 @@ func (a *Agent) Apply(ctx context.Context, manifests []api.Manifest, yes consent
 		return changed, err
 	}
 	defer a.end()
-	p := applying{agent: a, yes: yes, objects: []api.Manifest{}, e: edit{networks: map[string]*model.Network{}, workloads: map[string]*model.Workload{}, forwards: map[string]*model.Forward{}}}
-	if err := p.all(ctx, manifests); err != nil {
+	p, err := judged(ctx, a, func() (applying, error) {
+		p := applying{agent: a, yes: yes, objects: []api.Manifest{}, e: edit{networks: map[string]*model.Network{}, workloads: map[string]*model.Workload{}, forwards: map[string]*model.Forward{}}}
+		err := p.all(ctx, manifests)
+		return p, err
+	})
+	if err != nil {
 		return changed, err
 	}
 	changed.Object = p.objects
 	if p.e.empty() {
 		return changed, nil
 	}
-	var err error
 	if changed.Steps, err = a.commit(ctx, p.e, dryRun); err != nil || dryRun {
 		return changed, err
 	}

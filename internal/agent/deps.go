@@ -119,5 +119,4 @@ type Surveyor interface {
 	Switches(ctx context.Context) (kernel.Switches, error)
 	Attached(ctx context.Context, dir string) ([]kernel.Attachment, error)
 	DefaultRoutes(ctx context.Context) ([]kernel.DefaultRoute, error)
-	WayOut(ctx context.Context, in string, from, to netip.Addr) (link string, err error)
 }

@@ -42,7 +42,6 @@ func (a *Agent) facts(ctx context.Context, v model.View, inside bool) (checkup.F
 	if f.Switches, err = s.Switches(ctx); err != nil {
 		return f, err
 	}
-	f.WaysOut = a.waysOut(ctx, v)
 	if !inside {
 		return f, nil
 	}
@@ -146,35 +145,6 @@ func masterOf(s kernel.Space, link string) string {
 		}
 	}
 	return ""
-}
-
-// waysOut asks the kernel where it would send what networks with an uplink of their own send to the outside.
-func (a *Agent) waysOut(ctx context.Context, v model.View) map[string]string {
-	outside := netip.AddrFrom4([4]byte{198, 51, 100, 1}) // RFC 5737: nobody's
-	ways := map[string]string{}
-	for name, n := range v.Networks {
-		if !n.Active || n.Uplink == "" || !n.Routes() {
-			continue
-		}
-		for _, s := range n.Subnets {
-			if !s.Prefix.Addr().Is4() {
-				continue
-			}
-			link, err := a.deps.Surveyor.WayOut(ctx, n.BridgeName(), someoneIn(s), outside)
-			if err == nil || errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) {
-				ways[name] = link
-			}
-		}
-	}
-	return ways
-}
-
-func someoneIn(s model.Subnet) netip.Addr {
-	a := s.Prefix.Masked().Addr().Next()
-	if a == s.Gateway {
-		a = a.Next()
-	}
-	return a
 }
 
 func isOn(sysctl string) bool {

@@ -392,6 +392,8 @@ func drifted(k *killed) error {
 }
 
 func twiceGiven(k *killed) error {
+	k.Agent.mu.RLock() // it follows the host meanwhile
+	defer k.Agent.mu.RUnlock()
 	seen := map[netip.Addr]string{}
 	var err error
 	for name, w := range k.state.view.Workloads {

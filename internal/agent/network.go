@@ -56,7 +56,7 @@ func (a *Agent) CreateNetwork(ctx context.Context, m api.Manifest, dryRun bool) 
 		return none, model.Problem{Code: model.CodeNetworkExists, Path: "metadata.name", Reason: fmt.Sprintf("network %q exists", m.Metadata.Name),
 			Fix: fmt.Sprintf("choose another name, or change it: flatnet net set %s (what it is now: flatnet net inspect %s)", m.Metadata.Name, m.Metadata.Name)}
 	}
-	n, err := readNetwork(a.state, m, a.deps.Now().UTC())
+	n, err := judged(ctx, a, func() (model.Network, error) { return readNetwork(a.state, m, a.deps.Now().UTC()) })
 	if err != nil {
 		return none, err
 	}
@@ -188,8 +188,12 @@ func (a *Agent) changeNetwork(ctx context.Context, name string, dryRun bool, eve
 	if !ok {
 		return none, notFound("network", name, a.view().Networks)
 	}
-	n := old
-	if err := change(&n); err != nil {
+	n, err := judged(ctx, a, func() (model.Network, error) {
+		n := old
+		err := change(&n)
+		return n, err
+	})
+	if err != nil {
 		return none, err
 	}
 	if sameNetwork(n, old) {

@@ -27,7 +27,7 @@ func (a *Agent) EditNetwork(ctx context.Context, name string, e api.NetworkEdit,
 	if !ok {
 		return changed, notFound("network", name, a.view().Networks)
 	}
-	n, err := readEdit(a.state, old, e)
+	n, err := judged(ctx, a, func() (model.Network, error) { return readEdit(a.state, old, e) })
 	if err != nil {
 		return changed, err
 	}

@@ -104,8 +104,13 @@ func (a *Agent) refreshNode(ctx context.Context) {
 		return
 	}
 	defer a.end()
+	a.learnNode(ctx, node)
+}
+
+// learnNode takes over the facts of the host and reports whether they are others than before. The caller has the token.
+func (a *Agent) learnNode(ctx context.Context, node model.Node) bool {
 	if sameNode(node, a.view().Node) {
-		return
+		return false
 	}
 	a.mu.Lock()
 	a.state.view.Node = node
@@ -113,6 +118,20 @@ func (a *Agent) refreshNode(ctx context.Context) {
 	a.checkOverlaps()
 	a.rerender(ctx)
 	a.writeAllFiles()
+	return true
+}
+
+// judged does what may refuse a request for the host's sake. The facts that are known lag behind by a moment, in which a script has made
+// the link that it names next, or taken away the address in its way: so before a refusal the host is looked at once more.
+func judged[T any](ctx context.Context, a *Agent, judge func() (T, error)) (T, error) {
+	v, err := judge()
+	if err == nil {
+		return v, nil
+	}
+	if node, failed := a.deps.Host.Node(ctx); failed == nil && a.learnNode(ctx, node) {
+		return judge()
+	}
+	return v, err
 }
 
 func sameNode(a, b model.Node) bool {

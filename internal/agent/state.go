@@ -57,6 +57,13 @@ func newState() *state {
 
 // apply makes the change and returns the one that takes it back.
 func (s *state) apply(e edit) (inverse edit) {
+	for name, n := range e.networks {
+		for _, subnet := range s.view.Networks[name].Subnets {
+			if n == nil {
+				delete(s.next, subnet.Prefix) // another network there begins anew
+			}
+		}
+	}
 	return edit{
 		networks:  swap(s.view.Networks, e.networks),
 		workloads: s.applyWorkloads(e.workloads),

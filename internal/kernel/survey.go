@@ -3,7 +3,6 @@ package kernel
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -19,6 +18,7 @@ type Space struct {
 	Links      []LinkInfo
 	Neighbours []NeighbourInfo
 	Defaults   []DefaultRoute
+	ByRules    []DefaultRoute // of other tables than main: rules lead there
 }
 
 // DefaultRoute is a default route of the main table. Two of one metric are two routes, of which IPv4 uses the first; one with
@@ -50,7 +50,7 @@ func (k *Kernel) Survey(ctx context.Context, netns string) (Space, error) {
 		if s.Neighbours, err = listNeighbours(c, names); err != nil {
 			return err
 		}
-		s.Defaults, err = listDefaults(c, names)
+		s.Defaults, s.ByRules, err = listDefaults(c, names)
 		return err
 	})
 	return s, err
@@ -64,25 +64,28 @@ func (k *Kernel) DefaultRoutes(ctx context.Context) ([]DefaultRoute, error) {
 		if err != nil {
 			return err
 		}
-		list, err = listDefaults(c, names)
+		list, _, err = listDefaults(c, names)
 		return err
 	})
 	return list, err
 }
 
-func listDefaults(c *netlink.Conn, names map[int]string) ([]DefaultRoute, error) {
-	var list []DefaultRoute
-	err := dumpRoutes(c, 0, func() { list = nil }, func(r route) {
-		if r.dest.Bits() != 0 || r.table != unix.RT_TABLE_MAIN || r.kind != unix.RTN_UNICAST || r.cloned {
+func listDefaults(c *netlink.Conn, names map[int]string) (main, others []DefaultRoute, err error) {
+	err = dumpRoutes(c, 0, func() { main, others = nil, nil }, func(r route) {
+		if r.dest.Bits() != 0 || r.kind != unix.RTN_UNICAST || r.cloned {
 			return
 		}
 		d := DefaultRoute{V6: r.dest.Addr().Is6(), Metric: r.metric, Proto: protoName(r.proto)}
 		for _, h := range r.hops {
 			d.Hops = append(d.Hops, DefaultHop{h.via, names[h.index]})
 		}
-		list = append(list, d)
+		if r.table == unix.RT_TABLE_MAIN {
+			main = append(main, d)
+		} else {
+			others = append(others, d)
+		}
 	})
-	return list, err
+	return main, others, err
 }
 
 // Attachment is a veth of the host whose other end is in a namespace that somebody keeps by name.
@@ -227,36 +230,4 @@ func (s *Switches) listPorts(c *netlink.Conn, names map[int]string) error {
 		s.Ports[bridge][mac] = names[int(binary.NativeEndian.Uint32(m.Data[4:]))]
 		return nil
 	})
-}
-
-// WayOut is the link by which the host would send on what comes in by a link, its rules of policy routing included. The
-// error is the kernel's: ENETUNREACH without a route, EHOSTUNREACH where the link does not forward.
-func (k *Kernel) WayOut(ctx context.Context, in string, from, to netip.Addr) (link string, err error) {
-	err = k.list(ctx, "", "way out", func(c *netlink.Conn) error {
-		names, err := linkNames(c)
-		if err != nil {
-			return err
-		}
-		index := 0
-		for i, name := range names {
-			if name == in {
-				index = i
-			}
-		}
-		var b netlink.Batch
-		b.Begin(unix.RTM_GETROUTE, 0)
-		header := make([]byte, unix.SizeofRtMsg)
-		header[0], header[1], header[2] = family(to), uint8(to.BitLen()), uint8(from.BitLen())
-		b.Raw(header)
-		b.Bytes(unix.RTA_DST, to.AsSlice())
-		b.Bytes(unix.RTA_SRC, from.AsSlice())
-		b.Uint32(unix.RTA_IIF, uint32(index))
-		errs := c.Do(&b, func(_ int, m netlink.Message) {
-			if r, ok := parseRoute(m.Data); ok {
-				link = names[r.hops[0].index]
-			}
-		})
-		return errors.Join(errs...)
-	})
-	return link, err
 }

@@ -106,20 +106,3 @@ func TestSwitches(t *testing.T) {
 		t.Errorf("ports of br0: %v", s.Ports)
 	}
 }
-
-func TestWayOut(t *testing.T) {
-	k, _ := handMade(t)
-	ctx := context.Background()
-	from, to := netip.MustParseAddr("10.1.0.7"), netip.MustParseAddr("198.51.100.1")
-	if link, err := k.WayOut(ctx, "br0", from, to); !errors.Is(err, unix.ENETUNREACH) {
-		t.Errorf("without a route: %q, %v", link, err)
-	}
-	run(t, "ip route add default via 192.0.2.1")
-	if link, err := k.WayOut(ctx, "br0", from, to); link != "wan" || err != nil {
-		t.Errorf("got %q, %v", link, err)
-	}
-	run(t, "sysctl -qw net.ipv4.conf.br0.forwarding=0")
-	if link, err := k.WayOut(ctx, "br0", from, to); err == nil {
-		t.Errorf("a link that does not forward leads to %q", link)
-	}
-}

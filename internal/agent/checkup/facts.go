@@ -48,7 +48,6 @@ type Facts struct {
 	Forward   [2]bool                 // of IPv4 and IPv6: the host forwards at all
 	Sysctls   []Setting               // what the host's files set of forwarding at boot
 	Before    [2]Past                 // the default route of each family before the last change
-	WaysOut   map[string]string       // of networks with an uplink of their own: the link that leads out; empty: none does
 	Workloads map[string]kernel.Space // by name; of those with a namespace of their own
 	Others    []Other
 	Closed    []string // bridges of others that are kept from the outside on purpose
