@@ -26,7 +26,8 @@ func newForwardAdd(a *app) *cobra.Command {
 	c := &forwardAdd{app: a}
 	cmd := command(a, "add WORKLOAD PUBLISH... [flags]", "publish ports of a workload, also one that is not there yet",
 		"flatnet net forward add web 8080:80 192.0.2.1:5353:53/udp", cobra.MinimumNArgs(2), c.run)
-	cmd.Long = "PUBLISH is [ip:]port[-range]:port[-range][/tcp|udp|sctp], the host's ports first. All are published or none."
+	cmd.Long = "PUBLISH is [ip:]port[-range]:port[-range][/tcp|udp|sctp], the host's ports first. All are published or none.\n" +
+		"WORKLOAD is a name, also of one that comes later, or the address of one that is there."
 	cmd.Flags().StringVar(&c.network, "network", "", "by the workload's endpoint on this network (default: its nat network)")
 	c.change.flags(cmd)
 	cmd.ValidArgsFunction = a.complete(workloadNames)

@@ -50,6 +50,9 @@ func (c *help) run(_ context.Context, args []string, stdout io.Writer) error {
 	if text, err := topicPages.ReadFile("topics/" + strings.Join(args, "-") + ".md"); err == nil {
 		return writePage(stdout, string(text))
 	}
+	if known, err := explainWord(stdout, strings.Join(args, " ")); known {
+		return err
+	}
 	cmd, rest, err := c.root.Find(args)
 	if err != nil || len(rest) > 0 || cmd == c.root {
 		return badUsage("there is no command, code or topic %q; topics: %s", strings.Join(args, " "), strings.Join(topics(), ", "))

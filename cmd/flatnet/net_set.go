@@ -167,7 +167,15 @@ func listUnlessNone(list []string) []string {
 
 // subnetSpecs puts what the flags say into the subnets that there are.
 func (c *netSet) subnetSpecs(old []api.SubnetSpec) ([]api.SubnetSpec, error) {
+	if len(c.subnets) == 1 && c.subnets[0] == none {
+		return []api.SubnetSpec{}, nil
+	}
 	specs := replaceSubnets(old, c.subnets)
+	if c.given("mode") && !c.given("gateway") { // another mode's may be somebody else: the daemon knows what is to stay
+		for i := range specs {
+			specs[i].Gateway = ""
+		}
+	}
 	if on := c.ipv6.is; on != nil {
 		has := slices.ContainsFunc(specs, func(s api.SubnetSpec) bool { return isIPv6(s.Subnet) })
 		switch {

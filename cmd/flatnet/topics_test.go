@@ -109,3 +109,22 @@ func TestPagesSayEachThingOnce(t *testing.T) {
 		}
 	}
 }
+
+// Whoever asks by a word of another tool, or of the field, gets a page; one that a tool's name leads to speaks of that tool.
+func TestHelpKnowsWordsOfOthers(t *testing.T) {
+	words := []string{"from libvirt", "from kvm", "from ovs", "from openvswitch", "from podman", "from iptables", "from ip netns", "from virtualbox", "from Docker",
+		"nat", "NAT", "bridged", "routed", "host-only", "isolated", "vmnet8", "VMnet0", "dhcp", "vlan", "masquerade", "proxy-arp", "uplink", "gateway"}
+	for tool := range toolPages() {
+		words = append(words, "from "+tool)
+	}
+	for word := range wordNotes() {
+		words = append(words, word)
+	}
+	for _, word := range words {
+		var out bytes.Buffer
+		root := newRoot(testApp("/none", &bytes.Buffer{}, &bytes.Buffer{}))
+		if err := (&help{root}).run(t.Context(), strings.Fields(word), &out); err != nil || out.Len() < 1000 {
+			t.Errorf("help %s: %d bytes, %v", word, out.Len(), err)
+		}
+	}
+}
