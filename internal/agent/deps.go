@@ -67,6 +67,8 @@ type Host interface {
 	Owner(ctx context.Context, l Listener) string
 	// FlushConntrack forgets the connections that were first sent to these ports of dest; of any address when that is zero.
 	FlushConntrack(ctx context.Context, proto model.Proto, dest netip.Addr, ports model.Ports) (int, error)
+	// ForgetNeighbour has a namespace ask anew who has an address on one of its links.
+	ForgetNeighbour(ctx context.Context, netns, link string, addr netip.Addr) error
 	// FlushConntrackFrom forgets the connections that were begun from an address in the prefix; only those that nobody has answered, or all.
 	FlushConntrackFrom(ctx context.Context, prefix netip.Prefix, unrepliedOnly bool) (int, error)
 	// Watch calls each for what changes, one call at a time, until ctx ends. The first event is a Resync.

@@ -37,6 +37,25 @@ func TestARouteThatOverlapsIsAConflictUntilItGoes(t *testing.T) {
 	}
 }
 
+// A script names a link in the line after the one that made it: the kernel's word of it is still on its way.
+func TestTheHostIsLookedAtAgainBeforeARefusal(t *testing.T) {
+	w := newWorld(t)
+	d := w.start()
+	bridged := func() error {
+		_, err := d.CreateNetwork(context.Background(), network("lan", api.NetworkSpec{Mode: "bridged", Uplink: "eth7"}), true)
+		return err
+	}
+	if err := bridged(); err == nil {
+		t.Fatal("a link that is not there was taken")
+	}
+	w.host.set(func(h *fakeHost) {
+		h.node.Links = append(slices.Clone(h.node.Links), model.HostLink{Name: "eth7", MTU: 1500, Up: true})
+	})
+	if err := bridged(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestTheMTUFollowsTheUplink(t *testing.T) {
 	w := newWorld(t)
 	d := w.start()

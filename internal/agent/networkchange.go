@@ -137,6 +137,25 @@ func (a *Agent) changed(ctx context.Context, c change) {
 	if leavesOtherwise(c.old, c.net) {
 		a.flushUnreplied(ctx, c)
 	}
+	if (c.old.Mode == model.Bridged) != (c.net.Mode == model.Bridged) {
+		a.forgetGateways(ctx, c.net)
+	}
+}
+
+// forgetGateways has workloads ask anew for their gateway, which was a machine of the LAN before and is the host now, or the reverse.
+func (a *Agent) forgetGateways(ctx context.Context, n model.Network) {
+	for _, name := range attached(a.view(), n.Name) {
+		w := a.view().Workloads[name]
+		e, _ := w.Endpoint(n.Name)
+		for _, s := range n.Subnets {
+			if w.Netns == "" || !s.Gateway.IsValid() {
+				continue
+			}
+			if err := a.deps.Host.ForgetNeighbour(ctx, w.Netns, e.IfName, s.Gateway); err != nil {
+				a.deps.Log.Warn("forget the gateway of before", "workload", name, "err", err)
+			}
+		}
+	}
 }
 
 // leavesOtherwise reports whether what leaves the network has another source, or another way, than before.

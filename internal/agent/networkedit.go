@@ -152,7 +152,7 @@ func inherit(spec *api.NetworkSpec, old model.Network, e api.NetworkEdit) {
 	if e.Bridge == nil && (old.BorrowsBridge() && (bridging || spec.Uplink != "") || !n.HasBridge()) {
 		spec.Bridge = ""
 	}
-	if !n.NeedsSubnet() && (bridging || n.Mode != model.Bridged) {
+	if e.Subnets == nil && !n.NeedsSubnet() && (bridging || n.Mode != model.Bridged) {
 		spec.Subnets = withoutGateways(spec.Subnets, old)
 	}
 }

@@ -276,6 +276,13 @@ func (h *fakeHost) FlushConntrack(_ context.Context, proto model.Proto, dest net
 	return 1, nil
 }
 
+func (h *fakeHost) ForgetNeighbour(_ context.Context, netns, link string, addr netip.Addr) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.flushed = append(h.flushed, fmt.Sprintf("neighbour %s of %s in %s", addr, link, netns))
+	return nil
+}
+
 func (h *fakeHost) FlushConntrackFrom(_ context.Context, prefix netip.Prefix, unrepliedOnly bool) (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
