@@ -123,7 +123,7 @@ func (c *netCreate) manifest(name string) (api.Manifest, error) {
 		spec.Guard = &no
 	}
 	if c.driver != "bridge" {
-		return m, badUsage("--driver %s: only docker's bridge is known here; flatnet's own word is --mode", c.driver)
+		return m, badUsage("--driver %s: %s", c.driver, c.otherDriver(name))
 	}
 	if c.intern {
 		if c.mode != "" && c.mode != "host-only" {
@@ -211,6 +211,32 @@ func parseLabels(flags []string) (map[string]string, error) {
 		m[k] = v
 	}
 	return m, nil
+}
+
+// otherDriver says what stands here for a driver of docker's that is not its bridge.
+func (c *netCreate) otherDriver(name string) string {
+	nic, subnet := "NIC", "PART-OF-THE-LAN"
+	for _, o := range c.opts {
+		if value, ok := strings.CutPrefix(o, "parent="); ok {
+			nic = value
+		}
+	}
+	if len(c.ranges) > 0 {
+		subnet = c.ranges[0] // the part of the LAN that docker was to take
+	}
+	bridged := fmt.Sprintf("flatnet net create %s --mode bridged --uplink %s", name, nic)
+	proxied := fmt.Sprintf("flatnet net create %s --mode routed --proxy-arp --uplink %s --subnet %s", name, nic, subnet)
+	switch c.driver {
+	case "macvlan":
+		return fmt.Sprintf("addresses of the LAN are mode bridged here:\n    %s\n  where %s has the host's own addresses:\n    %s", bridged, nic, proxied)
+	case "ipvlan":
+		return fmt.Sprintf("addresses of the LAN behind one MAC are proxy ARP here:\n    %s\n  with MACs of their own:\n    %s", proxied, bridged)
+	case "overlay":
+		return "networks over several hosts come later"
+	case "host", "none", "null":
+		return "that is no network here: flatnet run --network " + strings.Replace(c.driver, "null", "none", 1)
+	}
+	return "only docker's bridge is known here; flatnet's own word is --mode"
 }
 
 // applyDockerOptions translates docker's -o key=value.

@@ -84,6 +84,9 @@ func (c *networkCheck) mode() bool {
 	}
 	p := Problem{Code: CodeMode, Path: "spec.mode", Reason: "mode " + quote(string(n.Mode)) + " is not known",
 		Fix: "modes: nat, routed, bridged, host-only, isolated, cable", Example: "nat"}
+	if meant, remark := meantMode(string(n.Mode)); meant != "" {
+		p.Fix, p.Example = fmt.Sprintf("did you mean %s%s? %s", meant, remark, p.Fix), string(meant)
+	}
 	if n.Mode == "cluster" {
 		p.Code, p.Reason = CodeModeComing, fmt.Sprintf("mode %q is coming in a later version", n.Mode)
 	}

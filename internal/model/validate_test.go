@@ -80,6 +80,11 @@ func TestNetworkProblemsReadAsWritten(t *testing.T) {
 		{"name-long", func(n *Network) { n.Name = strings.Repeat("x", 200) }},
 		{"name-built-in", func(n *Network) { n.Name = "none" }},
 		{"mode-unknown", func(n *Network) { n.Mode = "natt" }},
+		{"mode-of-libvirt", func(n *Network) { n.Mode = "route" }},
+		{"mode-of-docker", func(n *Network) { n.Mode = "bridge" }},
+		{"mode-of-vmware", func(n *Network) { n.Mode = "LAN segment" }},
+		{"mode-in-capitals", func(n *Network) { n.Mode = "NAT" }},
+		{"mode-of-two", func(n *Network) { n.Mode = "internal" }},
 		{"mode-coming", func(n *Network) { n.Mode = "bridged" }},
 		{"bridge-long", func(n *Network) { n.Bridge = "a-much-too-long-name" }},
 		{"bridge-dots", func(n *Network) { n.Bridge = ".." }},
@@ -335,5 +340,15 @@ func TestProblemsAreErrors(t *testing.T) {
 	}
 	if Problems(nil).Err() != nil {
 		t.Error("no problems are an error")
+	}
+}
+
+// What people call a network elsewhere leads to one of the modes here.
+func TestModesOfOthers(t *testing.T) {
+	for word, want := range map[string]Mode{"route": Routed, "open": Routed, "bridge": Bridged, "vmnet0": Bridged, "vmnet1": HostOnly, "VMnet8": NAT,
+		"internal": HostOnly, "LAN segment": Isolated, "Host only": HostOnly, "macvlan": Bridged, "ipvlan": Routed, "wlan": ""} {
+		if got, _ := meantMode(word); got != want {
+			t.Errorf("%s means %q, want %q", word, got, want)
+		}
 	}
 }
