@@ -12,6 +12,11 @@ func wordOfOthers(group, word string) string {
 		return map[string]string{
 			"destroy": "flatnet net stop NAME, or for good flatnet net rm NAME",
 			"dumpxml": "flatnet get network NAME",
+			"update":  netSetHint, "modify": netSetHint, "change": netSetHint, "alter": netSetHint, "config": netSetHint,
+			"attach": "flatnet connect NETWORK WORKLOAD", "detach": "flatnet disconnect NETWORK WORKLOAD",
+			"addif": addifHint, "add-port": addifHint, "rename": renameHint, "add": "flatnet net create NAME", "new": "flatnet net create NAME",
+			"publish": "flatnet net forward add WORKLOAD 8080:80", "port": "flatnet net forward ls", "restart": "flatnet net stop NAME && flatnet net start NAME",
+			"apply": "flatnet apply -f FILE", "get": "flatnet get network NAME", "dhcp-leases": "flatnet ep ls --network NAME",
 		}[word]
 	}
 	if group == "show" {
@@ -44,10 +49,23 @@ func wordOfOthers(group, word string) string {
 		"bridge": "flatnet show bridges", "bridges": "flatnet show bridges", "brctl": "flatnet show bridges; more: flatnet help from brctl",
 		"route": "flatnet show routes", "routes": "flatnet show routes", "link": "flatnet show links", "links": "flatnet show links",
 		"neigh": "flatnet show neigh", "arp": "flatnet show neigh", "nft": "flatnet show nft", "rules": "flatnet show nft",
-		"addbr": "flatnet net create NAME --bridge BRIDGE", "delbr": "flatnet net rm NAME", "addif": "flatnet connect NET WORKLOAD", "delif": "flatnet disconnect NET WORKLOAD",
+		"addbr": "flatnet net create NAME --bridge BRIDGE", "delbr": "flatnet net rm NAME", "addif": addifHint, "delif": delifHint,
+		"add-br": "flatnet net create NAME --bridge BRIDGE", "del-br": "flatnet net rm NAME", "list-br": "flatnet net ls", "list-ports": "flatnet ep ls --network NAME",
+		"add-port": addifHint, "del-port": delifHint,
+		"set": netSetHint, "edit": "flatnet net edit NAME", "update": netSetHint, "modify": netSetHint, "change": netSetHint, "rename": renameHint,
+		"create": "a network: flatnet net create NAME; a workload: flatnet run -d --name NAME -- COMMAND", "define": "flatnet net define NAME",
+		"delete": "a network: flatnet net rm NAME; a workload: flatnet rm NAME", "destroy": "a network: flatnet net stop NAME; a workload: flatnet rm -f NAME",
+		"prune": "flatnet net prune", "publish": "flatnet net forward add WORKLOAD 8080:80",
 		"domiflist": "flatnet ep inspect WORKLOAD", "attach-interface": "flatnet connect NET WORKLOAD", "detach-interface": "flatnet disconnect NET WORKLOAD",
 	}[word]
 }
+
+const (
+	netSetHint = "flatnet net set NAME --mtu 1400 (all it changes: flatnet help net set), or flatnet net edit NAME"
+	addifHint  = "a NIC: flatnet net set NAME --mode bridged --uplink eth1; a workload: flatnet connect NETWORK WORKLOAD"
+	delifHint  = "a NIC: flatnet net set NAME --mode isolated; a workload: flatnet disconnect NETWORK WORKLOAD"
+	renameHint = "a name stays; make another (flatnet net create NAME, flatnet run --name NAME) and remove the old one"
+)
 
 // dockerTerminal takes docker's -i and -t, which ask for what a command here has anyway.
 func dockerTerminal(cmd *cobra.Command) {
