@@ -76,7 +76,17 @@ func (a *Agent) Repair(ctx context.Context, dryRun bool) ([]api.Step, error) {
 func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
 	seen := a.look(ctx, true)
 	a.looks.note(seen)
-	return slices.Concat(a.known(), seen.findings), nil
+	list := slices.Concat(a.known(), seen.findings)
+	slices.SortStableFunc(list, func(a, b api.Finding) int { return cause(a) - cause(b) })
+	return list, nil
+}
+
+// cause orders findings: what is first is why there are others.
+func cause(f api.Finding) int {
+	if f.Code == checkup.CodeDownLink {
+		return 0
+	}
+	return 1
 }
 
 // known are the findings that cost no look.

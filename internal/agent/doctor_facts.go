@@ -17,7 +17,6 @@ import (
 	"github.com/flatnet/flatnet/internal/dataplane"
 	"github.com/flatnet/flatnet/internal/kernel"
 	"github.com/flatnet/flatnet/internal/model"
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -37,7 +36,11 @@ func (a *Agent) facts(ctx context.Context, v model.View, inside bool) (checkup.F
 		return f, err
 	}
 	f.Host = host[dataplane.HostNetns]
-	a.past.note(f.Host.Defaults, a.deps.Now()) // the kernel's message of a change may still be on its way
+	addrs := map[string][]netip.Prefix{}
+	for _, l := range f.Host.Links {
+		addrs[l.Name] = l.Addrs
+	}
+	a.past.note(f.Host.Defaults, addrs, a.deps.Now()) // the kernel's message of a change may still be on its way
 	f.Before = a.past.before()
 	if f.Switches, err = s.Switches(ctx); err != nil {
 		return f, err

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -20,8 +21,8 @@ import (
 type past struct {
 	mu    sync.Mutex
 	known bool
-	facts []model.HostRoute       // what the node told, when it was looked at
-	now   [2]*kernel.DefaultRoute // of IPv4 and IPv6; nil: none
+	facts []model.HostRoute // what the node told, when it was looked at
+	now   [2]*checkup.Past  // of IPv4 and IPv6; nil: none
 	was   [2]checkup.Past
 	by    string // who changed rules of ours last, as nft[4711]
 }
@@ -57,20 +58,33 @@ func (p *past) changed(node model.Node) bool {
 	return !same
 }
 
-// note takes the default routes as they are now.
-func (p *past) note(all []kernel.DefaultRoute, at time.Time) {
+// note takes the default routes as they are now, and the addresses of links.
+func (p *past) note(all []kernel.DefaultRoute, addrs map[string][]netip.Prefix, at time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i := range p.now {
-		best := bestDefault(all, i == 1)
-		switch old := p.now[i]; {
-		case best != nil && sameDefault(p.was[i].Route, *best):
-			p.was[i] = checkup.Past{} // it came back
-		case old != nil && (best == nil || !sameDefault(*old, *best)):
-			p.was[i] = checkup.Past{Route: *old, Until: at}
+		var now *checkup.Past
+		if best := bestDefault(all, i == 1); best != nil {
+			now = &checkup.Past{Route: *best, Addrs: ofFamily(addrs[best.Hops[0].Link], i == 1)}
 		}
-		p.now[i] = best
+		old := p.now[i]
+		same := old != nil && now != nil && sameDefault(old.Route, now.Route)
+		switch {
+		case now != nil && sameDefault(p.was[i].Route, now.Route):
+			p.was[i] = checkup.Past{} // it came back
+		case old != nil && !same:
+			p.was[i] = checkup.Past{Route: old.Route, Addrs: old.Addrs, Until: at}
+		}
+		if same && len(now.Addrs) == 0 {
+			now.Addrs = old.Addrs // they go before the route
+		}
+		p.now[i] = now
 	}
+}
+
+// ofFamily are the global addresses of a family.
+func ofFamily(all []netip.Prefix, v6 bool) []netip.Prefix {
+	return slices.DeleteFunc(slices.Clone(all), func(p netip.Prefix) bool { return p.Addr().Is6() != v6 || p.Addr().IsLinkLocalUnicast() })
 }
 
 func bestDefault(all []kernel.DefaultRoute, v6 bool) *kernel.DefaultRoute {
@@ -97,7 +111,11 @@ func (a *Agent) notePast(ctx context.Context, node model.Node) {
 		a.deps.Log.Warn("read the default routes", "err", err)
 		return
 	}
-	a.past.note(all, a.deps.Now())
+	addrs := map[string][]netip.Prefix{}
+	for _, l := range node.Links {
+		addrs[l.Name] = l.Addrs
+	}
+	a.past.note(all, addrs, a.deps.Now())
 }
 
 // eventRepaired is the type of events that tell of drift undone.

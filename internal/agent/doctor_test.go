@@ -41,7 +41,7 @@ func TestPastDefaultRoutes(t *testing.T) {
 	} {
 		var p past
 		for at, last := range c.seen {
-			p.note(via(last), time.Unix(int64(at), 0))
+			p.note(via(last), nil, time.Unix(int64(at), 0))
 		}
 		was := p.before()[0]
 		got := "none"
@@ -51,6 +51,19 @@ func TestPastDefaultRoutes(t *testing.T) {
 		if got != c.want || !p.before()[1].Until.IsZero() {
 			t.Errorf("%v: %s, want %s", c.seen, got, c.want)
 		}
+	}
+}
+
+// A link that goes down loses its IPv6 addresses before its routes: the last ones are remembered.
+func TestPastRemembersAddresses(t *testing.T) {
+	var p past
+	v6 := []kernel.DefaultRoute{{V6: true, Hops: []kernel.DefaultHop{{Via: netip.MustParseAddr("2001:db8::1"), Link: "eth0"}}}}
+	lan := []netip.Prefix{netip.MustParsePrefix("192.0.2.10/24"), netip.MustParsePrefix("2001:db8::10/64"), netip.MustParsePrefix("fe80::1/64")}
+	p.note(v6, map[string][]netip.Prefix{"eth0": lan}, time.Unix(0, 0))
+	p.note(v6, map[string][]netip.Prefix{"eth0": lan[:1]}, time.Unix(1, 0))
+	p.note(nil, nil, time.Unix(2, 0))
+	if was := p.before()[1]; was.Until.Unix() != 2 || len(was.Addrs) != 1 || was.Addrs[0] != lan[1] {
+		t.Errorf("got %+v", was)
 	}
 }
 

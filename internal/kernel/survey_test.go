@@ -2,12 +2,8 @@ package kernel_test
 
 import (
 	"context"
-	"errors"
-	"net/netip"
 	"path/filepath"
 	"testing"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/flatnet/flatnet/internal/kernel"
 	"github.com/flatnet/flatnet/internal/kernel/netns"
@@ -42,6 +38,9 @@ func TestSurveyTellsDefaultRoutesApart(t *testing.T) {
 	s, err := k.Survey(context.Background(), "")
 	if err != nil {
 		t.Fatal(err)
+	}
+	if len(s.ByRules) != 1 || s.ByRules[0].Hops[0].Via.String() != "192.0.2.5" {
+		t.Errorf("of other tables: %+v", s.ByRules)
 	}
 	var got []string
 	for _, d := range s.Defaults {

@@ -71,7 +71,6 @@ func healthy() Facts {
 		},
 		Switches: kernel.Switches{Forwards: map[string]bool{"eth0": true, "fn-lab": true}, Ports: map[string]map[model.MAC]string{}},
 		Forward:  [2]bool{true, true},
-		WaysOut:  map[string]string{},
 		Workloads: map[string]kernel.Space{
 			"web": inside(web, kernel.LinkInfo{Addrs: []netip.Prefix{prefix("10.66.0.2/24"), prefix("fd66::2/64")}}, v4, v6),
 			"db":  inside(db, kernel.LinkInfo{Addrs: []netip.Prefix{prefix("10.66.0.3/24"), prefix("fd66::3/64")}}, v4, v6),
@@ -109,6 +108,21 @@ func space(f *Facts, workload string, change func(*kernel.Space)) {
 	f.Workloads[workload] = s
 }
 
+var unplugged = []string{"NO-CARRIER", "BROADCAST", "MULTICAST", "UP"}
+
+// bound binds lab to another link than that of the default routes.
+func bound(f *Facts) {
+	network(f, func(n *model.Network) { n.Uplink = "eth1" })
+	f.Host.Links = append(f.Host.Links, kernel.LinkInfo{Name: "eth1", Flags: up})
+}
+
+// bridged makes lab one with a NIC.
+func bridged(f *Facts) {
+	network(f, func(n *model.Network) { n.Mode, n.Uplink = model.Bridged, "eth1" })
+	f.Host.Links[1].Addrs = nil
+	f.Host.Links = append(f.Host.Links, kernel.LinkInfo{Name: "eth1", Flags: up, Master: "fn-lab"})
+}
+
 var cases = []struct {
 	name   string
 	change func(*Facts)
@@ -134,13 +148,13 @@ var cases = []struct {
 	{"the bridge does not forward", func(f *Facts) { f.Switches.Forwards["fn-lab"] = false }},
 	{"no default route, as far as is known", func(f *Facts) { f.Host.Defaults = nil }},
 	{"the default routes are lost", func(f *Facts) {
-		f.Before = [2]Past{{f.Host.Defaults[0], noon}, {f.Host.Defaults[1], noon}}
+		f.Before = [2]Past{{Route: f.Host.Defaults[0], Until: noon}, {Route: f.Host.Defaults[1], Until: noon}}
 		f.Host.Defaults = nil
 	}},
 	{"a router's advertisements are not heeded", func(f *Facts) {
 		lost := f.Host.Defaults[1]
 		lost.Proto = "ra"
-		f.Before[1] = Past{lost, noon}
+		f.Before[1] = Past{Route: lost, Until: noon}
 		f.Host.Defaults = f.Host.Defaults[:1]
 		f.View.Node.Links[0].AcceptRA = 1
 	}},
@@ -149,13 +163,13 @@ var cases = []struct {
 	}},
 	{"the router is silent, and was another", func(f *Facts) {
 		f.Host.Neighbours = []kernel.NeighbourInfo{{Addr: addr("192.0.2.1"), Link: "eth0", State: "FAILED"}}
-		f.Before[0] = Past{defaultVia("192.0.2.7", "eth0", 0), noon}
+		f.Before[0] = Past{Route: defaultVia("192.0.2.7", "eth0", 0), Until: noon}
 	}},
 	{"the router is silent, and only the link's carrier was missing before", func(f *Facts) {
 		f.Host.Neighbours = []kernel.NeighbourInfo{{Addr: addr("192.0.2.1"), Link: "eth0", State: "FAILED"}}
-		f.Before[0] = Past{defaultVia("192.0.2.1", "eth0", 100), noon}
+		f.Before[0] = Past{Route: defaultVia("192.0.2.1", "eth0", 100), Until: noon}
 	}},
-	{"the uplink has no carrier", func(f *Facts) { f.Host.Links[0].Flags = []string{"NO-CARRIER", "BROADCAST", "MULTICAST", "UP"} }},
+	{"the uplink has no carrier", func(f *Facts) { f.Host.Links[0].Flags = unplugged }},
 	{"two default routes", func(f *Facts) { f.Host.Defaults = append(f.Host.Defaults, defaultVia("192.0.2.2", "eth0", 0)) }},
 	{"two default routes, the first to nobody", func(f *Facts) {
 		f.Host.Defaults = append(f.Host.Defaults, defaultVia("192.0.2.2", "eth0", 0))
@@ -165,23 +179,71 @@ var cases = []struct {
 		f.Host.Defaults[0].Hops = append(f.Host.Defaults[0].Hops, kernel.DefaultHop{Via: addr("192.0.2.2"), Link: "eth0"})
 		f.Host.Defaults = append(f.Host.Defaults, defaultVia("192.0.2.3", "eth0", 100))
 	}},
-	{"the network's uplink is another", func(f *Facts) {
-		network(f, func(n *model.Network) { n.Uplink = "eth1" })
-		f.Host.Links = append(f.Host.Links, kernel.LinkInfo{Name: "eth1", Flags: up})
-		f.WaysOut["lab"] = "eth0"
+	{"the network's uplink is another", bound},
+	{"the network's uplink is another, for IPv6 only", func(f *Facts) {
+		bound(f)
+		f.Host.Defaults[0].Hops[0].Link = "eth1"
 	}},
-	{"nothing leads to the network's uplink", func(f *Facts) {
-		network(f, func(n *model.Network) { n.Uplink = "eth1" })
-		f.Host.Links = append(f.Host.Links, kernel.LinkInfo{Name: "eth1", Flags: up})
-		f.WaysOut["lab"] = ""
+	{"the network's uplink has a worse default route, and somebody the documentation's addresses", func(f *Facts) {
+		bound(f)
+		f.Host.Links = append(f.Host.Links, kernel.LinkInfo{Name: "br9", Kind: "bridge", Flags: up, Addrs: []netip.Prefix{prefix("198.51.100.1/24")}})
+		f.Host.Defaults = append(f.Host.Defaults, defaultVia("198.18.0.1", "eth1", 100))
+	}},
+	{"the network's uplink is one of two hops", func(f *Facts) {
+		bound(f)
+		f.Host.Defaults = f.Host.Defaults[:1]
+		f.Host.Defaults[0].Hops = append(f.Host.Defaults[0].Hops, kernel.DefaultHop{Via: addr("198.18.0.1"), Link: "eth1"})
 	}},
 	{"the network's uplink is not there, which is told elsewhere", func(f *Facts) {
 		network(f, func(n *model.Network) { n.Uplink = "eth1" })
-		f.WaysOut["lab"] = "eth0"
 	}},
 	{"the network's uplink is led to by a rule", func(f *Facts) {
-		network(f, func(n *model.Network) { n.Uplink = "eth1" })
-		f.WaysOut["lab"] = "eth1"
+		bound(f)
+		f.Host.ByRules = []kernel.DefaultRoute{defaultVia("198.18.0.1", "eth1", 0), defaultVia("2001:db8:1::1", "eth1", 0)}
+	}},
+	{"the network's uplink has no carrier", func(f *Facts) {
+		bound(f)
+		f.Host.Links[len(f.Host.Links)-1].Flags = unplugged
+	}},
+	{"the link that led out is down", func(f *Facts) {
+		f.Before = [2]Past{{Route: f.Host.Defaults[0], Until: noon, Addrs: []netip.Prefix{prefix("192.0.2.10/24")}}, {Route: f.Host.Defaults[1], Until: noon, Addrs: []netip.Prefix{prefix("2001:db8::10/64")}}}
+		f.Host.Defaults = nil
+		f.Host.Links[0].Flags, f.Host.Links[0].Addrs = []string{"BROADCAST", "MULTICAST"}, []netip.Prefix{prefix("192.0.2.10/24")}
+	}},
+	{"a link that may have led out is down", func(f *Facts) {
+		f.Host.Defaults = nil
+		f.Host.Links[0].Flags = []string{"BROADCAST", "MULTICAST"}
+	}},
+	{"the link that led out is gone", func(f *Facts) {
+		f.Before[0] = Past{Route: f.Host.Defaults[0], Until: noon}
+		f.Host.Defaults, f.Host.Links = f.Host.Defaults[1:], f.Host.Links[1:]
+	}},
+	{"the default route was moved to a link without carrier", func(f *Facts) {
+		f.Before[0] = Past{Route: f.Host.Defaults[0], Until: noon}
+		f.Host.Links = append(f.Host.Links, kernel.LinkInfo{Name: "eth1", Flags: unplugged})
+		f.Host.Defaults[0] = defaultVia("198.18.0.1", "eth1", 0)
+	}},
+	{"addresses on a bridged NIC", func(f *Facts) {
+		bridged(f)
+		f.Host.Links[len(f.Host.Links)-1].Addrs = []netip.Prefix{prefix("198.51.100.10/24"), prefix("fe80::1/64"), prefix("2001:db8:1::10/64")}
+	}},
+	{"an address and the default route on a port of a bridge that a network borrows", func(f *Facts) {
+		network(f, func(n *model.Network) { n.Mode, n.Bridge = model.Bridged, "br0" })
+		f.Host.Links = append(f.Host.Links, kernel.LinkInfo{Name: "br0", Kind: "bridge", Flags: up}, kernel.LinkInfo{Name: "eth1", Flags: up, Master: "br0", Addrs: []netip.Prefix{prefix("198.51.100.10/24")}})
+		f.Host.Defaults[0] = defaultVia("198.51.100.1", "eth1", 100)
+	}},
+	{"a bridged NIC without addresses", bridged},
+	{"a NIC in the bridge of an isolated network", func(f *Facts) {
+		network(f, func(n *model.Network) { n.Mode = model.Isolated })
+		f.Host.Links = append(f.Host.Links, kernel.LinkInfo{Name: "eth2", Flags: up, Master: "fn-lab"})
+	}},
+	{"a guest by hand in the bridge of a host-only network", func(f *Facts) {
+		network(f, func(n *model.Network) { n.Mode = model.HostOnly })
+		f.Host.Links = append(f.Host.Links, kernel.LinkInfo{Name: "tap7", Kind: "tun", Flags: up, Master: "fn-lab"})
+	}},
+	{"a second NIC in a bridged network", func(f *Facts) {
+		bridged(f)
+		f.Host.Links = append(f.Host.Links, kernel.LinkInfo{Name: "eth2", Flags: up, Master: "fn-lab"})
 	}},
 	{"routed", func(f *Facts) { network(f, func(n *model.Network) { n.Mode = model.Routed }) }},
 	{"routed, masqueraded", func(f *Facts) { network(f, func(n *model.Network) { n.Mode, n.Masquerade = model.Routed, true }) }},

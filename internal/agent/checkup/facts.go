@@ -21,16 +21,19 @@ import (
 
 // The codes of findings, stable for ever.
 const (
-	CodeForwarding  = "FN5003" // forwarding is off
-	CodeLinkCloses  = "FN5201" // one link does not forward
-	CodeNoDefault   = "FN5202" // the host has no default route
-	CodeOtherUplink = "FN5203" // a network may leave by a link that nothing leads to
-	CodeDeadRouter  = "FN5204" // the default route leads to nobody
-	CodeTwoDefaults = "FN5205" // two default routes of one metric
-	CodeReturnRoute = "FN5206" // the LAN needs a route to a routed network
-	CodeInnerRoute  = "FN5301" // a workload's default route
-	CodeDuplicate   = "FN5302" // two have one address
-	CodeOtherRoute  = "FN5303" // the default route of a namespace that is not ours
+	CodeForwarding   = "FN5003" // forwarding is off
+	CodeLinkCloses   = "FN5201" // one link does not forward
+	CodeNoDefault    = "FN5202" // the host has no default route
+	CodeOtherUplink  = "FN5203" // a network may leave by a link that nothing leads to
+	CodeDeadRouter   = "FN5204" // the default route leads to nobody
+	CodeTwoDefaults  = "FN5205" // two default routes of one metric
+	CodeReturnRoute  = "FN5206" // the LAN needs a route to a routed network
+	CodeDownLink     = "FN5207" // a link that networks leave by is down
+	CodeStrayAddress = "FN5208" // an address on a port of a bridge
+	CodeStrayPort    = "FN5209" // a link of others in a bridge of ours
+	CodeInnerRoute   = "FN5301" // a workload's default route
+	CodeDuplicate    = "FN5302" // two have one address
+	CodeOtherRoute   = "FN5303" // the default route of a namespace that is not ours
 )
 
 // The levels of a finding.
@@ -56,7 +59,8 @@ type Facts struct {
 // Past is a default route that was.
 type Past struct {
 	Route kernel.DefaultRoute
-	Until time.Time // zero: no change was seen
+	Until time.Time      // zero: no change was seen
+	Addrs []netip.Prefix // the host's on its link, of the route's family
 }
 
 // Setting is a line of a file that sysctl reads.
@@ -85,9 +89,9 @@ func (o Other) inner() (kernel.LinkInfo, bool) {
 	return kernel.LinkInfo{}, false
 }
 
-// Findings are all that the facts tell, in the order host, networks, workloads.
+// Findings are all that the facts tell, in the order links, host, networks, workloads.
 func Findings(f Facts) []api.Finding {
-	return slices.Concat(forwarding(f), closedLinks(f), defaults(f), pinned(f), returnRoutes(f), innerRoutes(f), duplicates(f), otherRoutes(f))
+	return slices.Concat(downLinks(f), strayAddresses(f), strayPorts(f), forwarding(f), closedLinks(f), defaults(f), pinned(f), returnRoutes(f), innerRoutes(f), duplicates(f), otherRoutes(f))
 }
 
 // family is 0 for IPv4 and 1 for IPv6.
@@ -107,19 +111,23 @@ func (v family) String() string { return [...]string{"IPv4", "IPv6"}[v] }
 // flag is what `ip` needs to be told; it ends with a blank.
 func (v family) flag() string { return [...]string{"", "-6 "}[v] }
 
-// routedNetworks are the active networks that the host routes for, by name.
-func routedNetworks(v model.View, of family) []model.Network {
+// activeNetworks are ordered by name.
+func activeNetworks(v model.View) []model.Network {
 	var list []model.Network
 	for _, n := range v.Networks {
-		if !n.Active || !n.Routes() {
-			continue
-		}
-		if slices.ContainsFunc(n.Subnets, func(s model.Subnet) bool { return familyOf(s.Prefix.Addr()) == of }) {
+		if n.Active {
 			list = append(list, n)
 		}
 	}
 	slices.SortFunc(list, func(a, b model.Network) int { return cmp.Compare(a.Name, b.Name) })
 	return list
+}
+
+// routedNetworks are the active networks that the host routes for, by name.
+func routedNetworks(v model.View, of family) []model.Network {
+	return slices.DeleteFunc(activeNetworks(v), func(n model.Network) bool {
+		return !n.Routes() || !slices.ContainsFunc(n.Subnets, func(s model.Subnet) bool { return familyOf(s.Prefix.Addr()) == of })
+	})
 }
 
 func names(list []model.Network) []string {

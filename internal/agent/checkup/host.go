@@ -103,7 +103,7 @@ func defaults(f Facts) []api.Finding {
 			continue
 		}
 		dead := deadRouters(f, v, all[0])
-		two := twoDefaults(v, all, len(dead) > 0)
+		two := twoDefaults(v, all, len(dead) > 0 || !leadsUp(f.Host, all[0]))
 		if len(two) > 0 {
 			for i := range dead {
 				dead[i].Fix = "" // the other one is there already
@@ -123,7 +123,7 @@ func noDefault(f Facts, v family, networks []string) []api.Finding {
 		}
 		return []api.Finding{{Code: CodeNoDefault, Level: note, What: "this host has no IPv4 default route: workloads of " + strings.Join(networks, ", ") + " reach no further than its own links"}}
 	}
-	found := api.Finding{Code: CodeNoDefault, Level: warning, Fix: pastCommand(past, v, "add"),
+	found := api.Finding{Code: CodeNoDefault, Level: warning, Fix: restore(f, past, v),
 		What:  fmt.Sprintf("this host has lost its %s default route: workloads of %s reach no further than its own links", v, strings.Join(networks, ", ")),
 		Owner: pastText(past, v)}
 	if link, ignores := ignoresRouters(f, past, v); ignores {
@@ -131,6 +131,28 @@ func noDefault(f Facts, v family, networks []string) []api.Finding {
 		found.Fix = setSysctl("net/ipv6/conf/"+link+"/accept_ra", "2") + "\n" + found.Fix
 	}
 	return []api.Finding{found}
+}
+
+// restore are the commands that bring a default route back, with what it needs: its links up, and an address there. Of IPv6 a link
+// that goes down loses its addresses. Without the link nothing helps.
+func restore(f Facts, past Past, v family) string {
+	var lines []string
+	for i, h := range past.Route.Hops {
+		l, there := linkOf(f.Host, h.Link)
+		if !there {
+			return ""
+		}
+		if !isUp(l) {
+			lines = append(lines, setUp(l.Name))
+		}
+		if i > 0 || past.Route.Proto == "ra" || slices.ContainsFunc(l.Addrs, func(p netip.Prefix) bool { return isGlobal(p) && familyOf(p.Addr()) == v }) {
+			continue
+		}
+		for _, p := range past.Addrs {
+			lines = append(lines, fmt.Sprintf("ip address add %s dev %s", p, l.Name))
+		}
+	}
+	return strings.Join(append(lines, pastCommand(past, v, "add")), "\n")
 }
 
 // ignoresRouters: with forwarding on, a link heeds advertisements only where accept_ra is 2.
@@ -174,13 +196,18 @@ func hopText(h kernel.DefaultHop) string {
 	return fmt.Sprintf("via %s dev %s", h.Via, h.Link)
 }
 
-// deadRouters: a link without carrier, or a router that was asked for and did not answer.
+// deadRouters: a router that was asked for and did not answer, or a link without carrier that took the place of another. Other links
+// without carrier are told of by themselves.
 func deadRouters(f Facts, v family, d kernel.DefaultRoute) []api.Finding {
 	var list []api.Finding
 	for _, h := range d.Hops {
 		why := ""
-		if l, ok := linkOf(f.Host, h.Link); ok && !slices.Contains(l.Flags, "LOWER_UP") {
-			why = h.Link + " has no carrier"
+		past := f.Before[v]
+		replaced := !past.Until.IsZero() && !slices.Equal(past.Route.Hops, d.Hops)
+		if l, ok := linkOf(f.Host, h.Link); ok && !hasCarrier(l) {
+			if replaced {
+				why = h.Link + " has no carrier"
+			}
 		} else if unanswered(f.Host, h.Link, h.Via) {
 			why = fmt.Sprintf("nobody at %s answers for %s", h.Link, h.Via)
 		}
@@ -188,7 +215,7 @@ func deadRouters(f Facts, v family, d kernel.DefaultRoute) []api.Finding {
 			continue
 		}
 		found := api.Finding{Code: CodeDeadRouter, Level: warning, What: fmt.Sprintf("the %s default route leads to nobody: %s", v, why), Owner: "ip " + v.flag() + "route: " + defaultText(d)}
-		if past := f.Before[v]; !past.Until.IsZero() && !slices.Equal(past.Route.Hops, d.Hops) {
+		if replaced {
 			found.Owner += "\n" + pastText(past, v)
 			past.Route.Metric = d.Metric
 			found.Fix = pastCommand(past, v, "replace")
@@ -196,6 +223,14 @@ func deadRouters(f Facts, v family, d kernel.DefaultRoute) []api.Finding {
 		list = append(list, found)
 	}
 	return list
+}
+
+// leadsUp reports whether all links of a route have a carrier, as far as is known.
+func leadsUp(s kernel.Space, d kernel.DefaultRoute) bool {
+	return !slices.ContainsFunc(d.Hops, func(h kernel.DefaultHop) bool {
+		l, ok := linkOf(s, h.Link)
+		return ok && !hasCarrier(l)
+	})
 }
 
 // unanswered reports whether the kernel has asked for a neighbour in vain.
@@ -219,28 +254,31 @@ func twoDefaults(v family, all []kernel.DefaultRoute, firstDead bool) []api.Find
 		Owner: fmt.Sprintf("proto %s; proto %s", all[0].Proto, all[1].Proto), Fix: "ip route del " + defaultText(extra)}}
 }
 
-// pinned networks may leave by one link only; when the host's routes lead elsewhere nothing leaves.
+// pinned networks may leave by one link only; when the host's default route leads elsewhere nothing leaves. A default route by that
+// link in another table is there for those networks, by rules.
 func pinned(f Facts) []api.Finding {
 	var list []api.Finding
-	for _, n := range routedNetworks(f.View, 0) {
-		out, known := f.WaysOut[n.Name]
-		if n.Uplink == "" || !known || out == n.Uplink || !f.Forward[0] || !f.Switches.Forwards[n.BridgeName()] {
-			continue
+	told := map[string]bool{}
+	for _, v := range families {
+		all := defaultsOf(f.Host, v)
+		for _, n := range routedNetworks(f.View, v) {
+			l, there := linkOf(f.Host, n.Uplink)
+			if told[n.Name] || !there || !hasCarrier(l) || len(all) == 0 || leadsBy(all[0], n.Uplink) { // told of elsewhere, or well
+				continue
+			}
+			if slices.ContainsFunc(f.Host.ByRules, func(d kernel.DefaultRoute) bool { return d.V6 == (v == 1) && leadsBy(d, n.Uplink) }) {
+				continue
+			}
+			told[n.Name] = true
+			out := all[0].Hops[0].Link
+			list = append(list, api.Finding{Code: CodeOtherUplink, Level: warning, Owner: fmt.Sprintf("network %s, uplink %s", n.Name, n.Uplink),
+				What: fmt.Sprintf("network %s may leave by %s only, but the %s default route leads to %s: what is not on %[2]s's own network is dropped", n.Name, n.Uplink, v, out),
+				Fix:  fmt.Sprintf("flatnet net set %s --uplink %s", n.Name, out)})
 		}
-		found := api.Finding{Code: CodeOtherUplink, Level: warning, Owner: fmt.Sprintf("network %s, uplink %s", n.Name, n.Uplink)}
-		l, there := linkOf(f.Host, n.Uplink)
-		switch {
-		case !there:
-			continue // the network is told of for that
-		case !slices.Contains(l.Flags, "LOWER_UP"):
-			found.What = fmt.Sprintf("network %s may leave by %s only, and that has no carrier", n.Name, n.Uplink)
-		case out == "":
-			found.What = fmt.Sprintf("network %s may leave by %s only, and no default route leads there", n.Name, n.Uplink)
-		default:
-			found.What = fmt.Sprintf("network %s may leave by %s only, but the default route leads to %s: what is not on %[2]s's own network is dropped", n.Name, n.Uplink, out)
-			found.Fix = fmt.Sprintf("flatnet net set %s --uplink %s", n.Name, out)
-		}
-		list = append(list, found)
 	}
 	return list
+}
+
+func leadsBy(d kernel.DefaultRoute, link string) bool {
+	return slices.ContainsFunc(d.Hops, func(h kernel.DefaultHop) bool { return h.Link == link })
 }
