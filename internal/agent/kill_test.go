@@ -16,6 +16,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/flatnet/flatnet/api"
 	"github.com/flatnet/flatnet/internal/agent/process"
@@ -346,9 +347,13 @@ func changeAndDie(dir, name, after string) error {
 		return err
 	}
 	if after != "" {
+		time.Sleep(5 * time.Second) // it may come of following the host, which is a goroutine of its own
 		return fmt.Errorf("no effect of kind %q came", after)
 	}
+	k.mu.Lock()
 	fmt.Println(strings.Join(k.kinds, "\n"))
+	k.armed = false
+	k.mu.Unlock()
 	if err := k.end(); !errors.Is(err, ErrUninstalled) {
 		return err
 	}
