@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/flatnet/flatnet/api"
+	"github.com/spf13/pflag"
 )
 
 func FuzzNetworkFlag(f *testing.F) {
@@ -58,6 +59,36 @@ func TestSettingsByPrecedence(t *testing.T) {
 	if err := a.loadConfig(); err == nil || !strings.Contains(err.Error(), file) {
 		t.Errorf("broken file: %v", err)
 	}
+}
+
+// A word behind a switch of a network belongs to it; nothing else is touched, least of all what a workload is started with.
+func TestSwitchesTakeTheWordBehindThem(t *testing.T) {
+	for _, c := range []struct{ line, want string }{
+		{"net set lab --guard off --nat on", "net set lab --guard=off --nat=on"},
+		{"--socket /s network create --masquerade no lab", "--socket /s network create --masquerade=no lab"},
+		{"--socket=/s net set --guard lab", "--socket=/s net set --guard lab"},
+		{"net set on --guard", "net set on --guard"},
+		{"net set --label on off", "net set --label on off"},
+		{"run -- net set --guard on", "run -- net set --guard on"},
+		{"net rm --guard on", "net rm --guard on"},
+		{"--socket", "--socket"},
+		{"net", "net"},
+	} {
+		if got := strings.Join(joinSwitches(strings.Fields(c.line)), " "); got != c.want {
+			t.Errorf("%s: got %s", c.line, got)
+		}
+	}
+	cmd := newNetSet(testApp("/none", &bytes.Buffer{}, &bytes.Buffer{}))
+	for _, name := range switchNames {
+		if f := cmd.Flags().Lookup(name); f == nil || f.NoOptDefVal == "" {
+			t.Errorf("net set has no switch --%s", name)
+		}
+	}
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if f.Value.Type() == "on|off" && !slices.Contains(switchNames[:], f.Name) {
+			t.Errorf("--%s is not among the switches", f.Name)
+		}
+	})
 }
 
 func TestNaturalOrder(t *testing.T) {

@@ -36,7 +36,7 @@ type app struct {
 // main runs one command line and returns the exit status.
 func (a *app) main(ctx context.Context, args []string) int {
 	root := newRoot(a)
-	root.SetArgs(append([]string{}, args...)) // cobra takes os.Args for nil
+	root.SetArgs(append([]string{}, joinSwitches(args)...)) // cobra takes os.Args for nil
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	cmd, err := root.ExecuteContextC(ctx)

@@ -17,12 +17,13 @@ type netCreate struct {
 	change change
 	define bool
 
-	mode, uplink, bridge, driver                    string
-	subnets, gateways, ranges, reserved, aux        []string
-	snat, dns, labels, opts                         []string
-	mtu                                             int
-	noHostAdapter, noIPv6, noGuard, isolate, intern bool
-	ipv6, attachable, masquerade, proxyARP          bool
+	mode, uplink, bridge, driver             string
+	subnets, gateways, ranges, reserved, aux []string
+	snat, dns, labels, opts                  []string
+	mtu                                      int
+	intern, attachable                       bool
+	hostAdapter, ipv6, guard                 onOff
+	isolate, masquerade, proxyARP            onOff
 }
 
 func newNetCreate(a *app) *cobra.Command {
@@ -30,7 +31,8 @@ func newNetCreate(a *app) *cobra.Command {
 	cmd := command(a, "create NAME [flags]", "make a network and start it",
 		"flatnet net create lab --subnet 10.8.0.0/24 --gateway 10.8.0.254\nflatnet net create quiet --mode host-only --explain", cobra.ExactArgs(1), c.run)
 	cmd.Long = "modes: nat (default; leaves with the host's address), routed (keeps its own address; the LAN needs a route), bridged (machines\n" +
-		"of the LAN), host-only (workloads and the host), isolated (workloads only), cable (two workloads, one veth). Who reaches whom: flatnet help modes"
+		"of the LAN), host-only (workloads and the host), isolated (workloads only), cable (two workloads, one veth). Who reaches whom: flatnet help modes\n" +
+		"A switch without a word means on: --masquerade, --masquerade off. All of this can be changed later: flatnet net set"
 	c.flags(cmd)
 	return cmd
 }
@@ -43,6 +45,7 @@ func newNetDefine(a *app) *cobra.Command {
 }
 
 func (c *netCreate) flags(cmd *cobra.Command) {
+	cmd.Args = oneName
 	f := cmd.Flags()
 	f.StringVar(&c.mode, "mode", "", "nat, routed, bridged, host-only, isolated or cable")
 	f.StringArrayVar(&c.subnets, "subnet", nil, "10.8.0.0/24, auto, auto4 or auto6; may be repeated")
@@ -51,23 +54,25 @@ func (c *netCreate) flags(cmd *cobra.Command) {
 	f.StringSliceVar(&c.reserved, "reserve", nil, "addresses never given automatically")
 	f.IntVar(&c.mtu, "mtu", 0, "bytes; 0 follows the uplink")
 	f.StringVar(&c.uplink, "uplink", "", "leave by this link only; bridged: the NIC that is put into the bridge")
-	f.BoolVar(&c.masquerade, "masquerade", false, "routed: leave with the host's address")
-	f.BoolVar(&c.proxyARP, "proxy-arp", false, "routed: the subnet is a part of the uplink's LAN, where the host answers ARP for it")
+	switchFlag(f, &c.masquerade, "masquerade", "routed: leave with the host's address")
+	switchFlag(f, &c.proxyARP, "proxy-arp", "routed: the subnet is a part of the uplink's LAN, where the host answers ARP for it")
 	f.StringSliceVar(&c.snat, "snat-ip", nil, "source address of what leaves; one for each family")
 	f.StringSliceVar(&c.dns, "dns", nil, "resolvers for the workloads")
 	f.StringArrayVar(&c.labels, "label", nil, "key=value; may be repeated")
 	f.StringVar(&c.bridge, "bridge", "", "name of the bridge link (default fn-NAME); bridged: an existing bridge")
-	f.BoolVar(&c.noHostAdapter, "no-host-adapter", false, "the host itself is not on the network")
-	f.BoolVar(&c.noIPv6, "no-ipv6", false, "no automatic IPv6 subnet")
-	f.BoolVar(&c.noGuard, "no-guard", false, "endpoints may use any source address")
-	f.BoolVar(&c.isolate, "isolate-ports", false, "endpoints reach the gateway but not each other")
+	switchFlag(f, opposite{&c.hostAdapter}, "no-host-adapter", "the host itself is not on the network")
+	switchFlag(f, opposite{&c.ipv6}, "no-ipv6", "no automatic IPv6 subnet")
+	switchFlag(f, opposite{&c.guard}, "no-guard", "endpoints may use any source address")
+	switchFlag(f, &c.isolate, "isolate-ports", "endpoints reach the gateway but not each other")
 	f.BoolVar(&c.intern, "internal", false, "docker's word for --mode host-only")
 	f.StringVarP(&c.driver, "driver", "d", "bridge", "docker's; only bridge")
 	f.StringArrayVarP(&c.opts, "opt", "o", nil, "docker's com.docker.network.* options, as far as they exist here")
 	f.StringArrayVar(&c.aux, "aux-address", nil, "docker's name=address: reserved")
-	f.BoolVar(&c.ipv6, "ipv6", true, "docker's; on by default here")
+	switchFlag(f, &c.ipv6, "ipv6", "docker's; on by default here")
+	switchFlag(f, &c.hostAdapter, "host-adapter", "net set's word; on by default")
+	switchFlag(f, &c.guard, "guard", "net set's word; on by default")
 	f.BoolVar(&c.attachable, "attachable", false, "docker's; always so")
-	for _, hidden := range []string{"attachable", "aux-address", "ipv6"} {
+	for _, hidden := range []string{"attachable", "aux-address", "ipv6", "host-adapter", "guard"} {
 		_ = f.MarkHidden(hidden)
 	}
 	c.change.flags(cmd)
@@ -110,28 +115,16 @@ func createdLine(n api.Network, steps int) string {
 // manifest says with the flags what a file would say.
 func (c *netCreate) manifest(name string) (api.Manifest, error) {
 	spec := &api.NetworkSpec{Mode: c.mode, Bridge: c.bridge, Uplink: c.uplink, SNATIPs: c.snat, MTU: c.mtu, DNS: c.dns,
-		Masquerade: c.masquerade, ProxyARP: c.proxyARP, IsolatePorts: c.isolate, Inactive: c.define}
+		Masquerade: c.masquerade.isOn(), ProxyARP: c.proxyARP.isOn(), IsolatePorts: c.isolate.isOn(), Inactive: c.define}
 	m := api.Manifest{APIVersion: api.APIVersion, Kind: api.KindNetwork, Metadata: api.Metadata{Name: name}, Network: spec}
-	no := false
-	if c.noHostAdapter {
-		spec.HostAdapter = &no
-	}
-	if c.noIPv6 || !c.ipv6 {
-		spec.IPv6 = &no
-	}
-	if c.noGuard {
-		spec.Guard = &no
-	}
+	spec.HostAdapter, spec.IPv6, spec.Guard = unlessOn(c.hostAdapter), unlessOn(c.ipv6), unlessOn(c.guard)
 	if c.driver != "bridge" {
 		return m, badUsage("--driver %s: %s", c.driver, c.otherDriver(name))
 	}
-	if c.intern {
-		if c.mode != "" && c.mode != "host-only" {
-			return m, badUsage("--internal means --mode host-only, not %s", c.mode)
-		}
-		spec.Mode = "host-only"
-	}
 	var err error
+	if spec.Mode, err = modeOf(c.mode, c.intern); err != nil {
+		return m, err
+	}
 	if m.Metadata.Labels, err = parseLabels(c.labels); err != nil {
 		return m, err
 	}
@@ -139,6 +132,25 @@ func (c *netCreate) manifest(name string) (api.Manifest, error) {
 		return m, err
 	}
 	return m, applyDockerOptions(spec, c.opts)
+}
+
+// unlessOn leaves out what is so anyway.
+func unlessOn(o onOff) *bool {
+	if o.isOn() {
+		return nil
+	}
+	return o.is
+}
+
+// modeOf is the mode, which docker's --internal says as well.
+func modeOf(mode string, internal bool) (string, error) {
+	if !internal {
+		return mode, nil
+	}
+	if mode != "" && mode != "host-only" {
+		return "", badUsage("--internal means --mode host-only, not %s", mode)
+	}
+	return "host-only", nil
 }
 
 // subnetSpecs puts each gateway, range and reserved address to the subnet that holds it.

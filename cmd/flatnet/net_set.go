@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"io"
 	"net/netip"
 	"reflect"
@@ -23,73 +22,56 @@ type netSet struct {
 	subnets, gateways, ranges, reserved               []string
 	snat, dns, labels                                 []string
 	mtu                                               int
-	masquerade, proxyARP                              bool
+	intern                                            bool
+	masquerade, proxyARP                              onOff
 	nat, hostAdapter, guard, isolate, ipv6, autostart onOff
 	given                                             func(flag string) bool
 }
-
-// onOff is a switch that can be left as it is.
-type onOff struct{ is *bool }
-
-func (o *onOff) String() string {
-	switch {
-	case o.is == nil:
-		return ""
-	case *o.is:
-		return "on"
-	}
-	return "off"
-}
-
-// Set reads on and off, and what people write for them.
-func (o *onOff) Set(text string) error {
-	on := slices.Contains([]string{"on", "true", "yes", "1"}, text)
-	if !on && !slices.Contains([]string{"off", "false", "no", "0"}, text) {
-		return errors.New("want on or off")
-	}
-	o.is = &on
-	return nil
-}
-
-// Type is what the help shows.
-func (o *onOff) Type() string { return "on|off" }
 
 func newNetSet(a *app) *cobra.Command {
 	c := &netSet{app: a}
 	cmd := command(a, "set NAME [flags]", "change a network while workloads are on it",
 		"flatnet net set lab --mtu 1400 --dns 9.9.9.9\nflatnet net set lab --nat on\nflatnet net set lab --subnet 10.9.0.0/24 --renumber --explain", cobra.ExactArgs(1), c.run)
-	cmd.Long = "What is not named stays. Workloads keep their connections on the network, through any change of its mode but to or from cable.\n\n" +
+	cmd.Long = "What is not named stays. A switch without a word means on: --masquerade, --masquerade off. Workloads keep their connections on the network, through any change of its mode but to or from cable.\n\n" +
 		"  --nat on    a host-only network shares the host's connection (it becomes nat); a routed one masquerades\n" +
 		"  --nat off   the NAT device is taken away: nat becomes host-only, a routed network leaves with its own addresses\n\n" +
 		"What follows from a mode comes and goes by itself: a gateway, a subnet where none was, an uplink. The word none takes a list or name\n" +
 		"away. A subnet takes the place of the one of its family; addresses that do not fit any more need --renumber, published ports that the\n" +
 		"new mode cannot have --force. On a terminal the plan is shown and asked about; -y answers, --explain only shows it."
+	cmd.Args = oneName
 	f := cmd.Flags()
 	c.given = f.Changed
 	f.StringVar(&c.mode, "mode", "", "nat, routed, bridged, host-only or isolated")
-	f.Var(&c.nat, "nat", "share the host's connection, or not")
-	f.BoolVar(&c.masquerade, "masquerade", false, "routed: leave with the host's address; --masquerade=false: with their own")
-	f.BoolVar(&c.proxyARP, "proxy-arp", false, "routed: the host answers ARP for the subnet on the uplink's LAN; --proxy-arp=false: no more")
-	f.Var(&c.hostAdapter, "host-adapter", "the host itself is on the network")
+	switchFlag(f, &c.nat, "nat", "share the host's connection, or not")
+	switchFlag(f, &c.masquerade, "masquerade", "routed: leave with the host's address; off: with their own")
+	switchFlag(f, &c.proxyARP, "proxy-arp", "routed: the host answers ARP for the subnet on the uplink's LAN; off: no more")
+	switchFlag(f, &c.hostAdapter, "host-adapter", "the host itself is on the network")
 	f.StringArrayVar(&c.subnets, "subnet", nil, "instead of those of its family: 10.9.0.0/24, auto, auto4 or auto6 (another one); may be repeated")
 	f.StringArrayVar(&c.gateways, "gateway", nil, "of the subnet that holds it; may be repeated")
 	f.StringArrayVar(&c.ranges, "ip-range", nil, "automatic addresses come from here, from now on; may be repeated")
 	f.StringSliceVar(&c.reserved, "reserve", nil, "addresses never given automatically")
-	f.Var(&c.ipv6, "ipv6", "with an IPv6 subnet, or without")
+	switchFlag(f, &c.ipv6, "ipv6", "with an IPv6 subnet, or without")
 	f.IntVar(&c.mtu, "mtu", 0, "bytes; 0 follows the uplink")
 	f.StringVar(&c.uplink, "uplink", "", "leave by this link only; bridged: the NIC that is put into the bridge")
 	f.StringSliceVar(&c.snat, "snat-ip", nil, "source address of what leaves; one for each family")
 	f.StringSliceVar(&c.dns, "dns", nil, "resolvers for the workloads")
 	f.StringArrayVar(&c.labels, "label", nil, "key=value, or key- to take it away; may be repeated")
 	f.StringVar(&c.bridge, "bridge", "", "name of the bridge link; bridged: an existing bridge")
-	f.Var(&c.guard, "guard", "endpoints may use only their own addresses")
-	f.Var(&c.isolate, "isolate-ports", "endpoints reach the gateway but not each other")
-	f.Var(&c.autostart, "autostart", "start with the daemon")
+	switchFlag(f, &c.guard, "guard", "endpoints may use only their own addresses")
+	switchFlag(f, &c.isolate, "isolate-ports", "endpoints reach the gateway but not each other")
+	switchFlag(f, &c.autostart, "autostart", "start with the daemon")
+	f.BoolVar(&c.intern, "internal", false, "docker's word for --mode host-only")
+	switchFlag(f, opposite{&c.hostAdapter}, "no-host-adapter", "net create's word for --host-adapter off")
+	switchFlag(f, opposite{&c.guard}, "no-guard", "net create's word for --guard off")
+	switchFlag(f, opposite{&c.ipv6}, "no-ipv6", "net create's word for --ipv6 off")
+	for _, hidden := range []string{"internal", "no-host-adapter", "no-guard", "no-ipv6"} {
+		_ = f.MarkHidden(hidden)
+	}
 	c.consent.flags(cmd)
 	c.change.flags(cmd)
 	cmd.ValidArgsFunction = a.completeEach(networkNames)
 	_ = cmd.RegisterFlagCompletionFunc("mode", words("nat", "routed", "bridged", "host-only", "isolated"))
-	for _, name := range []string{"nat", "host-adapter", "ipv6", "guard", "isolate-ports", "autostart"} {
+	for _, name := range []string{"nat", "masquerade", "proxy-arp", "host-adapter", "ipv6", "guard", "isolate-ports", "autostart"} {
 		_ = cmd.RegisterFlagCompletionFunc(name, words("on", "off"))
 	}
 	return cmd
@@ -112,22 +94,26 @@ func (c *netSet) run(ctx context.Context, args []string, stdout io.Writer) error
 
 // edit says with the flags what is to be changed.
 func (c *netSet) edit(old api.Network) (api.NetworkEdit, error) {
-	e := api.NetworkEdit{NAT: c.nat.is, HostAdapter: c.hostAdapter.is, Guard: c.guard.is, IsolatePorts: c.isolate.is, Autostart: c.autostart.is}
+	e := api.NetworkEdit{NAT: c.nat.is, HostAdapter: c.hostAdapter.is, Guard: c.guard.is, IsolatePorts: c.isolate.is, Autostart: c.autostart.is,
+		Masquerade: c.masquerade.is, ProxyARP: c.proxyARP.is}
+	var err error
+	if c.mode, err = modeOf(c.mode, c.intern); err != nil {
+		return e, err
+	}
 	given := func(flag string, set func()) {
 		if c.given(flag) {
 			set()
 		}
 	}
-	given("mode", func() { e.Mode = &c.mode })
-	given("masquerade", func() { e.Masquerade = &c.masquerade })
-	given("proxy-arp", func() { e.ProxyARP = &c.proxyARP })
+	if c.given("mode") || c.intern {
+		e.Mode = &c.mode
+	}
 	given("mtu", func() { e.MTU = &c.mtu })
 	given("uplink", func() { e.Uplink = unlessNone(c.uplink) })
 	given("bridge", func() { e.Bridge = unlessNone(c.bridge) })
 	given("snat-ip", func() { e.SNATIPs = listUnlessNone(c.snat) })
 	given("dns", func() { e.DNS = listUnlessNone(c.dns) })
 	if c.given("subnet") || c.given("gateway") || c.given("ip-range") || c.given("reserve") || c.ipv6.is != nil {
-		var err error
 		if e.Subnets, err = c.subnetSpecs(old.Spec.Subnets); err != nil {
 			return e, err
 		}
@@ -171,7 +157,7 @@ func (c *netSet) subnetSpecs(old []api.SubnetSpec) ([]api.SubnetSpec, error) {
 		return []api.SubnetSpec{}, nil
 	}
 	specs := replaceSubnets(old, c.subnets)
-	if c.given("mode") && !c.given("gateway") { // another mode's may be somebody else: the daemon knows what is to stay
+	if (c.given("mode") || c.intern) && !c.given("gateway") { // another mode's may be somebody else: the daemon knows what is to stay
 		for i := range specs {
 			specs[i].Gateway = ""
 		}

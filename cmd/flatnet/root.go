@@ -127,7 +127,7 @@ func usage(cmd *cobra.Command, w io.Writer) error {
 	}
 	writeSubcommands(&b, cmd)
 	if cmd.HasAvailableLocalFlags() {
-		fmt.Fprintf(&b, "\nflags:\n%s", cmd.LocalFlags().FlagUsages())
+		fmt.Fprintf(&b, "\nflags:\n%s", switchUsages(cmd.LocalFlags()))
 	}
 	if !cmd.HasParent() {
 		b.WriteString("\nmore: flatnet help COMMAND, flatnet help FN2107 (a code), flatnet help topics\n")

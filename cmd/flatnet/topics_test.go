@@ -71,7 +71,7 @@ func checkCommand(t *testing.T, topic, line string) {
 		}
 		return
 	}
-	cmd, args, err := root.Find(splitWords(words))
+	cmd, args, err := root.Find(joinSwitches(splitWords(words)))
 	if err == nil {
 		err = cmd.ParseFlags(args)
 	}
