@@ -36,11 +36,8 @@ func returnRoutes(v model.View, n model.Network) *api.ReturnRoutes {
 // lanAddr is this host's address on the LAN that the network leaves to.
 func lanAddr(v model.View, n model.Network, v6 bool) netip.Addr {
 	for _, name := range uplinks(v, n) {
-		l, _ := v.Node.Link(name)
-		for _, p := range l.Addrs {
-			if p.Addr().Is6() == v6 && !p.Addr().IsLinkLocalUnicast() {
-				return p.Addr()
-			}
+		if a := v.Node.AddrOn(name, v6); a.IsValid() {
+			return a
 		}
 	}
 	return netip.Addr{}

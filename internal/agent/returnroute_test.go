@@ -2,6 +2,7 @@ package agent
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -10,7 +11,8 @@ import (
 
 func TestReturnRoutes(t *testing.T) {
 	w := newWorld(t)
-	w.host.node.Links[0].Addrs = append(w.host.node.Links[0].Addrs, netip.MustParsePrefix("fe80::1/64"), netip.MustParsePrefix("2001:db8::10/64"))
+	w.host.node.Links[0].Addrs = append(w.host.node.Links[0].Addrs, netip.MustParsePrefix("10.1.1.1/32"), netip.MustParsePrefix("fe80::1/64"), netip.MustParsePrefix("2001:db8::10/64"))
+	slices.SortFunc(w.host.node.Links[0].Addrs, netip.Prefix.Compare) // an address that is not the LAN's comes first
 	d := w.start()
 	n := mustNetwork(t, d, "lab", api.NetworkSpec{Mode: "routed", Subnets: []api.SubnetSpec{{Subnet: "10.8.16.0/20"}, {Subnet: "fd08::/64"}}})
 	r := n.Status.Return

@@ -70,7 +70,7 @@ func (n *nodeReader) link(l link) {
 	n.at[l.index] = len(n.links)
 	n.links = append(n.links, model.HostLink{
 		Name: l.Name, MTU: l.MTU, Up: l.Up, Loopback: l.loopback, AcceptRA: l.conf.acceptRA(),
-		Bridge: l.Kind == dataplane.Bridge, Wireless: n.radios.wireless(&l),
+		Bridge: l.Kind == dataplane.Bridge, Wireless: n.radios.wireless(&l), IPOnly: !l.ether && !l.loopback,
 	})
 	if l.master != 0 {
 		n.ports[l.index] = l.master

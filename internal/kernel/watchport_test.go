@@ -80,13 +80,14 @@ func TestNodeTellsOfPortsAndBridges(t *testing.T) {
 	nic(t, "nic1")
 	run(t, "ip link add br0 type bridge")
 	run(t, "ip link set nic0 master br0")
+	run(t, "ip tuntap add tun0 mode tun")
 	reach(t, k, "", state(uplinked("fn-a", "nic1"), dataplane.Port{Link: "nic1", Master: "fn-a"}))
 	n, err := k.Node(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, master := range map[string]string{"nic0": "br0", "nic1": "fn-a", "br0": "", "far-nic0": ""} {
-		if l, ok := n.Link(name); !ok || l.Master != master || l.Bridge != (name == "br0") || l.Wireless {
+	for name, master := range map[string]string{"nic0": "br0", "nic1": "fn-a", "br0": "", "far-nic0": "", "tun0": "", "lo": ""} {
+		if l, ok := n.Link(name); !ok || l.Master != master || l.Bridge != (name == "br0") || l.Wireless || l.IPOnly != (name == "tun0") {
 			t.Errorf("%s: %+v", name, l)
 		}
 	}

@@ -25,6 +25,27 @@ func (c *networkCheck) uplink() {
 	}
 	if n.Mode == Bridged {
 		c.nic(l)
+		return
+	}
+	c.port(l)
+}
+
+// port refuses to leave by a port of a bridge: the host's addresses and routes are on the bridge.
+func (c *networkCheck) port(l HostLink) {
+	if l.Master == "" || l.Master == c.net.BridgeName() {
+		return
+	}
+	p := Problem{Code: CodeUplink, Path: "spec.uplink", Reason: fmt.Sprintf("%s is a port of %s: the host sends and gets nothing by it itself", l.Name, l.Master), Owner: describeLink(l)}
+	if bridge, ok := c.view.Node.Link(l.Master); ok && bridge.Bridge {
+		p.Fix, p.Example = "the uplink is the bridge, which has the addresses and routes", "--uplink "+l.Master
+		c.add(p)
+		return
+	}
+	for _, other := range c.others() {
+		if other.HasBridge() && other.BridgeName() == l.Master {
+			p.Owner, p.Fix = fmt.Sprintf("network %q", other.Name), "attach the workloads to that network, or take another link. "+c.links(func(l HostLink) bool { return l.Master == "" })
+			c.add(p)
+		}
 	}
 }
 
@@ -51,6 +72,9 @@ func (c *networkCheck) nic(l HostLink) {
 		proxied += " --subnet " + partOf(lan).String()
 	}
 	switch {
+	case l.IPOnly:
+		p.Reason = fmt.Sprintf("%s carries IP packets, not Ethernet frames, so nothing can be bridged to it", l.Name)
+		p.Fix, p.Example = "a network that is routed to it, or leaves by it with the host's address (mode nat)", fmt.Sprintf("%s --mode routed --uplink %s", c.command(), l.Name)
 	case l.Wireless:
 		p.Reason = fmt.Sprintf("%s is a Wi-Fi link: its access point takes only frames with the link's own MAC (IEEE 802.11), so nothing can be bridged to it", l.Name)
 		p.Fix, p.Example = "addresses of the LAN without a bridge: routed with proxy ARP", proxied

@@ -52,6 +52,7 @@ type HostLink struct {
 	Name     string
 	Bridge   bool
 	Wireless bool // IEEE 802.11
+	IPOnly   bool // carries packets, no Ethernet frames: tun, WireGuard, PPP
 	MTU      int  // bytes
 	Up       bool
 	Loopback bool
@@ -94,6 +95,29 @@ func (n Node) Link(name string) (HostLink, bool) {
 		}
 	}
 	return HostLink{}, false
+}
+
+// AddrOn returns the host's address on a link, as machines there know it: the one in the subnet of the default route's gateway, else
+// the first that is not link-local. It is zero where there is none.
+func (n Node) AddrOn(link string, v6 bool) netip.Addr {
+	l, _ := n.Link(link)
+	addrs := slices.DeleteFunc(slices.Clone(l.Addrs), func(p netip.Prefix) bool { return p.Addr().Is6() != v6 || p.Addr().IsLinkLocalUnicast() })
+	routes := slices.Clone(n.Routes)
+	slices.SortStableFunc(routes, func(a, b HostRoute) int { return a.Metric - b.Metric })
+	for _, r := range routes {
+		if r.Dest.Bits() != 0 || r.Link != link {
+			continue
+		}
+		for _, p := range addrs {
+			if p.Masked().Contains(r.Via) {
+				return p.Addr()
+			}
+		}
+	}
+	if len(addrs) == 0 {
+		return netip.Addr{}
+	}
+	return addrs[0].Addr()
 }
 
 // LacksLink names the link of the host that a network needs and that is not there: its uplink, or the bridge it borrows.

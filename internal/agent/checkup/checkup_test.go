@@ -246,6 +246,11 @@ var cases = []struct {
 		f.Host.Links = append(f.Host.Links, kernel.LinkInfo{Name: "eth2", Flags: up, Master: "fn-lab"})
 	}},
 	{"routed", func(f *Facts) { network(f, func(n *model.Network) { n.Mode = model.Routed }) }},
+	{"routed, by a link with several addresses", func(f *Facts) {
+		network(f, func(n *model.Network) { n.Mode, n.Subnets = model.Routed, n.Subnets[:1] })
+		f.View.Node.Links[0].Addrs = []netip.Prefix{prefix("10.1.1.1/32"), prefix("169.254.9.9/16"), prefix("192.0.2.10/24"), prefix("192.0.2.200/24")}
+		f.View.Node.Routes = []model.HostRoute{{Dest: prefix("0.0.0.0/0"), Via: addr("192.0.2.1"), Link: "eth0"}}
+	}},
 	{"routed, masqueraded", func(f *Facts) { network(f, func(n *model.Network) { n.Mode, n.Masquerade = model.Routed, true }) }},
 	{"routed, proxied", func(f *Facts) {
 		network(f, func(n *model.Network) { n.Mode, n.ProxyARP, n.Uplink = model.Routed, true, "eth0" })

@@ -51,13 +51,7 @@ func way(f Facts, n model.Network, v family) (via netip.Addr, router string) {
 			router = "the router " + to.String() + ", or on each machine of the LAN"
 		}
 	}
-	l, _ := f.View.Node.Link(link)
-	for _, p := range l.Addrs {
-		if familyOf(p.Addr()) == v && !p.Addr().IsLinkLocalUnicast() {
-			return p.Addr(), router
-		}
-	}
-	return netip.Addr{}, ""
+	return f.View.Node.AddrOn(link, v == 1), router
 }
 
 // OtherBridge is a bridge that is not flatnet's, with a private network that this host routes for.
