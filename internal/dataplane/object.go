@@ -32,8 +32,8 @@ const (
 	kindPort
 	kindLinkSysctl
 	kindAddress
+	kindRouteRule // a table that is empty still is passed by
 	kindRoute
-	kindRouteRule // after the table that it sends to
 	kindProxyNeighbour
 )
 

@@ -182,9 +182,10 @@ func inOrder(p Plan, turn func(Step) int) {
 	}
 }
 
-// place is what objects of one kind are sorted by: their text, but the rules of a chain in their order; forwarding of a link
-// after ip_forward, which sets that of all links; and accept_ra before all other sysctls: with forwarding on, the kernel drops the default route that it had from a router advertisement
-// unless accept_ra is 2 by then (net/ipv6/ndisc.c, rt6_purge_dflt_routers).
+// place is what objects of one kind are sorted by: their text, but the rules of a chain in their order; the main table's routes last,
+// so that what has a table of its own never goes by another's default route meanwhile; forwarding of a link after ip_forward, which sets
+// that of all links; and accept_ra before all other sysctls: with forwarding on, the kernel drops the default route that it had from a
+// router advertisement unless accept_ra is 2 by then (net/ipv6/ndisc.c, rt6_purge_dflt_routers).
 func place(o Object) string {
 	switch o := o.(type) {
 	case Rule:
@@ -197,6 +198,11 @@ func place(o Object) string {
 			return "2 " + o.Name
 		}
 		return "1 " + o.Name
+	case Route:
+		if o.Table != 0 {
+			return "1 " + o.String()
+		}
+		return "2 " + o.String()
 	}
 	return o.String()
 }
