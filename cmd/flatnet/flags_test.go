@@ -91,6 +91,35 @@ func TestSwitchesTakeTheWordBehindThem(t *testing.T) {
 	})
 }
 
+func TestRangesAsPrefixes(t *testing.T) {
+	subnet := api.SubnetSpec{Subnet: "10.8.0.0/24", Gateway: "10.8.0.1"}
+	for _, c := range []struct{ text, want string }{
+		{"10.8.0.128/25", "10.8.0.128/25"},
+		{"10.8.0.128/255.255.255.128", "10.8.0.128/25"},
+		{"10.8.0.128-10.8.0.255", "10.8.0.128/25"},
+		{"10.8.0.128-10.8.0.254", "10.8.0.128/25"},
+		{"10.8.0.2 - 10.8.0.254", "10.8.0.0/24"},
+		{"10.8.0.2-10.8.0.63", "10.8.0.0/26"},
+		{"10.8.0.9-10.8.0.9", "10.8.0.9/32"},
+		{"10.8.0.129-10.8.0.254", "the largest one in it: 10.8.0.160/27 (10.8.0.160 to 10.8.0.191), the one around it: 10.8.0.128/25 (10.8.0.128 to 10.8.0.255)"},
+		{"10.8.0.100-10.8.0.200", "10.8.0.128/26 (10.8.0.128 to 10.8.0.191)"},
+		{"10.8.0.9-10.8.0.8", "want a prefix"},
+		{"10.8.0.9-fd00::1", "want a prefix"},
+		{"fd00::100-fd00::1ff", "fd00::100/120"},
+		{"::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "::/0"},
+		{"255.255.255.254-255.255.255.255", "255.255.255.254/31"},
+		{"auto", "auto"},
+	} {
+		got, err := rangePrefix(subnet, c.text)
+		if err != nil {
+			got = err.Error()
+		}
+		if got != c.want && (err == nil || !strings.Contains(got, c.want)) {
+			t.Errorf("%s: got %s", c.text, got)
+		}
+	}
+}
+
 func TestNaturalOrder(t *testing.T) {
 	names := []string{"web10", "web2", "web1", "10.8.0.10", "10.8.0.9", "", "a"}
 	slices.SortFunc(names, compareNatural)

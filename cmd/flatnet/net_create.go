@@ -50,7 +50,7 @@ func (c *netCreate) flags(cmd *cobra.Command) {
 	f.StringVar(&c.mode, "mode", "", "nat, routed, bridged, host-only, isolated or cable")
 	f.StringArrayVar(&c.subnets, "subnet", nil, "10.8.0.0/24, auto, auto4 or auto6; may be repeated")
 	f.StringArrayVar(&c.gateways, "gateway", nil, "the host's address in the subnet that holds it; may be repeated")
-	f.StringArrayVar(&c.ranges, "ip-range", nil, "automatic addresses come from here; may be repeated")
+	f.StringArrayVar(&c.ranges, "ip-range", nil, "automatic addresses come from here: a prefix, or its first-last; may be repeated")
 	f.StringSliceVar(&c.reserved, "reserve", nil, "addresses never given automatically")
 	f.IntVar(&c.mtu, "mtu", 0, "bytes; 0 follows the uplink")
 	f.StringVar(&c.uplink, "uplink", "", "leave by this link only; bridged: the NIC that is put into the bridge")
@@ -157,6 +157,10 @@ func modeOf(mode string, internal bool) (string, error) {
 func (c *netCreate) subnetSpecs() ([]api.SubnetSpec, error) {
 	var specs []api.SubnetSpec
 	for _, s := range c.subnets {
+		s, err := withBits("--subnet", s)
+		if err != nil {
+			return nil, err
+		}
 		specs = append(specs, api.SubnetSpec{Subnet: s})
 	}
 	reserved := c.reserved
@@ -179,7 +183,9 @@ func (c *netCreate) subnetSpecs() ([]api.SubnetSpec, error) {
 		if err != nil {
 			return nil, err
 		}
-		s.IPRange = r
+		if s.IPRange, err = rangePrefix(*s, r); err != nil {
+			return nil, err
+		}
 	}
 	for _, r := range reserved {
 		s, err := holder(specs, "--reserve", r)
@@ -198,6 +204,7 @@ func holder(specs []api.SubnetSpec, flag, value string) (*api.SubnetSpec, error)
 		return nil, badUsage("%s %s needs the --subnet that it belongs to", flag, value)
 	}
 	text, _, _ := strings.Cut(value, "/")
+	text, _, _ = strings.Cut(text, "-")
 	a, err := netip.ParseAddr(text)
 	for i := range specs {
 		if p, perr := netip.ParsePrefix(specs[i].Subnet); err == nil && perr == nil && p.Contains(a) {

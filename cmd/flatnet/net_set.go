@@ -48,7 +48,7 @@ func newNetSet(a *app) *cobra.Command {
 	switchFlag(f, &c.hostAdapter, "host-adapter", "the host itself is on the network")
 	f.StringArrayVar(&c.subnets, "subnet", nil, "instead of those of its family: 10.9.0.0/24, auto, auto4 or auto6 (another one); may be repeated")
 	f.StringArrayVar(&c.gateways, "gateway", nil, "of the subnet that holds it; may be repeated")
-	f.StringArrayVar(&c.ranges, "ip-range", nil, "automatic addresses come from here, from now on; may be repeated")
+	f.StringArrayVar(&c.ranges, "ip-range", nil, "automatic addresses come from here, from now on: a prefix, or its first-last; may be repeated")
 	f.StringSliceVar(&c.reserved, "reserve", nil, "addresses never given automatically")
 	switchFlag(f, &c.ipv6, "ipv6", "with an IPv6 subnet, or without")
 	f.IntVar(&c.mtu, "mtu", 0, "bytes; 0 follows the uplink")
@@ -156,7 +156,14 @@ func (c *netSet) subnetSpecs(old []api.SubnetSpec) ([]api.SubnetSpec, error) {
 	if len(c.subnets) == 1 && c.subnets[0] == none {
 		return []api.SubnetSpec{}, nil
 	}
-	specs := replaceSubnets(old, c.subnets)
+	given := make([]string, len(c.subnets))
+	for i, s := range c.subnets {
+		var err error
+		if given[i], err = withBits("--subnet", s); err != nil {
+			return nil, err
+		}
+	}
+	specs := replaceSubnets(old, given)
 	if (c.given("mode") || c.intern) && !c.given("gateway") { // another mode's may be somebody else: the daemon knows what is to stay
 		for i := range specs {
 			specs[i].Gateway = ""
@@ -190,6 +197,11 @@ func (c *netSet) subnetSpecs(old []api.SubnetSpec) ([]api.SubnetSpec, error) {
 			s, err := holder(specs, p.flag, v)
 			if err != nil {
 				return nil, err
+			}
+			if p.flag == "--ip-range" {
+				if v, err = rangePrefix(*s, v); err != nil {
+					return nil, err
+				}
 			}
 			p.set(s, v)
 		}
