@@ -152,7 +152,7 @@ func (l *lab) caughtUntil(p sniffPoint, marker []byte, send func()) [][]byte {
 		all = append(all, frames...)
 	}
 	last := func(f []byte) bool { return bytes.Contains(f, marker) }
-	for end := time.Now().Add(patience); !slices.ContainsFunc(all, last) && time.Now().Before(end); {
+	for end := time.Now().Add(l.patience); !slices.ContainsFunc(all, last) && time.Now().Before(end); {
 		send()
 		for again := time.Now().Add(time.Second); !slices.ContainsFunc(all, last) && time.Now().Before(again); {
 			time.Sleep(5 * time.Millisecond)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/flatnet/flatnet/internal/kernel/kerneltest"
 	"github.com/flatnet/flatnet/internal/model"
@@ -21,16 +22,17 @@ import (
 //	                                └─ bridges of flatnet ── workloads
 type lab struct {
 	*testing.T
-	topo   *kerneltest.Topology
-	lan1   *kerneltest.Machine // the switch of the LAN beside eth0
-	tap    *actor              // on it
-	lan3   *kerneltest.Machine // beside eth3, where the host has no address
-	host   *actor
-	nets   []*network
-	actors []*actor // all, the host too
-	flat   *flatnet
-	nfCall bool // bridge-nf-call-iptables
-	token  uint32
+	topo     *kerneltest.Topology
+	lan1     *kerneltest.Machine // the switch of the LAN beside eth0
+	tap      *actor              // on it
+	lan3     *kerneltest.Machine // beside eth3, where the host has no address
+	host     *actor
+	nets     []*network
+	actors   []*actor // all, the host too
+	flat     *flatnet
+	nfCall   bool // bridge-nf-call-iptables
+	patience time.Duration
+	token    uint32
 }
 
 // actor is somebody who sends and receives.
@@ -202,7 +204,7 @@ func addrs(texts ...string) []netip.Addr {
 // newLab builds everything but networks.
 func newLab(t *testing.T) *lab {
 	t.Helper()
-	l := &lab{T: t, topo: kerneltest.NewTopology(t)}
+	l := &lab{T: t, topo: kerneltest.NewTopology(t), patience: patience}
 	host, lan1, lan2 := l.topo.Machine("host"), l.topo.Machine("lan1"), l.topo.Machine("lan2")
 	router, inet, lan := l.topo.Machine("router"), l.topo.Machine("inet"), l.topo.Machine("switch")
 	l.lan1 = lan

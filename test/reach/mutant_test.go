@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/flatnet/flatnet/internal/kernel/kerneltest"
 )
@@ -27,6 +28,7 @@ func TestEveryRuleIsNeeded(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := newLab(t)
+	l.patience = 12 * time.Second // most of what is missing is missing for ever
 	l.flat = newFlatnet(l)
 	l.addNetworks()
 	l.publish()

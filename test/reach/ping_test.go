@@ -87,9 +87,9 @@ func (l *lab) goOn(pings []*pinging) {
 	l.Helper()
 	for _, p := range pings {
 		had := len(p.answered())
-		for end := time.Now().Add(2 * patience); len(p.answered()) <= had+3; time.Sleep(5 * time.Millisecond) {
+		for end := time.Now().Add(2 * l.patience); len(p.answered()) <= had+3; time.Sleep(5 * time.Millisecond) {
 			if time.Now().After(end) {
-				l.Fatalf("ping from %s: no answers in %v after %d; %s\n%s", p.what, 2*patience, had, p, l.dump(nil, strings.Fields(p.what)[0]))
+				l.Fatalf("ping from %s: no answers in %v after %d; %s\n%s", p.what, 2*l.patience, had, p, l.dump(nil, strings.Fields(p.what)[0]))
 			}
 		}
 	}

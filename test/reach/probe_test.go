@@ -60,7 +60,8 @@ func (tr trial) String() string {
 	return fmt.Sprintf("[%s] %s %s → %s%s: want %s", tr.cell, tr.kind, tr.from.Name, tr.to, port, want)
 }
 
-func (tr trial) wait() time.Duration {
+// wait is how long to wait for what becomes of the trial; patience for what must come.
+func (tr trial) wait(patience time.Duration) time.Duration {
 	switch {
 	case tr.unanswered:
 		return 4 * silence // time to look for the neighbour
@@ -127,7 +128,7 @@ func (l *lab) failures(trials []trial) []failure {
 	for i, tr := range trials {
 		l.token++
 		tokens[i] = l.token
-		probes[tr.from] = append(probes[tr.from], prober.Probe{Token: l.token, Kind: tr.kind, To: tr.to, Port: tr.port, FromPort: tr.fromPort, Wait: tr.wait()})
+		probes[tr.from] = append(probes[tr.from], prober.Probe{Token: l.token, Kind: tr.kind, To: tr.to, Port: tr.port, FromPort: tr.fromPort, Wait: tr.wait(l.patience)})
 	}
 	r := l.carryOut(probes)
 	var wrong []failure
@@ -255,7 +256,7 @@ func (l *lab) alive() {
 		for _, kind := range prober.Kinds {
 			for _, lo := range addrs("127.0.0.1", "::1") {
 				l.token++
-				probes[a] = append(probes[a], prober.Probe{Token: l.token, Kind: kind, To: lo, Wait: patience})
+				probes[a] = append(probes[a], prober.Probe{Token: l.token, Kind: kind, To: lo, Wait: l.patience})
 			}
 		}
 	}

@@ -42,6 +42,11 @@ func (l *lab) withoutRoute(stranger *actor) []trial {
 	for _, name := range []string{"rmasqa", "n1a"} {
 		all = append(all, crossing("no route back: source = host", l.actor(name), stranger, hostLAN1)...)
 	}
+	for _, name := range []string{"rproxa", "rproxb", "bnica"} { // with addresses of the LAN
+		a := l.actor(name)
+		all = append(all, crossing("an address of the LAN needs no route", stranger, a, stranger.addrs)...)
+		all = append(all, crossing("an address of the LAN needs no route", a, stranger, a.addrs)...)
+	}
 	return all
 }
 
