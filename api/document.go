@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -127,6 +128,10 @@ func ReadManifests(r io.Reader, name string) ([]Document, error) {
 	}
 	if len(text) > maxFile {
 		return nil, Fail(ExitUsage, Problem{Code: CodeTooLarge, File: name, Reason: fmt.Sprintf("more than %d MiB", maxFile>>20)})
+	}
+	if bytes.HasPrefix(bytes.TrimSpace(text), []byte("<")) {
+		return nil, Fail(ExitUsage, Problem{Code: CodeMalformed, File: name, Reason: "this is XML, and manifests are YAML or JSON",
+			Fix: "what libvirt's elements are here: flatnet help from virsh; what a manifest looks like: flatnet help manifests"})
 	}
 	var docs []Document
 	var problems []Problem

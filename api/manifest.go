@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"strings"
 )
 
 // maxProblems bounds the answer to a manifest that is wrong everywhere.
@@ -141,6 +142,14 @@ func shown(v any) string {
 	if v == nil {
 		return "nothing"
 	}
-	text, _ := json.Marshal(v)
-	return string(text)
+	return jsonText(v)
+}
+
+// jsonText is a value as a person would write it: without the escapes that only HTML needs.
+func jsonText(v any) string {
+	var b strings.Builder
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	_ = e.Encode(v) // what was read from JSON can be written
+	return strings.TrimSuffix(b.String(), "\n")
 }

@@ -219,9 +219,9 @@ func jsonFields(t reflect.Type) map[string]reflect.Type {
 }
 
 func wrongKind(v any, at, want, fix string) []Problem {
-	text, _ := json.Marshal(v)
+	text := jsonText(v)
 	if len(text) > 40 {
-		text = append(text[:37], "..."...)
+		text = text[:37] + "..."
 	}
 	if _, scalar := v.(json.Number); !scalar {
 		if _, scalar = v.(bool); !scalar {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -62,7 +63,7 @@ func (c *connect) run(ctx context.Context, args []string, stdout io.Writer) erro
 	network, workload := args[0], args[1]
 	done, err := c.app.client().Connect(ctx, workload, c.spec(network), c.change.options()...)
 	if err != nil {
-		return err
+		return c.app.ifSwapped(ctx, "connect", network, workload, err)
 	}
 	e, _ := endpointOn(done.Object, network)
 	c.change.done(stdout, endpointName(e), done.Steps)
@@ -70,6 +71,21 @@ func (c *connect) run(ctx context.Context, args []string, stdout io.Writer) erro
 		fmt.Fprintf(c.app.stderr, "  %s %s%s\n", network, strings.Join(e.IPs, " "), defaultRouteText(done.Object))
 	}
 	return nil
+}
+
+// ifSwapped is the error, or a better one when the network's name is a workload's, and the other way round.
+func (a *app) ifSwapped(ctx context.Context, verb, network, workload string, err error) error {
+	var e *api.Error
+	if !errors.As(err, &e) || len(e.Problems) == 0 || e.Problems[0].Code != api.CodeNotFound {
+		return err
+	}
+	if _, werr := a.client().Workload(ctx, network); werr != nil {
+		return err
+	}
+	if _, nerr := a.client().Network(ctx, workload); nerr != nil {
+		return err
+	}
+	return badUsage("%s is a workload and %s a network: swapped, the network comes first: flatnet %s %s %s", network, workload, verb, workload, network)
 }
 
 func endpointOn(w api.Workload, network string) (api.Endpoint, bool) {
@@ -116,7 +132,7 @@ func (c *disconnect) run(ctx context.Context, args []string, stdout io.Writer) e
 	}
 	done, err := c.app.client().Disconnect(ctx, workload, network, c.change.options(how...)...)
 	if err != nil {
-		return err
+		return c.app.ifSwapped(ctx, "disconnect", network, workload, err)
 	}
 	c.change.done(stdout, workload, done.Steps)
 	if text := defaultRouteText(done.Object); text != "" && !c.change.dry() {

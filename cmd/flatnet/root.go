@@ -29,6 +29,9 @@ func newRoot(a *app) *cobra.Command {
 		if before := cmd.Flags().Args(); len(before) > 0 && wordOfOthers(cmd.Name(), before[0]) != "" {
 			return unknownCommand(cmd, before[0])
 		}
+		if cmd.Name() == "run" || cmd.Name() == "connect" {
+			err = explainFlag(err)
+		}
 		return usageError{cmd, err}
 	})
 	root.AddGroup(&cobra.Group{ID: "look", Title: "look"}, &cobra.Group{ID: "net", Title: "networks"},

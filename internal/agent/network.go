@@ -13,7 +13,7 @@ import (
 )
 
 // DefaultNetwork is the network that a fresh installation has, and that workloads are on when they name none.
-const DefaultNetwork = "default"
+const DefaultNetwork = model.DefaultNetwork
 
 // Networks lists the networks by name.
 func (a *Agent) Networks() []api.Network {

@@ -18,6 +18,9 @@ const (
 	Cable    Mode = "cable"     // two workloads joined by one veth, no bridge
 )
 
+// DefaultNetwork is where workloads go whose makers named none.
+const DefaultNetwork = "default"
+
 // Network is one flat layer 2 that workloads attach to.
 type Network struct {
 	Name          string

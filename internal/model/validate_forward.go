@@ -54,7 +54,7 @@ func lengthProblem(f Forward) Problem {
 func (c forwardCheck) network(f Forward) (Problem, bool) {
 	n, ok := c.view.Networks[f.Network]
 	if !ok {
-		return Problem{Code: CodeNotFound, Path: "spec.network", Reason: "there is no network " + quote(f.Network), Fix: knownNames("networks", c.view.Networks)}, true
+		return noNetwork("spec.network", f.Network, c.view), true
 	}
 	if n.Mode == Bridged {
 		return Problem{Code: CodeForwardMode, Path: "spec.network", Reason: fmt.Sprintf("network %q is bridged: its workloads are reached at their own addresses, there is nothing to publish", n.Name),

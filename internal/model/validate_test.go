@@ -191,6 +191,7 @@ func TestWorkloadProblemsReadAsWritten(t *testing.T) {
 			w.Endpoints = append(w.Endpoints, Endpoint{Network: "inside", IfName: "eth0"})
 		}},
 		{"network-unknown", func(w *Workload, e *Endpoint) { e.Network = "nowhere" }},
+		{"network-default-removed", func(w *Workload, e *Endpoint) { e.Network = DefaultNetwork }},
 		{"network-twice", func(w *Workload, e *Endpoint) {
 			w.Endpoints = append(w.Endpoints, Endpoint{Network: "home", IfName: "eth1"})
 		}},
@@ -244,6 +245,7 @@ func TestForwardProblemsReadAsWritten(t *testing.T) {
 		{"ports-backwards", func(f *Forward) { f.Ports = Ports{90, 80} }},
 		{"length", func(f *Forward) { f.HostPorts = Ports{9000, 9010} }},
 		{"network-unknown", func(f *Forward) { f.Network = "nowhere" }},
+		{"network-default-removed", func(f *Forward) { f.Network = DefaultNetwork }},
 		{"network-host-only", func(f *Forward) { f.Network, f.Workload = "inside", "db" }},
 		{"network-isolated", func(f *Forward) { f.Network = "switch" }},
 		{"workload-empty", func(f *Forward) { f.Workload = "" }},

@@ -132,7 +132,7 @@ func (c *workloadCheck) endpoint(i int, e Endpoint) Problems {
 	}
 	n, ok := c.view.Networks[e.Network]
 	if !ok {
-		return append(ps, Problem{Code: CodeNotFound, Path: "network", Reason: "there is no network " + quote(e.Network), Fix: knownNames("networks", c.view.Networks)})
+		return append(ps, noNetwork("network", e.Network, c.view))
 	}
 	if p, bad := c.mac(n, e); bad {
 		ps = append(ps, p)
@@ -142,6 +142,15 @@ func (c *workloadCheck) endpoint(i int, e Endpoint) Problems {
 		ps = append(ps, c.cable(n)...)
 	}
 	return ps
+}
+
+// noNetwork is the problem of a network that is not there. Whoever named none and lacks the default one can make it again.
+func noNetwork(path, name string, v View) Problem {
+	p := Problem{Code: CodeNotFound, Path: path, Reason: "there is no network " + quote(name), Fix: knownNames("networks", v.Networks)}
+	if name == DefaultNetwork {
+		p.Example = "flatnet net create " + DefaultNetwork
+	}
+	return p
 }
 
 func (c *workloadCheck) mac(n Network, e Endpoint) (Problem, bool) {
