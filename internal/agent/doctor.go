@@ -144,9 +144,25 @@ func (a *Agent) conflictFindings() []api.Finding {
 	var list []api.Finding
 	for _, name := range slices.Sorted(maps.Keys(a.conflicts)) {
 		list = append(list, api.Finding{Code: model.CodeOverlapHost, Level: levelError, What: fmt.Sprintf("network %q: %s", name, a.conflicts[name]),
-			Fix: "give the network another subnet, or take that route away"})
+			Owner: "it stays until that is taken away, or the network has another subnet", Fix: otherSubnets(a.state.view, a.state.view.Networks[name])})
 	}
 	return list
+}
+
+// otherSubnets is the command that gives a network subnets that nothing of the host overlaps.
+func otherSubnets(v model.View, n model.Network) string {
+	command := "flatnet net set " + n.Name
+	for _, s := range n.Subnets {
+		if _, overlaps := n.Overlap(v.Node, s.Prefix); !overlaps {
+			continue
+		}
+		if s.Prefix.Addr().Is6() {
+			command += " --subnet " + autoSubnet6
+		} else {
+			command += " --subnet " + autoSubnet
+		}
+	}
+	return command + " --renumber"
 }
 
 func (a *Agent) lostFindings() []api.Finding {
@@ -270,17 +286,32 @@ func hostFindings(v model.View, foreign []api.Finding) []api.Finding {
 		return nil
 	}
 	harms := slices.ContainsFunc(foreign, func(f api.Finding) bool { return f.Code == FindingBridgeNF })
-	for _, name := range []string{"bridge-nf-call-iptables", "bridge-nf-call-ip6tables"} {
-		if value, err := os.ReadFile("/proc/sys/net/bridge/" + name); err == nil && strings.TrimSpace(string(value)) == "1" && !harms {
-			list = append(list, api.Finding{Code: FindingBridgeNF, Level: levelNote, What: name + " is 1: frames between workloads go through iptables and nft forward rules too, and cost more",
-				Owner: "br_netfilter, wanted by Docker and Kubernetes", Fix: "sysctl -w net.bridge." + name + "=0, when nothing on this host needs it"})
-		}
+	if on := framesFiltered(); len(on) > 0 && !harms {
+		list = append(list, api.Finding{Code: FindingBridgeNF, Level: levelNote, What: are(on, "1") + ": frames between workloads go through iptables and nft forward rules too, and cost more",
+			Owner: "br_netfilter, wanted by Docker and Kubernetes: where these run it has to stay", Fix: "sysctl -w net.bridge." + strings.Join(on, "=0 net.bridge.") + "=0"})
 	}
 	if _, err := os.Stat("/run/systemd/netif/state"); err == nil && !foreignRoutesKept() {
 		list = append(list, api.Finding{Code: FindingNetworkd, Level: levelNote, What: "systemd-networkd removes routes that it did not make when it restarts; flatnet puts them back",
 			Owner: "systemd-networkd", Fix: "ManageForeignRoutes=no in /etc/systemd/networkd.conf.d/flatnet.conf, then networkctl reload"})
 	}
 	return list
+}
+
+// framesFiltered are the switches that lead bridged frames through the rules for packets.
+func framesFiltered() []string {
+	return slices.DeleteFunc([]string{"bridge-nf-call-iptables", "bridge-nf-call-ip6tables"}, func(name string) bool {
+		value, err := os.ReadFile("/proc/sys/net/bridge/" + name)
+		return err != nil || strings.TrimSpace(string(value)) != "1"
+	})
+}
+
+// are says what some things are, or one is.
+func are(names []string, what string) string {
+	verb := " is "
+	if len(names) > 1 {
+		verb = " are "
+	}
+	return strings.Join(names, " and ") + verb + what
 }
 
 // foreignRoutesKept reports whether networkd was told to leave other people's routes alone.
@@ -302,50 +333,6 @@ func foreignRoutesKept() bool {
 		}
 	}
 	return kept
-}
-
-// Fix carries out what was found under a code, where that is safe and touches nothing of others.
-func (a *Agent) Fix(ctx context.Context, code string, dryRun bool) ([]api.Step, error) {
-	switch code {
-	case FindingDrift, FindingForwarding:
-		return a.Repair(ctx, dryRun)
-	case FindingInnerDrift:
-		return a.repairInside(ctx, dryRun)
-	case "":
-		return nil, model.Problem{Code: model.CodeMalformed, Path: "code", Reason: "which code?", Fix: "one that doctor shows as fixable", Example: FindingDrift}
-	}
-	return nil, model.Problem{Code: model.CodeNotFixable, Path: "code", Reason: fmt.Sprintf("flatnet itself cannot fix %q", short(code)),
-		Fix: fmt.Sprintf("it can fix %s, %s and %s; for others doctor shows the commands to type", FindingDrift, FindingInnerDrift, FindingForwarding), Example: "flatnet doctor"}
-}
-
-// repairInside makes the namespaces of workloads as they were when attached. Only who asks for it gets that: the inside is
-// the workload's own.
-func (a *Agent) repairInside(ctx context.Context, dryRun bool) ([]api.Step, error) {
-	if err := a.begin(ctx); err != nil {
-		return nil, err
-	}
-	defer a.end()
-	changes, err := a.rec.Drift(ctx)
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil // that namespace is gone, and doctor says so
-	}
-	changes = slices.DeleteFunc(changes, func(c reconcile.Change) bool { return c.Netns == dataplane.HostNetns })
-	if err != nil || dryRun || len(changes) == 0 {
-		return steps(changes), err
-	}
-	var paths []string
-	for _, c := range changes {
-		paths = append(paths, c.Netns)
-	}
-	ctx, cancel := detached(ctx)
-	defer cancel()
-	defer a.looks.note(look{})
-	if err := a.rec.Complete(ctx, paths...); err != nil {
-		return nil, kernelProblem(err)
-	}
-	done := did(changes)
-	a.event(eventRepaired, "node", fmt.Sprintf("%d steps inside workloads, as asked", len(done)), done...)
-	return steps(changes), nil
 }
 
 // Counters are for metrics.

@@ -121,8 +121,8 @@ func (a *Agent) notePast(ctx context.Context, node model.Node) {
 // eventRepaired is the type of events that tell of drift undone.
 const eventRepaired = "repaired"
 
-// putBackFor is how long doctor tells of repairs.
-const putBackFor = time.Hour
+// putBackFor is how long doctor tells of repairs; events have older ones.
+const putBackFor = 15 * time.Minute
 
 // putBack is a step that was carried out once or more to undo what somebody did.
 type putBack struct {
@@ -158,32 +158,53 @@ func (a *Agent) putBacks(differs []reconcile.Change) []*putBack {
 	return list
 }
 
-// putBackFindings are what somebody changed of flatnet's lately, and was put back at once: who does it will do it again.
+// putBackFindings are what somebody changed of flatnet's lately, and was put back at once: who does it will do it again. Switching
+// the host's forwarding switches that of its links.
 func (a *Agent) putBackFindings(differs []reconcile.Change) []api.Finding {
 	var list []api.Finding
-	var rest []string
-	var all putBack
-	for _, r := range a.putBacks(differs) {
+	var switches, files, rest []string
+	var hosts, all putBack
+	back := a.putBacks(differs)
+	for _, r := range back {
 		if name, ok := forwardSwitch(r.step); ok {
-			list = append(list, api.Finding{Code: FindingForwarding, Level: levelNote, Owner: checkup.SettingText(sysctlSettings("/"), name),
-				What: fmt.Sprintf("%s was set to another value %s, and set back at once", strings.ReplaceAll(name, "/", "."), often(*r))})
-			continue
-		}
-		rest = append(rest, r.step)
-		all.times = max(all.times, r.times)
-		if r.last.After(all.last) {
-			all.last = r.last
+			switches = append(switches, strings.ReplaceAll(name, "/", "."))
+			if text := checkup.SettingText(sysctlSettings("/"), name); text != "" {
+				files = append(files, text)
+			}
+			hosts.add(*r)
 		}
 	}
-	followers := len(list) > 0 && !slices.ContainsFunc(rest, func(s string) bool { return !strings.Contains(s, "/forwarding=") })
-	if len(rest) == 0 || followers { // switching the host switches its links
+	for _, r := range back {
+		if _, ok := forwardSwitch(r.step); !ok && (len(switches) == 0 || !strings.Contains(r.step, "/forwarding=")) {
+			rest = append(rest, r.step)
+			all.add(*r)
+		}
+	}
+	now := a.deps.Now()
+	if len(switches) > 0 {
+		verb := "was"
+		if len(switches) > 1 {
+			verb = "were"
+		}
+		list = append(list, api.Finding{Code: FindingForwarding, Level: levelNote, Owner: strings.Join(files, "\n"),
+			What: fmt.Sprintf("%s %s set to another value %s, and set back at once", strings.Join(switches, " and "), verb, often(hosts, now))})
+	}
+	if len(rest) == 0 {
 		return list
 	}
-	found := api.Finding{Code: FindingPutBack, Level: levelNote, What: fmt.Sprintf("somebody changed what is flatnet's %s, and it was put back at once: %s", often(all), fewOf(rest))}
+	found := api.Finding{Code: FindingPutBack, Level: levelNote, What: fmt.Sprintf("somebody changed what is flatnet's %s, and it was put back at once: %s", often(all, now), fewOf(rest))}
 	if by := a.past.blamed(); by != "" {
 		found.Owner = "rules were last changed by " + by
 	}
 	return append(list, found)
+}
+
+// add takes another step in.
+func (p *putBack) add(r putBack) {
+	p.times = max(p.times, r.times)
+	if r.last.After(p.last) {
+		p.last = r.last
+	}
 }
 
 // fewOf is the beginning of a list that `flatnet events` has in full.
@@ -195,10 +216,18 @@ func fewOf(lines []string) string {
 	return fmt.Sprintf("%s; and %d more, see flatnet events", strings.Join(lines[:most], "; "), len(lines)-most)
 }
 
-func often(r putBack) string {
-	at := r.last.UTC().Format(time.TimeOnly) + " UTC"
+// often says how often and when last.
+func often(r putBack, now time.Time) string {
+	at := r.last.UTC().Format(time.TimeOnly) + " UTC, " + ago(now.Sub(r.last))
 	if r.times == 1 {
 		return "at " + at
 	}
-	return fmt.Sprintf("%d times in the last hour, last at %s", r.times, at)
+	return fmt.Sprintf("%d times in the last %d minutes, last at %s", r.times, int(putBackFor.Minutes()), at)
+}
+
+func ago(d time.Duration) string {
+	if d < time.Minute {
+		return fmt.Sprintf("%d s ago", int(d.Seconds()))
+	}
+	return fmt.Sprintf("%d min ago", int(d.Minutes()))
 }

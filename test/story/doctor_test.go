@@ -155,7 +155,7 @@ func (c clinic) doctor() ([]api.Finding, string) {
 
 func unstableDoctor(dir, out string) string {
 	for pattern, to := range map[string]string{
-		`\d\d:\d\d:\d\d UTC`: "HH:MM:SS UTC", regexp.QuoteMeta(dir): "DIR", `kt\d+-`: "", `nft\[\d+\]`: "nft[PID]", `(?m)^note FN5005.*\n`: "",
+		`\d\d:\d\d:\d\d UTC`: "HH:MM:SS UTC", `\d+ (s|min) ago`: "N s ago", regexp.QuoteMeta(dir): "DIR", `kt\d+-`: "", `fd[0-9a-f]{2}:[0-9a-f]{1,4}:[0-9a-f]{1,4}::`: "fdNN::", `nft\[\d+\]`: "nft[PID]", `(?m)^note FN5005.*\n`: "",
 	} {
 		out = regexp.MustCompile(pattern).ReplaceAllString(out, to)
 	}

@@ -351,6 +351,27 @@ func text(f Facts) string {
 	return b.String()
 }
 
+// Routes of workloads are put back in place of whatever is there; a better one is taken over first, to be taken away.
+func TestInnerPlans(t *testing.T) {
+	f := healthy()
+	space(&f, "web", func(s *kernel.Space) {
+		s.Defaults = []kernel.DefaultRoute{defaultVia("10.66.0.3", "eth0", 0), defaultVia("fd66::1", "eth0", 0), defaultVia("fd66::3", "eth0", 7)}
+	})
+	var got []string
+	for netns, plan := range InnerPlans(f) {
+		for _, s := range plan {
+			got = append(got, netns+": "+s.String())
+		}
+	}
+	want := `/run/netns/web: replace route default via 10.66.0.1 dev eth0
+/run/netns/web: replace route default via fd66::1 dev eth0 metric 7
+/run/netns/web: del route default via fd66::1 dev eth0 metric 7
+/run/netns/web: replace route default via fd66::1 dev eth0`
+	if got := strings.Join(got, "\n"); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
 // A bridge that is a LAN, or has nothing behind it, is no concern.
 func TestBridgesOfOthers(t *testing.T) {
 	f := healthy()

@@ -29,13 +29,17 @@ func forwarding(f Facts) []api.Finding {
 	return list
 }
 
-// SettingText says which file sets a switch to 0; empty when none does.
+// SettingText says which files set a switch to 0, those that are read last; empty when none does.
 func SettingText(settings []Setting, name string) string {
+	const most = 2
 	var found []string
 	for _, s := range settings {
 		if s.Name == name && s.Value == "0" {
 			found = append(found, fmt.Sprintf("%s, line %d: %s", s.File, s.Line, s.Text))
 		}
+	}
+	if rest := len(found) - most; rest > 0 {
+		found = append(found[rest:], fmt.Sprintf("and %d more files", rest))
 	}
 	return strings.Join(found, "\n")
 }

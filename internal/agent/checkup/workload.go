@@ -25,7 +25,7 @@ func innerRoutes(f Facts) []api.Finding {
 			if found, bad := innerRoute(f.Workloads[name], v, want); bad {
 				found.Code, found.Level = CodeInnerRoute, warning
 				found.What = fmt.Sprintf("workload %s: %s", name, found.What)
-				found.Fix = repair(f.Workloads[name], f.View.Workloads[name].Netns, v, want)
+				found.Fix, found.Fixable = repair(f.Workloads[name], f.View.Workloads[name].Netns, v, want), true
 				list = append(list, found)
 			}
 		}
@@ -66,15 +66,52 @@ func innerRoute(s kernel.Space, v family, want kernel.DefaultHop) (api.Finding, 
 
 // repair takes a better route away first: the one that was given would never be asked.
 func repair(s kernel.Space, netns string, v family, want kernel.DefaultHop) string {
-	unspecified := []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}[v]
-	given := dataplane.Route{Dest: netip.PrefixFrom(unspecified, 0), Via: want.Via, Link: want.Link}
-	replace := dataplane.Step{Op: dataplane.Replace, Object: given}.Command(netns)
-	all := defaultsOf(s, v)
-	if len(all) == 0 || len(all[0].Hops) != 1 || metric(all[0]) >= metric(kernel.DefaultRoute{V6: v == 1}) {
+	replace := dataplane.Step{Op: dataplane.Replace, Object: given(v, want)}.Command(netns)
+	better, ok := betterRoute(s, v)
+	if !ok {
 		return replace
 	}
-	better := dataplane.Route{Dest: given.Dest, Via: all[0].Hops[0].Via, Link: all[0].Hops[0].Link, Metric: all[0].Metric}
 	return enter(netns, "ip "+v.flag()+"route del default"+better.String()[len("route default"):]) + "\n" + replace
+}
+
+// given is the default route that a workload was given, as an object of ours.
+func given(v family, want kernel.DefaultHop) dataplane.Route {
+	unspecified := []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}[v]
+	return dataplane.Route{Dest: netip.PrefixFrom(unspecified, 0), Via: want.Via, Link: want.Link}
+}
+
+// betterRoute is a default route that is asked before one of the usual metric.
+func betterRoute(s kernel.Space, v family) (dataplane.Route, bool) {
+	all := defaultsOf(s, v)
+	if len(all) == 0 || len(all[0].Hops) != 1 || metric(all[0]) >= metric(kernel.DefaultRoute{V6: v == 1}) {
+		return dataplane.Route{}, false
+	}
+	r := given(v, all[0].Hops[0])
+	r.Metric = all[0].Metric
+	return r, true
+}
+
+// InnerPlans give workloads the default routes back that they were given, by namespace. A better route of somebody else can be
+// taken away only once it is ours.
+func InnerPlans(f Facts) map[string]dataplane.Plan {
+	plans := map[string]dataplane.Plan{}
+	for name, space := range f.Workloads {
+		w := f.View.Workloads[name]
+		for _, v := range families {
+			want, ok := wanted(f.View, w, v)
+			if _, bad := innerRoute(space, v, want); !ok || !bad {
+				continue
+			}
+			route := given(v, want)
+			if better, ok := betterRoute(space, v); ok {
+				ours := route
+				ours.Metric = better.Metric
+				plans[w.Netns] = append(plans[w.Netns], dataplane.Step{Op: dataplane.Replace, Object: ours}, dataplane.Step{Op: dataplane.Del, Object: ours})
+			}
+			plans[w.Netns] = append(plans[w.Netns], dataplane.Step{Op: dataplane.Replace, Object: route})
+		}
+	}
+	return plans
 }
 
 // enter is an ip command as typed for a namespace: by its name where `ip` knows it.
