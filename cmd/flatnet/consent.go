@@ -47,10 +47,10 @@ const mostShown = 30
 // writePlan shows a plan before it is asked about.
 func writePlan(w io.Writer, steps []api.Step) {
 	if len(steps) == 0 {
-		fmt.Fprintln(w, "# nothing to do on this host")
+		fmt.Fprintln(w, "# no link, address, route or rule of this host changes")
 		return
 	}
-	fmt.Fprintf(w, "# on this host, %d steps:\n", len(steps))
+	fmt.Fprintf(w, "# on this host, %s:\n", counted(len(steps), "step"))
 	writeStepTexts(w, steps[:min(len(steps), mostShown)])
 	if more := len(steps) - mostShown; more > 0 {
 		fmt.Fprintf(w, "… and %d more; --explain shows all\n", more)
@@ -72,6 +72,7 @@ func (c *consent) editNetwork(ctx context.Context, a *app, how change, old api.N
 				return err
 			}
 			writePlan(w, would.Steps)
+			writeResolvers(w, e)
 			return nil
 		})
 		if err != nil {
@@ -82,12 +83,25 @@ func (c *consent) editNetwork(ctx context.Context, a *app, how change, old api.N
 	if err != nil {
 		return err
 	}
+	if how.dry() && e.DNS != nil && len(done.Steps) == 0 {
+		writeResolvers(stdout, e)
+		return nil
+	}
 	how.done(stdout, done.Object.Name, done.Steps)
-	if !how.dry() {
+	if how.dry() {
+		writeResolvers(stdout, e)
+	} else {
 		fmt.Fprintln(a.stderr, createdLine(done.Object, len(done.Steps)))
 		writeReturn(a.stderr, done.Object)
 	}
 	return nil
+}
+
+// writeResolvers tells of the files that an edit changes besides the kernel.
+func writeResolvers(w io.Writer, e api.NetworkEdit) {
+	if e.DNS != nil {
+		fmt.Fprintln(w, "# write /etc/resolv.conf of the network's workloads")
+	}
 }
 
 // manifestOf is the manifest that would make the network.

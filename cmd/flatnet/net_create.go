@@ -100,14 +100,18 @@ func (c *netCreate) run(ctx context.Context, args []string, stdout io.Writer) er
 func createdLine(n api.Network, steps int) string {
 	parts := []string{n.Spec.Mode, n.Status.State}
 	for _, s := range n.Status.Subnets {
-		parts = append(parts, s.Subnet+" gateway "+orDash(s.Gateway))
+		part := s.Subnet
+		if s.Gateway != "" {
+			part += " gateway " + s.Gateway
+		}
+		parts = append(parts, part)
 	}
 	if n.Status.Bridge != "" {
 		parts = append(parts, "bridge "+n.Status.Bridge)
 	}
 	line := "  " + strings.Join(parts, "  ")
 	if steps > 0 {
-		line += fmt.Sprintf("  (%d steps; --explain prints them)", steps)
+		line += fmt.Sprintf("  (%s; --explain prints them)", counted(steps, "step"))
 	}
 	return line
 }

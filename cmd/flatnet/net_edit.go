@@ -68,6 +68,10 @@ func (s *editing) loop(ctx context.Context, stdout io.Writer) error {
 	s.file = f.Name()
 	for tried := false; ; tried = true {
 		text, err := s.open(ctx)
+		if err != nil && !tried && text == s.shown {
+			os.Remove(s.file)
+			return err
+		}
 		if err != nil {
 			return s.keep(err)
 		}
@@ -94,7 +98,7 @@ func (s *editing) loop(ctx context.Context, stdout io.Writer) error {
 	}
 }
 
-// open lets the editor change the file and returns what it left.
+// open lets the editor change the file and returns what it left, also when it failed.
 func (s *editing) open(ctx context.Context) (string, error) {
 	if err := os.WriteFile(s.file, []byte(s.shown), 0o600); err != nil {
 		return "", err
@@ -108,10 +112,11 @@ func (s *editing) open(ctx context.Context) (string, error) {
 	}
 	cmd := exec.CommandContext(ctx, "sh", "-c", editor+` "$1"`, "sh", s.file)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.command.app.stdin, s.command.app.stderr, s.command.app.stderr
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("editor %s: %w", editor, err)
-	}
+	failed := cmd.Run()
 	text, err := os.ReadFile(s.file)
+	if failed != nil {
+		return string(text), fmt.Errorf("the editor %q ended with %w, so nothing was changed; another one: EDITOR=nano flatnet net edit %s", editor, failed, s.old.Name)
+	}
 	return string(text), err
 }
 

@@ -64,9 +64,6 @@ func TestNetEdit(t *testing.T) {
 			t.Errorf("%s: exit %d, said %q %q, asked %q, left %v", name, code, out, said, asked, left(t))
 		}
 	}
-	if _, _, _, code := edited(t, "exit 3"); code == 0 || len(left(t)) != 1 {
-		t.Errorf("a failed editor: exit %d, left %v", code, left(t))
-	}
 }
 
 // What is wrong is shown on top of the file, and the editor opens again.
@@ -94,6 +91,18 @@ esac`
 	_, said, asked, code := edited(t, `grep -q 'mtu: 1' "$1" || echo '  mtu: 1' >> "$1"`)
 	if files := left(t); code == 0 || len(asked) != 1 || len(files) != 1 || !strings.Contains(said, "kept in "+files[0]) {
 		t.Errorf("given up after an error: exit %d, said %q, asked %q, left %v", code, said, asked, files)
+	}
+}
+
+// An editor that fails before it changed anything leaves nothing to be kept.
+func TestAnEditorThatFails(t *testing.T) {
+	_, said, asked, code := edited(t, "exit 3")
+	if files := left(t); code == 0 || len(asked) > 0 || len(files) > 0 || !strings.Contains(said, "ended with exit status 3, so nothing was changed") || strings.Contains(said, "kept") {
+		t.Errorf("unchanged: exit %d, said %q, asked %q, left %v", code, said, asked, files)
+	}
+	_, said, _, code = edited(t, `echo '  mtu: 1400' >> "$1"; exit 3`)
+	if files := left(t); code == 0 || len(files) != 1 || !strings.Contains(said, "kept in "+files[0]) {
+		t.Errorf("changed: exit %d, said %q, left %v", code, said, files)
 	}
 }
 

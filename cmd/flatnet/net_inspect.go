@@ -88,11 +88,19 @@ func networkFacts(n api.Network) []fact {
 		{"name", one(n.Name)}, {"id", one(n.ID)}, {"mode", one(n.Spec.Mode)}, {"state", one(state)}, {"scope", one(n.Status.Scope)},
 		{"created", one(n.Status.Created.UTC().Format("2006-01-02 15:04:05 UTC"))},
 		{"bridge", one(n.Status.Bridge)}, {"subnet", subnets}, {"mtu", one(fmt.Sprint(n.Status.MTU))},
-		{"uplink", one(strings.Join(n.Status.Uplinks, ", "))}, {"nat", n.Status.NAT}, {"return route", returnLines(n)}, {"dns", one(strings.Join(n.Spec.DNS, ", "))},
+		{"uplink", one(strings.Join(n.Status.Uplinks, ", "))}, {"nat", n.Status.NAT}, {"masquerade", routedOnly(n, n.Spec.Masquerade)}, {"proxy ARP", routedOnly(n, n.Spec.ProxyARP)}, {"return route", returnLines(n)}, {"dns", one(strings.Join(n.Spec.DNS, ", "))},
 		{"host adapter", one(yesNo(hasHostAdapter(n)))}, {"guard", one(onUnless(n.Spec.Guard))},
 		{"isolate ports", one(yesNo(n.Spec.IsolatePorts))}, {"autostart", one(onUnless(n.Spec.Autostart))},
 		{"labels", labels(n.Labels)}, {"endpoints", endpoints}, {"forwards", forwards},
 	}
+}
+
+// routedOnly is a switch that only routed networks have.
+func routedOnly(n api.Network, on bool) []string {
+	if n.Spec.Mode != "routed" {
+		return nil
+	}
+	return []string{yesNo(on)}
 }
 
 // hasHostAdapter reports whether the host itself is on the network; in the other modes it never is.
@@ -113,11 +121,27 @@ func subnetLine(s api.SubnetStatus) string {
 	if len(s.Reserved) > 0 {
 		parts = append(parts, "reserved "+strings.Join(s.Reserved, ","))
 	}
-	return strings.Join(parts, "  ") + fmt.Sprintf("  %d in use, %.4g free", s.InUse, s.Available)
+	return strings.Join(parts, "  ") + fmt.Sprintf("  %d in use, %s free", s.InUse, freeText(s.Available))
+}
+
+// freeText is a number of addresses, as long as a person can do something with it.
+func freeText(n float64) string {
+	if n >= 1<<32 {
+		return "many"
+	}
+	return fmt.Sprintf("%.0f", n)
 }
 
 func endpointLine(e api.Endpoint) string {
-	return fmt.Sprintf("%s/%s  %s  %s  on the host %s", e.Workload, e.IfName, strings.Join(e.IPs, " "), e.MAC, e.HostLink)
+	parts := []string{endpointName(e)}
+	if len(e.IPs) > 0 {
+		parts = append(parts, strings.Join(e.IPs, " "))
+	}
+	parts = append(parts, e.MAC)
+	if e.HostLink != "" { // the ends of a cable have none
+		parts = append(parts, "on the host "+e.HostLink)
+	}
+	return strings.Join(parts, "  ")
 }
 
 func forwardLine(f api.Forward) string {

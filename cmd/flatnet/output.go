@@ -330,11 +330,28 @@ func writeSteps(w io.Writer, steps []api.Step) {
 			fmt.Fprintf(w, "# in %s:\n", where)
 			netns = s.Netns
 		}
-		fmt.Fprintf(w, "# %s\n", s.Text)
+		fmt.Fprintf(w, "# %s\n", stepText(s))
 		if s.Command != "" {
 			fmt.Fprintln(w, s.Command)
 		}
 	}
+}
+
+// stepText is a step in words. What takes a sysctl back names a value that goes, not one that comes.
+func stepText(s api.Step) string {
+	if rest, ok := strings.CutPrefix(s.Text, "del sysctl "); ok {
+		name, _, _ := strings.Cut(rest, "=")
+		return fmt.Sprintf("put sysctl %s back to what it was", name)
+	}
+	return s.Text
+}
+
+// counted is a number of things.
+func counted(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 // writeStepTexts prints steps in words only.
@@ -343,6 +360,6 @@ func writeStepTexts(w io.Writer, steps []api.Step) {
 		if s.Netns != "" {
 			fmt.Fprintf(w, "[%s] ", s.Netns)
 		}
-		fmt.Fprintln(w, s.Text)
+		fmt.Fprintln(w, stepText(s))
 	}
 }

@@ -27,7 +27,7 @@ type run struct {
 func newRun(a *app) *cobra.Command {
 	c := &run{app: a}
 	cmd := command(a, "run [flags] [--] COMMAND [ARG...]", "start a command on a network of its own choice",
-		"sudo flatnet run -d --name web -p 8080:80 -- python3 -m http.server 80\nsudo flatnet run --network lab,ip=10.8.0.9 --network none2 -- bash", cobra.MinimumNArgs(1), c.run)
+		"sudo flatnet run -d --name web -p 8080:80 -- python3 -m http.server 80\nsudo flatnet run --network lab,ip=10.8.0.9 --network quiet -- bash", cobra.MinimumNArgs(1), c.run)
 	cmd.Long = "The command runs as the caller, in a network namespace made for it, with a resolv.conf and hosts of its own and\n" +
 		"the rest of this machine as it is. In the foreground it has the terminal, and the workload goes when it ends.\n" +
 		"--network NET[,ip=ADDRESS][,mac=MAC][,ifname=LINK][,priority=N][,guard=false][,isolate], or none, host, container:NAME"

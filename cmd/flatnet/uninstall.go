@@ -46,7 +46,7 @@ func (c *uninstall) run(ctx context.Context, _ []string, stdout io.Writer) error
 		writeSteps(stdout, steps)
 		return nil
 	}
-	question := fmt.Sprintf("take away every network and forward of flatnet on this host and end %d workloads (%d steps; see them: --plan)?", len(workloads), len(steps))
+	question := fmt.Sprintf("take away every network and forward of flatnet on this host and end %s (%s; see them: --plan)?", counted(len(workloads), "workload"), counted(len(steps), "step"))
 	if err := c.app.confirm(c.yes, question); err != nil {
 		return err
 	}

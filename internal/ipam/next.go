@@ -101,7 +101,11 @@ func (e *ExhaustedError) Error() string {
 	if e.Range != e.Subnet {
 		within = fmt.Sprintf(" within range %s", e.Range)
 	}
-	return fmt.Sprintf("subnet %s: no address is free%s: all %d are in use or remembered", e.Subnet, within, e.InUse)
+	use := fmt.Sprintf("all %d are in use or remembered", e.InUse)
+	if e.InUse == 1 {
+		use = "the only one is in use or remembered"
+	}
+	return fmt.Sprintf("subnet %s: no address is free%s: %s", e.Subnet, within, use)
 }
 
 // Problem says it to a person.
