@@ -68,7 +68,7 @@ func (c *connect) run(ctx context.Context, args []string, stdout io.Writer) erro
 	e, _ := endpointOn(done.Object, network)
 	c.change.done(stdout, endpointName(e), done.Steps)
 	if !c.change.dry() {
-		fmt.Fprintf(c.app.stderr, "  %s %s%s\n", network, strings.Join(e.IPs, " "), defaultRouteText(done.Object))
+		fmt.Fprintf(c.app.stderr, "  %s%s\n", strings.Join(append([]string{network}, e.IPs...), " "), defaultRouteText(done.Object))
 	}
 	return nil
 }

@@ -320,7 +320,7 @@ func writeSteps(w io.Writer, steps []api.Step) {
 		fmt.Fprintln(w, "# nothing to do")
 		return
 	}
-	netns := ""
+	netns, gone := "", goneLinks(steps)
 	for _, s := range steps {
 		if s.Netns != netns {
 			where := "this host"
@@ -330,17 +330,32 @@ func writeSteps(w io.Writer, steps []api.Step) {
 			fmt.Fprintf(w, "# in %s:\n", where)
 			netns = s.Netns
 		}
-		fmt.Fprintf(w, "# %s\n", stepText(s))
+		fmt.Fprintf(w, "# %s\n", stepText(s, gone))
 		if s.Command != "" {
 			fmt.Fprintln(w, s.Command)
 		}
 	}
 }
 
+// goneLinks are the links that steps remove.
+func goneLinks(steps []api.Step) map[string]bool {
+	gone := map[string]bool{}
+	for _, s := range steps {
+		if rest, ok := strings.CutPrefix(s.Text, "del link "); ok {
+			name, _, _ := strings.Cut(rest, " ")
+			gone[name] = true
+		}
+	}
+	return gone
+}
+
 // stepText is a step in words. What takes a sysctl back names a value that goes, not one that comes.
-func stepText(s api.Step) string {
+func stepText(s api.Step, gone map[string]bool) string {
 	if rest, ok := strings.CutPrefix(s.Text, "del sysctl "); ok {
 		name, _, _ := strings.Cut(rest, "=")
+		if parts := strings.Split(name, "/"); len(parts) > 1 && gone[parts[len(parts)-2]] {
+			return fmt.Sprintf("sysctl %s goes with its link", name)
+		}
 		return fmt.Sprintf("put sysctl %s back to what it was", name)
 	}
 	return s.Text
@@ -356,10 +371,11 @@ func counted(n int, thing string) string {
 
 // writeStepTexts prints steps in words only.
 func writeStepTexts(w io.Writer, steps []api.Step) {
+	gone := goneLinks(steps)
 	for _, s := range steps {
 		if s.Netns != "" {
 			fmt.Fprintf(w, "[%s] ", s.Netns)
 		}
-		fmt.Fprintln(w, stepText(s))
+		fmt.Fprintln(w, stepText(s, gone))
 	}
 }

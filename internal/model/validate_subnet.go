@@ -90,7 +90,7 @@ func (c *networkCheck) ownOverlap(i int, path string) {
 	for j, other := range c.net.Subnets[:i] {
 		if other.Prefix.IsValid() && other.Prefix.Overlaps(p) {
 			c.add(Problem{Code: CodeSubnetTwice, Path: path + ".subnet", Reason: fmt.Sprintf("%s overlaps another subnet of the network", p),
-				Owner: fmt.Sprintf("spec.subnets[%d] %s", j, other.Prefix), Fix: c.choices(p), Example: c.retry()})
+				Owner: fmt.Sprintf("spec.subnets[%d] %s", j, other.Prefix), Fix: c.choices(p), Example: c.retry(p)})
 			return
 		}
 	}
@@ -101,7 +101,7 @@ func (c *networkCheck) networkOverlap(p netip.Prefix, path string) {
 		for _, s := range other.Subnets {
 			if s.Prefix.Overlaps(p) {
 				c.add(Problem{Code: CodeOverlapNetwork, Path: path + ".subnet", Reason: fmt.Sprintf("%s overlaps another network", p),
-					Owner: fmt.Sprintf("%s of network %q", s.Prefix, other.Name), Fix: c.choices(p), Example: c.retry()})
+					Owner: fmt.Sprintf("%s of network %q", s.Prefix, other.Name), Fix: c.choices(p), Example: c.retry(p)})
 				return
 			}
 		}
@@ -118,7 +118,7 @@ func (c *networkCheck) hostOverlap(p netip.Prefix, path string) {
 		what = "an address"
 	}
 	c.add(Problem{Code: CodeOverlapHost, Path: path + ".subnet", Reason: fmt.Sprintf("%s overlaps %s on this host", p, what),
-		Owner: owner, Fix: c.choices(p), Example: c.retry()})
+		Owner: owner, Fix: c.choices(p), Example: c.retry(p)})
 }
 
 // choices are two free subnets of the length asked for, or of the usual one.
@@ -147,11 +147,26 @@ func (c *networkCheck) choices(p netip.Prefix) string {
 }
 
 // retry is the command line that would do what was asked with a free subnet.
-func (c *networkCheck) retry() string {
-	if old, exists := c.view.Networks[c.net.Name]; exists && old.Mode != c.net.Mode {
-		return fmt.Sprintf("%s --mode %s --subnet auto", c.command(), c.net.Mode)
+func (c *networkCheck) retry(taken netip.Prefix) string {
+	auto := " --subnet auto"
+	old, exists := c.view.Networks[c.net.Name]
+	if exists && taken.Addr().Is6() {
+		auto += "6" // auto takes the place of the IPv4 subnet
 	}
-	return c.command() + " --subnet auto"
+	if exists && old.Mode != c.net.Mode {
+		auto = fmt.Sprintf(" --mode %s%s", c.net.Mode, auto)
+	}
+	return c.command() + auto + c.renumber()
+}
+
+// renumber is the flag for a change of subnets that moves addresses of workloads.
+func (c *networkCheck) renumber() string {
+	for _, w := range c.view.Workloads {
+		if e, ok := w.Endpoint(c.net.Name); ok && len(e.Addrs) > 0 {
+			return " --renumber"
+		}
+	}
+	return ""
 }
 
 // command begins a command line that makes the network, or changes it when there is one.

@@ -113,6 +113,7 @@ func TestNetworkProblemsReadAsWritten(t *testing.T) {
 		{"subnet-of-another", func(n *Network) { n.Subnets[0] = subnet("10.66.0.128/25") }},
 		{"subnet-of-the-host", func(n *Network) { n.Name, n.Subnets[0] = "lab2", subnet("10.8.0.0/16") }},
 		{"subnet-of-the-host-in-a-change", func(n *Network) { *n = aView().Networks["home"]; n.Subnets = []Subnet{subnet("10.8.0.0/16")} }},
+		{"subnet6-of-the-host-in-a-change", func(n *Network) { *n = aView().Networks["home"]; n.Subnets = []Subnet{subnet("2001:db8:1::/64")} }},
 		{"subnet-of-another-in-a-change-of-mode", func(n *Network) { *n = Network{Name: "switch", Mode: NAT, Subnets: []Subnet{subnet("10.66.0.128/25")}} }},
 		{"bridged-nic-with-addresses", func(n *Network) { *n = Network{Name: "lab", Mode: Bridged, Uplink: "eth0"} }},
 		{"bridged-nic-with-addresses-in-a-change", func(n *Network) { *n = Network{Name: "switch", Mode: Bridged, Uplink: "eth0"} }},

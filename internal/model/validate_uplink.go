@@ -69,7 +69,7 @@ func (c *networkCheck) nic(l HostLink) {
 	p := Problem{Code: CodeBridgedUplink, Path: "spec.uplink", Owner: describeLink(l)}
 	proxied := fmt.Sprintf("%s --mode routed --proxy-arp --uplink %s", c.command(), l.Name)
 	if lan, _ := around(l, netip.PrefixFrom(netip.IPv4Unspecified(), 32)); lan.IsValid() {
-		proxied += " --subnet " + partOf(lan).String()
+		proxied += " --subnet " + partOf(lan).String() + c.renumber()
 	}
 	switch {
 	case l.IPOnly:
