@@ -130,7 +130,7 @@ func usage(cmd *cobra.Command, w io.Writer) error {
 	}
 	writeSubcommands(&b, cmd)
 	if cmd.HasAvailableLocalFlags() {
-		fmt.Fprintf(&b, "\nflags:\n%s", switchUsages(cmd.LocalFlags()))
+		fmt.Fprintf(&b, "\nflags:\n%s", switchUsages(cmd.LocalFlags().FlagUsages()))
 	}
 	if !cmd.HasParent() {
 		b.WriteString("\nmore: flatnet help COMMAND, flatnet help FN2107 (a code), flatnet help topics\n")

@@ -3,8 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-
-	"github.com/spf13/pflag"
 )
 
 // flagOfDocker says what stands here for a flag of docker run or docker network connect; nothing when none is known.
@@ -31,7 +29,7 @@ func flagOfDocker(name string) string {
 
 // explainFlag adds to the error of an unknown flag what the flag of another tool is here.
 func explainFlag(err error) error {
-	var unknown *pflag.NotExistError
+	var unknown interface{ GetSpecifiedName() string } // the flag that the error is about
 	if !errors.As(err, &unknown) {
 		return err
 	}

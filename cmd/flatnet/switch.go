@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 )
 
 // onOff is a switch that can be left as it is. All switches of a network are given in the same ways: --guard, --guard on, --guard=off.
@@ -60,9 +59,16 @@ func (o opposite) Set(text string) error {
 	return nil
 }
 
+// flagValue is what reads a flag.
+type flagValue interface {
+	String() string
+	Set(string) error
+	Type() string
+}
+
 // switchFlag is a switch that is on when nothing is said behind it.
-func switchFlag(f *pflag.FlagSet, v pflag.Value, name, usage string) {
-	f.VarPF(v, name, "", usage).NoOptDefVal = "true"
+func switchFlag(cmd *cobra.Command, v flagValue, name, usage string) {
+	cmd.Flags().VarPF(v, name, "", usage).NoOptDefVal = "true"
 }
 
 // switchNames are the switches of networks, whose on or off may stand behind a space.
@@ -107,7 +113,7 @@ func oneName(cmd *cobra.Command, args []string) error {
 	return usageError{cmd, fmt.Errorf("got %d arguments; usage: %s", len(args), cmd.UseLine())}
 }
 
-// switchUsages shows that a switch may stand alone, in as many columns as what pflag writes.
-func switchUsages(f *pflag.FlagSet) string {
-	return strings.ReplaceAll(f.FlagUsages(), "on|off[=true]", "[on|off]     ")
+// switchUsages shows that a switch may stand alone, in as many columns as what the flags' help has.
+func switchUsages(usages string) string {
+	return strings.ReplaceAll(usages, "on|off[=true]", "[on|off]     ")
 }
