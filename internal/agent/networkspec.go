@@ -93,7 +93,7 @@ func (r *networkReader) subnets(n *model.Network, spec api.NetworkSpec) {
 			asked = append(asked, api.SubnetSpec{Subnet: autoSubnet6})
 		}
 	}
-	for i, s := range asked {
+	for i, s := range asked[:min(len(asked), model.MaxSubnets+1)] { // one more is refused
 		path := fmt.Sprintf("spec.subnets[%d]", i)
 		if subnet, ok := r.subnet(*n, path, s); ok {
 			n.Subnets = append(n.Subnets, subnet)

@@ -121,17 +121,13 @@ func (a *Agent) learnNode(ctx context.Context, node model.Node) bool {
 	return true
 }
 
-// judged does what may refuse a request for the host's sake. The facts that are known lag behind by a moment, in which a script has made
-// the link that it names next, or taken away the address in its way: so before a refusal the host is looked at once more.
+// judged does what hangs on the host as it is now. The facts that are known lag behind by a moment, in which a script has made the link
+// that it names next, or given the NIC an address: so the host is looked at once more.
 func judged[T any](ctx context.Context, a *Agent, judge func() (T, error)) (T, error) {
-	v, err := judge()
-	if err == nil {
-		return v, nil
+	if node, err := a.deps.Host.Node(ctx); err == nil {
+		a.learnNode(ctx, node)
 	}
-	if node, failed := a.deps.Host.Node(ctx); failed == nil && a.learnNode(ctx, node) {
-		return judge()
-	}
-	return v, err
+	return judge()
 }
 
 func sameNode(a, b model.Node) bool {

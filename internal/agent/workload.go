@@ -191,7 +191,11 @@ func (a *Agent) freeAddr(network string, s model.Subnet, workload string) (netip
 	if !prefer.IsValid() {
 		prefer = a.state.next[s.Prefix]
 	}
-	taken := func(addr netip.Addr) bool { _, is := a.state.used[network][addr]; return is }
+	taken := func(addr netip.Addr) bool {
+		_, used := a.state.used[network][addr]
+		_, own := a.state.view.Node.Has(addr) // of a bridged network, whose LAN the host is on too
+		return used || own
+	}
 	addr, err := ipam.Next(s, func(addr netip.Addr) bool { return taken(addr) || a.sticky.forOther(network, workload, addr) }, prefer)
 	var full *ipam.ExhaustedError
 	if errors.As(err, &full) {

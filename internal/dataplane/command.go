@@ -201,7 +201,7 @@ func (e Element) keyText() string {
 
 // shell is the rule with what a shell would take apart in quotes.
 func (r Rule) shell() string {
-	return fmt.Sprintf("rule %s %s %s '%s'", r.Family, TableName, r.Chain, strings.ReplaceAll(r.text(), "'", `'\\''`))
+	return fmt.Sprintf("rule %s %s %s '%s'", r.Family, TableName, r.Chain, strings.ReplaceAll(r.text(), "'", `'\''`))
 }
 
 // quoteBody puts a definition's braces in quotes.

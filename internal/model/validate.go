@@ -14,6 +14,10 @@ import (
 // one it replaces. Defaults are filled in already: see WithDefaults.
 func Validate(v View, n Network) Problems {
 	c := networkCheck{view: v, net: n}
+	if n := len(n.Subnets); n > MaxSubnets {
+		c.add(Problem{Code: CodeTooLarge, Path: "spec.subnets", Reason: fmt.Sprintf("%d subnets are too many", n), Fix: fmt.Sprintf("at most %d", MaxSubnets)})
+		return c.problems
+	}
 	c.name()
 	if c.mode() {
 		c.bridge()
@@ -28,6 +32,9 @@ func Validate(v View, n Network) Problems {
 	c.problems = append(c.problems, checkLabels(n.Labels)...)
 	return c.problems
 }
+
+// MaxSubnets bounds what one request costs: each subnet is held against all others.
+const MaxSubnets = 64
 
 type networkCheck struct {
 	view     View

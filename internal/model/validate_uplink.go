@@ -91,11 +91,24 @@ func (c *networkCheck) nic(l HostLink) {
 		p.Reason = fmt.Sprintf("%s has addresses of the host, which would not answer any more once it is in a bridge", l.Name)
 		p.Fix = fmt.Sprintf("take them off %s, or make a bridge that has them and name it with --bridge", l.Name)
 		p.Example = proxied
+	case c.view.Node.routesBy(l.Name) != "":
+		p.Reason = fmt.Sprintf("%s carries routes of the host, which would lead nowhere once it is in a bridge", l.Name)
+		p.Owner, p.Fix = c.view.Node.routesBy(l.Name), "take them away, or make a bridge that has them and name it with --bridge"
 	default:
 		c.nicTaken(l)
 		return
 	}
 	c.add(p)
+}
+
+// routesBy describes a route over a router that somebody set on a link.
+func (n Node) routesBy(link string) string {
+	for _, r := range n.Routes {
+		if r.Link == link && r.Via.IsValid() {
+			return r.describe()
+		}
+	}
+	return ""
 }
 
 // globalAddrs are a link's addresses but the link-local ones that every link has.
@@ -111,10 +124,15 @@ func globalAddrs(l HostLink) []netip.Prefix {
 
 func (c *networkCheck) nicTaken(l HostLink) {
 	for _, other := range c.others() {
-		if other.Mode == Bridged && other.Uplink == l.Name {
-			c.add(Problem{Code: CodeBridgedUplink, Path: "spec.uplink", Reason: fmt.Sprintf("%s is in the bridge of another network", l.Name),
-				Owner: fmt.Sprintf("network %q", other.Name), Fix: "attach the workloads to that network"})
+		if other.Uplink != l.Name {
+			continue
 		}
+		p := Problem{Code: CodeBridgedUplink, Path: "spec.uplink", Reason: fmt.Sprintf("%s is in the bridge of another network", l.Name),
+			Owner: fmt.Sprintf("network %q", other.Name), Fix: "attach the workloads to that network"}
+		if other.Mode != Bridged {
+			p.Reason, p.Fix = fmt.Sprintf("%s is the uplink of another network, which could not leave by it any more", l.Name), "give that network another uplink first"
+		}
+		c.add(p)
 	}
 }
 
@@ -130,6 +148,9 @@ func (c *networkCheck) borrowed() {
 	if l, ok := c.view.Node.Link(n.Bridge); !ok || !l.Bridge {
 		c.add(Problem{Code: CodeBridgedUplink, Path: "spec.bridge", Reason: fmt.Sprintf("%s is not a bridge of this host", quote(n.Bridge)), Fix: bridges,
 			Example: "--uplink eth1"})
+	} else if n.MTU != 0 && n.MTU < l.MTU {
+		c.add(Problem{Code: CodeMTU, Path: "spec.mtu", Reason: fmt.Sprintf("MTU %d is less than that of %s: the kernel would lower the bridge's to that of its smallest port", n.MTU, l.Name),
+			Owner: describeLink(l), Fix: fmt.Sprintf("0 follows the bridge, which has %d", l.MTU)})
 	}
 }
 
@@ -165,8 +186,13 @@ func (c *networkCheck) proxyARP() {
 	for i, s := range n.Subnets {
 		path := fmt.Sprintf("spec.subnets[%d].subnet", i)
 		lan, found := around(l, s.Prefix)
+		router := c.view.Node.routerIn(s.Prefix)
 		switch {
-		case !s.Prefix.IsValid() || found:
+		case !s.Prefix.IsValid():
+		case router.IsValid():
+			bad(path, fmt.Sprintf("%s holds %s, the router of this host: it would be taken over", s.Prefix, router),
+				fmt.Sprintf("a part of %s that nobody on the LAN uses: its DHCP server must not give it out", lan.Masked()), partOf(lan).String())
+		case found:
 		case !lan.IsValid():
 			bad(path, fmt.Sprintf("%s has no %s address, so there is no LAN to be on", l.Name, family(s.Prefix.Addr().Is6())), "leave the subnet out", "")
 		default:
@@ -174,6 +200,16 @@ func (c *networkCheck) proxyARP() {
 				fmt.Sprintf("a part of %s that nobody on the LAN uses: its DHCP server must not give it out", lan.Masked()), partOf(lan).String())
 		}
 	}
+}
+
+// routerIn is a next hop of the host's routes that lies in a prefix.
+func (n Node) routerIn(p netip.Prefix) netip.Addr {
+	for _, r := range n.Routes {
+		if r.Via.IsValid() && p.Contains(r.Via) {
+			return r.Via
+		}
+	}
+	return netip.Addr{}
 }
 
 // around returns the range of a link that holds p and more, or else one that p's family could be a part of.

@@ -218,6 +218,10 @@ func (c *workloadCheck) addrs(n Network, e Endpoint) Problems {
 			ps = append(ps, Problem{Code: CodeAddress, Path: path, Reason: fmt.Sprintf("%s and %s are of one subnet", first, a), Fix: "one address in each subnet"})
 		}
 		given[s.Prefix] = a
+		if link, own := c.view.Node.Has(a); own && n.Mode == Bridged {
+			ps = append(ps, Problem{Code: CodeAddressTaken, Path: path, Reason: fmt.Sprintf("%s is this host's own", a), Owner: "link " + link,
+				Fix: "leave it out to have a free one"})
+		}
 		if owner, ok := c.otherOn(n.Name, func(o Endpoint) bool { return containsAddr(o.Addrs, a) }); ok {
 			ps = append(ps, Problem{Code: CodeAddressTaken, Path: path, Reason: fmt.Sprintf("%s is in use on network %q", a, n.Name), Owner: owner,
 				Fix: "leave it out to have a free one"})

@@ -120,6 +120,18 @@ func (n Node) AddrOn(link string, v6 bool) netip.Addr {
 	return addrs[0].Addr()
 }
 
+// Has says which link of the host has an address.
+func (n Node) Has(a netip.Addr) (link string, ok bool) {
+	for _, l := range n.Links {
+		for _, p := range l.Addrs {
+			if p.Addr() == a {
+				return l.Name, true
+			}
+		}
+	}
+	return "", false
+}
+
 // LacksLink names the link of the host that a network needs and that is not there: its uplink, or the bridge it borrows.
 func (v View) LacksLink(n Network) (name string, lacks bool) {
 	name = n.Uplink

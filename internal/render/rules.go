@@ -15,6 +15,7 @@ var (
 	iifSaddr    = family[dataplane.Fields]{{dataplane.IIF, dataplane.IPSaddr}, {dataplane.IIF, dataplane.IP6Saddr}}
 	oifSaddr    = family[dataplane.Fields]{{dataplane.OIF, dataplane.IPSaddr}, {dataplane.OIF, dataplane.IP6Saddr}}
 	oifDaddr    = family[dataplane.Fields]{{dataplane.OIF, dataplane.IPDaddr}, {dataplane.OIF, dataplane.IP6Daddr}}
+	saddr       = family[dataplane.Fields]{{dataplane.IPSaddr}, {dataplane.IP6Saddr}}
 	daddr       = family[dataplane.Fields]{{dataplane.IPDaddr}, {dataplane.IP6Daddr}}
 	listensOn   = family[dataplane.Fields]{{dataplane.IPDaddr, dataplane.L4Proto, dataplane.DPort}, {dataplane.IP6Daddr, dataplane.L4Proto, dataplane.DPort}}
 	listensPort = dataplane.Fields{dataplane.L4Proto, dataplane.DPort}
@@ -60,6 +61,7 @@ var (
 	setGateways = family[dataplane.Set]{inetSet("gateways4", iifDaddr[0]), inetSet("gateways6", iifDaddr[1])} // host-only links and the host's addresses on them
 	setHiddenIP = family[dataplane.Set]{inetSet("hidden4", daddr[0]), inetSet("hidden6", daddr[1])}           // the host's addresses on hidden links
 	setPortIso  = family[dataplane.Set]{inetSet("isolated4", iifSaddr[0]), inetSet("isolated6", iifSaddr[1])} // links and addresses of isolated endpoints
+	setOwn      = family[dataplane.Set]{inetSet("workloads4", saddr[0]), inetSet("workloads6", saddr[1])}     // addresses of endpoints
 	setSubnets  = family[dataplane.Set]{interval(inetSet("subnets4", oifSaddr[0])), interval(inetSet("subnets6", oifSaddr[1]))}
 )
 
@@ -118,7 +120,7 @@ func rules() []dataplane.Object {
 		setStrict, setGuarded, setLocked, setMACs, setTargets} {
 		objects = append(objects, s)
 	}
-	for _, pair := range []family[dataplane.Set]{setGateways, setHiddenIP, setPortIso, setSubnets, setNear, setAddrs,
+	for _, pair := range []family[dataplane.Set]{setOwn, setGateways, setHiddenIP, setPortIso, setSubnets, setNear, setAddrs,
 		mapSNAT, mapForward, mapForwardAny, mapForwardRange} {
 		objects = append(objects, pair[0], pair[1])
 	}
@@ -174,13 +176,19 @@ func concat(groups ...[]dataplane.Rule) []dataplane.Rule {
 
 func only(rules ...dataplane.Rule) []dataplane.Rule { return rules }
 
-// raw keeps workloads off the host's loopback addresses: route_localnet, which forwards of 127.0.0.1 need, would
+// raw keeps others from speaking for a workload: what they send in its name would begin a connection, and what they then send to it would
+// pass for an answer, or an error that the host sends it would carry their words. And it keeps workloads off the host's loopback addresses: route_localnet, which forwards of 127.0.0.1 need, would
 // let them through. It stands before conntrack, as answers to such forwards are turned back to 127.0.0.1 only there.
 func raw() chain {
-	return base("raw", "filter", dataplane.Prerouting, -300,
-		rule(dataplane.Match{Dest: loopback4, Lookup: in(iif, setNets)}, dataplane.Drop, "loopback belongs to the host"),
-		rule(dataplane.Match{Source: loopback4, Lookup: in(iif, setNets)}, dataplane.Drop, "loopback belongs to the host"),
-	)
+	return base("raw", "filter", dataplane.Prerouting, -300, concat(
+		only(
+			rule(dataplane.Match{Dest: loopback4, Lookup: in(iif, setNets)}, dataplane.Drop, "loopback belongs to the host"),
+			rule(dataplane.Match{Source: loopback4, Lookup: in(iif, setNets)}, dataplane.Drop, "loopback belongs to the host"),
+		),
+		both(func(f int) dataplane.Rule {
+			return rule(dataplane.Match{L3: l3[f], Lookup: in(saddr[f], setOwn[f]), Lookup2: notIn(iif, setNets)}, dataplane.Drop, "a workload's address, from elsewhere")
+		}),
+	)...)
 }
 
 // dnatIn and dnatOut send what is addressed to the host itself to the forwards, from outside and from the host.

@@ -60,7 +60,7 @@ func endpoint(host *dataplane.Host, v model.View, w model.Workload, e model.Endp
 	if err := outer.Put(guardElements(n, e, port.Name)...); err != nil {
 		return err
 	}
-	if err := outer.Put(slices.Concat(isolationElements(n, e), inwardElements(n, e, port.Name), proxies(v, n, e))...); err != nil {
+	if err := outer.Put(slices.Concat(ownElements(n, e), isolationElements(n, e), inwardElements(n, e, port.Name), proxies(v, n, e))...); err != nil {
 		return err
 	}
 	inner := host.State(w.Netns)
@@ -241,6 +241,18 @@ func inwardElements(n model.Network, e model.Endpoint, port string) []dataplane.
 	}
 	for _, p := range near {
 		objects = append(objects, setNear[familyOf(p.Addr())].Element(dataplane.Tuple{Link: port, Addr: p.Masked().Addr(), AddrLast: lastAddr(p)}))
+	}
+	return objects
+}
+
+// ownElements are the addresses by which the host's rules know the endpoint; those of guests that number themselves are not known.
+func ownElements(n model.Network, e model.Endpoint) []dataplane.Object {
+	if !n.GuardsAddresses() {
+		return nil
+	}
+	var objects []dataplane.Object
+	for _, a := range e.Addrs {
+		objects = append(objects, setOwn[familyOf(a)].Element(dataplane.Tuple{Addr: a}))
 	}
 	return objects
 }
