@@ -43,11 +43,12 @@ func closed(n model.Network) bool { return n.Mode == model.HostOnly || n.Mode ==
 // hidden reports whether the host routes for the network without being reachable at its gateway address.
 func hidden(n model.Network) bool { return n.Routes() && n.NoHostAdapter }
 
-// bridged is a bridge with a NIC in it, and nothing else: to the host's rules it is a piece of the LAN. A bridge that others made is
+// bridged is a bridge with a NIC in it: to the host's rules it is a piece of the LAN. A bridge that others made is
 // theirs. The host has no address there, not even a link-local one, until somebody gives the bridge one.
 func bridged(v model.View, n model.Network) [][]dataplane.Object {
+	known := []dataplane.Object{setBridges.Element(dataplane.Tuple{Link: n.BridgeName()})}
 	if n.BorrowsBridge() {
-		return nil
+		return [][]dataplane.Object{known}
 	}
 	link := dataplane.Link{
 		Name: n.BridgeName(), Kind: dataplane.Bridge, Owner: "net/" + n.Name, Uplink: n.Uplink,
@@ -57,7 +58,7 @@ func bridged(v model.View, n model.Network) [][]dataplane.Object {
 	if _, there := v.Node.Link(n.Uplink); there {
 		objects = append(objects, dataplane.Port{Link: n.Uplink, Master: link.Name})
 	}
-	return [][]dataplane.Object{objects, bridgeSysctls(n)}
+	return [][]dataplane.Object{objects, bridgeSysctls(n), known}
 }
 
 func bridge(v model.View, n model.Network) []dataplane.Object {
@@ -140,7 +141,7 @@ func networkElements(n model.Network) []dataplane.Object {
 			}
 		}
 	}
-	member(true, setNets)
+	member(true, setNets, setBridges)
 	member(n.Translates(), setNAT)
 	member(n.Mode == model.Routed, setRouted)
 	member(closed(n), setClosed)

@@ -48,6 +48,7 @@ func bridgeSet(name string, fields dataplane.Fields) dataplane.Set {
 // Sets of the inet table. Where a comment says link, it is a bridge of ours.
 var (
 	setNets     = inetSet("nets", iif)       // every link
+	setBridges  = inetSet("bridges", iif)    // every link, and the bridges of bridged networks
 	setNAT      = inetSet("nat", iif)        // links whose workloads leave with the host's address
 	setRouted   = inetSet("routed", iif)     // links that others reach by a route over the host
 	setClosed   = inetSet("closed", iif)     // links of host-only and isolated networks: nothing is forwarded
@@ -116,7 +117,7 @@ var (
 // rules are both tables with their sets, chains and rules: the constant part of every host.
 func rules() []dataplane.Object {
 	objects := []dataplane.Object{dataplane.Table{Family: dataplane.Inet}, dataplane.Table{Family: dataplane.BridgeNF}}
-	for _, s := range []dataplane.Set{setNets, setNAT, setRouted, setClosed, setHostOnly, setSilent, setHidden, setSame, setPinned, setUplinks,
+	for _, s := range []dataplane.Set{setNets, setBridges, setNAT, setRouted, setClosed, setHostOnly, setSilent, setHidden, setSame, setPinned, setUplinks,
 		setStrict, setGuarded, setLocked, setMACs, setTargets} {
 		objects = append(objects, s)
 	}
@@ -177,7 +178,8 @@ func concat(groups ...[]dataplane.Rule) []dataplane.Rule {
 func only(rules ...dataplane.Rule) []dataplane.Rule { return rules }
 
 // raw keeps others from speaking for a workload: what they send in its name would begin a connection, and what they then send to it would
-// pass for an answer, or an error that the host sends it would carry their words. And it keeps workloads off the host's loopback addresses: route_localnet, which forwards of 127.0.0.1 need, would
+// pass for an answer, or an error that the host sends it would carry their words. What a routed workload sends to a bridged one may come
+// back in by the NIC of the latter's bridge, and with br_netfilter is seen here too. And it keeps workloads off the host's loopback addresses: route_localnet, which forwards of 127.0.0.1 need, would
 // let them through. It stands before conntrack, as answers to such forwards are turned back to 127.0.0.1 only there.
 func raw() chain {
 	return base("raw", "filter", dataplane.Prerouting, -300, concat(
@@ -186,7 +188,7 @@ func raw() chain {
 			rule(dataplane.Match{Source: loopback4, Lookup: in(iif, setNets)}, dataplane.Drop, "loopback belongs to the host"),
 		),
 		both(func(f int) dataplane.Rule {
-			return rule(dataplane.Match{L3: l3[f], Lookup: in(saddr[f], setOwn[f]), Lookup2: notIn(iif, setNets)}, dataplane.Drop, "a workload's address, from elsewhere")
+			return rule(dataplane.Match{L3: l3[f], Lookup: in(saddr[f], setOwn[f]), Lookup2: notIn(iif, setBridges)}, dataplane.Drop, "a workload's address, from elsewhere")
 		}),
 	)...)
 }

@@ -164,6 +164,38 @@ func (l *lab) invalidPackets() []string {
 	return wrong
 }
 
+// spokenFor sends from the LAN in the name of workloads: conntrack would take it for the beginning of a connection of theirs, and what is
+// then sent to them for the answer.
+func (l *lab) spokenFor() []string {
+	l.Helper()
+	var wrong []string
+	from, to := l.actor("lan1"), l.actor("lan2")
+	if err := to.agent.Sniff("eth0"); err != nil {
+		l.Fatal(err)
+	}
+	dst, mac := l.macOf(&actor{Machine: l.host.Machine, link: "eth0"}), l.macOf(from)
+	frame := func(src, dest netip.Addr, text []byte) []byte {
+		if src.Is4() {
+			return ether(dst, mac, etherIPv4, ipv4(src, dest, udp(9, 9, text)))
+		}
+		return ether(dst, mac, etherIPv6, ipv6(src, dest, protoUDP, udp(9, 9, text)))
+	}
+	for _, name := range []string{"n1a", "r1a", "rmasqa", "h1a"} {
+		for i, src := range l.actor(name).addrs[:2] {
+			marker, last := fmt.Appendf(nil, "<as %s>", src), fmt.Appendf(nil, "<after %s>", src)
+			caught := l.caughtUntil(sniffPoint{to, "eth0"}, last, func() {
+				if err := from.agent.Send(from.link, frame(src, to.addrs[i], marker), frame(from.addrs[i], to.addrs[i], last)); err != nil {
+					l.Fatal(err)
+				}
+			})
+			if slices.ContainsFunc(caught, func(f []byte) bool { return bytes.Contains(f, marker) }) {
+				wrong = append(wrong, fmt.Sprintf("[in a workload's name] lan1 as %s (%s): it passes the host", src, name))
+			}
+		}
+	}
+	return wrong
+}
+
 // sctpOnLoopback6 is what neither NAT nor a program turns: it must reach the host itself.
 func (l *lab) sctpOnLoopback6() trial {
 	return trial{cell: "SCTP on [::1]", from: l.host, kind: prober.SCTP, to: netip.MustParseAddr("::1"), port: anywhere["n1a"], by: l.host}

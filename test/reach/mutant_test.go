@@ -89,6 +89,7 @@ func (l *lab) allChecks(tabs tables) []func() string {
 		tells(l.provoked),
 		tells(l.loopbackIsClosed),
 		tells(l.invalidPackets),
+		tells(l.spokenFor),
 		tries([]trial{l.sctpOnLoopback6()}),
 		tries(append(append(isolation, uplinks...), onLink...)),
 		tries(cells),

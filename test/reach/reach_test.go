@@ -46,6 +46,7 @@ func TestReachability(t *testing.T) {
 		l.try(append(l.rangeTrials(), l.oneAddressTrials()...))
 		l.none(l.loopbackIsClosed())
 		l.none(l.invalidPackets())
+		l.none(l.spokenFor())
 		l.loopback6()
 		l.removedForward()
 	})
