@@ -218,10 +218,13 @@ func transaction(typ, flags uint16, elements []dataplane.Element) []message {
 	return append(messages, request(unix.NFNL_MSG_BATCH_END, 0, frame...))
 }
 
-// key is an element's key for the sets that endpoints are in: a link, and maybe a MAC or an address.
+// key is an element's key for the sets that endpoints are in: an address, or a link and maybe a MAC or an address.
 func key(e dataplane.Element) []byte {
-	b := make([]byte, 16, 40) // IFNAMSIZ
 	is := e.Is()
+	if is.Link == "" {
+		return is.Addr.AsSlice()
+	}
+	b := make([]byte, 16, 40) // IFNAMSIZ
 	copy(b, is.Link)
 	switch e.Set().Type[1] {
 	case dataplane.EtherAddr:
