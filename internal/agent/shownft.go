@@ -41,9 +41,20 @@ func (p purposes) read(v model.View) {
 		}
 	}
 	for _, w := range v.Workloads {
-		networks := linksOf(v, w)
+		networks := linksOf(v, w) // by what an element of the workload is about
 		if host, err := render.Workload(v, w); err == nil {
-			p.add(host, func(e dataplane.Element) purpose { return purpose{network: networks[e.Is().Link], workload: w.Name} })
+			for _, e := range w.Endpoints {
+				for _, a := range e.Addrs {
+					networks[a.String()] = e.Network
+				}
+			}
+			p.add(host, func(e dataplane.Element) purpose {
+				is := e.Is()
+				if is.Link == "" { // the workload's address itself
+					is.Link = is.Addr.String()
+				}
+				return purpose{network: networks[is.Link], workload: w.Name}
+			})
 		}
 	}
 	for _, n := range v.Networks {
