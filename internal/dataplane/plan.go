@@ -146,19 +146,44 @@ func withoutContents(back Plan) Plan {
 	})
 }
 
+// Within reports whether an object of nft goes when the table, set or chain goes; the key of one will do.
+func Within(o, container Object) bool {
+	switch c := container.(type) {
+	case Table:
+		family, in := tableOf(o)
+		return in && family == c.Family
+	case Set:
+		e, ok := o.(Element)
+		return ok && e.Set().Key() == c.Key()
+	case Chain:
+		r, ok := o.(Rule)
+		return ok && r.Family == c.Family && r.Chain == c.Name
+	}
+	return false
+}
+
+// FamilyOf is the family of an object of nft; that of others is empty.
+func FamilyOf(o Object) Family {
+	switch o := o.(type) {
+	case Table:
+		return o.Family
+	case Chain:
+		return o.Family
+	case Set:
+		return o.Family
+	case Rule:
+		return o.Family
+	case Element:
+		return o.Set().Family
+	}
+	return ""
+}
+
 // tableOf is the family of the table that an object is in.
 func tableOf(o Object) (Family, bool) {
-	switch o := o.(type) {
-	case Chain:
-		return o.Family, true
-	case Set:
-		return o.Family, true
-	case Rule:
-		return o.Family, true
-	case Element:
-		return o.Set().Family, true
-	}
-	return "", false
+	_, isTable := o.(Table)
+	family := FamilyOf(o)
+	return family, family != "" && !isTable
 }
 
 // inOrder sorts steps by dependence: by kind, then by turn and what is first within a kind, then by text.

@@ -229,7 +229,7 @@ func (f *Fake) FlushNFT(netns string) {
 		return
 	}
 	for k, o := range s.objects {
-		if familyOf(o) != "" {
+		if dataplane.FamilyOf(o) != "" {
 			delete(s.objects, k)
 			f.tell(netns, o)
 		}

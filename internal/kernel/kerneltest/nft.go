@@ -99,7 +99,7 @@ func (f *Fake) removeNFT(s *space, o dataplane.Object) error {
 func (s *space) named(key dataplane.Key) bool {
 	for _, o := range s.objects {
 		r, ok := o.(dataplane.Rule)
-		if !ok || within(r, key) {
+		if !ok || dataplane.Within(r, key) {
 			continue
 		}
 		for _, need := range ruleNeeds(r) {
@@ -114,39 +114,8 @@ func (s *space) named(key dataplane.Key) bool {
 func (s *space) dropWithin(outer dataplane.Object) {
 	key := outer.Key()
 	for k, o := range s.objects {
-		if within(o, key) {
+		if dataplane.Within(o, key) {
 			delete(s.objects, k)
 		}
 	}
-}
-
-// within reports whether o goes when the object of that key goes.
-func within(o dataplane.Object, key dataplane.Key) bool {
-	switch outer := key.(type) {
-	case dataplane.Table:
-		return familyOf(o) == outer.Family && o.Key() != key
-	case dataplane.Set:
-		e, ok := o.(dataplane.Element)
-		return ok && e.Set().Key() == key
-	case dataplane.Chain:
-		r, ok := o.(dataplane.Rule)
-		return ok && r.Family == outer.Family && r.Chain == outer.Name
-	}
-	return false
-}
-
-func familyOf(o dataplane.Object) dataplane.Family {
-	switch o := o.(type) {
-	case dataplane.Table:
-		return o.Family
-	case dataplane.Set:
-		return o.Family
-	case dataplane.Chain:
-		return o.Family
-	case dataplane.Rule:
-		return o.Family
-	case dataplane.Element:
-		return o.Set().Family
-	}
-	return ""
 }

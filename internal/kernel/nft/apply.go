@@ -117,43 +117,12 @@ func withoutOrphans(want dataplane.State, plan dataplane.Plan) dataplane.State {
 			continue
 		}
 		for key, o := range want {
-			if within(o, step.Object) {
+			if dataplane.Within(o, step.Object) {
 				delete(want, key)
 			}
 		}
 	}
 	return want
-}
-
-// within reports whether o goes when the table, set or chain goes.
-func within(o, container dataplane.Object) bool {
-	switch c := container.(type) {
-	case dataplane.Table:
-		return familyOf(o) == c.Family
-	case dataplane.Set:
-		e, ok := o.(dataplane.Element)
-		return ok && e.Set().Key() == c.Key()
-	case dataplane.Chain:
-		r, ok := o.(dataplane.Rule)
-		return ok && r.Family == c.Family && r.Chain == c.Name
-	}
-	return false
-}
-
-func familyOf(o dataplane.Object) dataplane.Family {
-	switch o := o.(type) {
-	case dataplane.Table:
-		return o.Family
-	case dataplane.Set:
-		return o.Family
-	case dataplane.Chain:
-		return o.Family
-	case dataplane.Rule:
-		return o.Family
-	case dataplane.Element:
-		return o.Set().Family
-	}
-	return ""
 }
 
 // replacesContainers reports whether a plan changes what nf_tables cannot change in place.
@@ -210,7 +179,7 @@ func outworn(plan dataplane.Plan, have dataplane.State) []dataplane.Object {
 	for set, deleted := range rangeDeletions(plan) {
 		size := 0
 		for _, o := range have {
-			if within(o, set) {
+			if dataplane.Within(o, set) {
 				size++
 			}
 		}

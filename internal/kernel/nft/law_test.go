@@ -14,7 +14,7 @@ func randomState(t *testing.T, r *rand.Rand) dataplane.State {
 	gone := map[dataplane.Key]bool{}
 	next := map[dataplane.Key]int{}
 	for _, o := range sample(0) {
-		if !keepTable[familyOf(o)] {
+		if !keepTable[dataplane.FamilyOf(o)] {
 			continue
 		}
 		switch o := o.(type) {
@@ -117,7 +117,7 @@ func TestDeletingATableDeletesWhatIsInIt(t *testing.T) {
 	apply(t, c, delInet)
 	apply(t, c, delInet)
 	for _, o := range observe(t, c) {
-		if familyOf(o) == dataplane.Inet {
+		if dataplane.FamilyOf(o) == dataplane.Inet {
 			t.Errorf("still there: %s", o)
 		}
 	}

@@ -37,15 +37,15 @@ func renew(want, have dataplane.State, old []dataplane.Object, seen *snapshot) *
 	tx := newTransaction(seen.generation)
 	left, chains := have.Clone(), maps.Clone(seen.chains)
 	for _, family := range families {
-		if slices.ContainsFunc(old, func(o dataplane.Object) bool { return familyOf(o) == family }) {
+		if slices.ContainsFunc(old, func(o dataplane.Object) bool { return dataplane.FamilyOf(o) == family }) {
 			tx.flush(dataplane.Chain{Family: family})
-			remove(left, func(o dataplane.Object) bool { return isRule(o) && familyOf(o) == family })
+			remove(left, func(o dataplane.Object) bool { return isRule(o) && dataplane.FamilyOf(o) == family })
 			maps.DeleteFunc(chains, func(c dataplane.Chain, _ map[int]dataplane.Rule) bool { return c.Family == family })
 		}
 	}
 	for _, o := range old {
 		tx.del(o)
-		remove(left, func(in dataplane.Object) bool { return in.Key() == o.Key() || within(in, o) })
+		remove(left, func(in dataplane.Object) bool { return in.Key() == o.Key() || dataplane.Within(in, o) })
 	}
 	ours := want.Clone()
 	remove(ours, func(o dataplane.Object) bool { return !isOurs(o) && left[o.Key()] == nil })
@@ -114,7 +114,7 @@ func doomed(plan dataplane.Plan) containers {
 
 // holds reports whether o goes with one of the containers.
 func (d containers) holds(o dataplane.Object) bool {
-	return slices.ContainsFunc(d, func(c dataplane.Object) bool { return within(o, c) })
+	return slices.ContainsFunc(d, func(c dataplane.Object) bool { return dataplane.Within(o, c) })
 }
 
 func isRule(o dataplane.Object) bool {
