@@ -44,6 +44,10 @@ func (s Step) commands() []string {
 		return []string{o.command(s.Op)}
 	case Port:
 		return []string{o.command(s.Op)}
+	case Neighbour:
+		return []string{o.command(s.Op)}
+	case FDB:
+		return []string{o.command(s.Op)}
 	case Netns:
 		verb := "add"
 		if s.Op == Del {
@@ -70,6 +74,9 @@ func (l Link) commands(op Op) []string {
 	commands := []string{set}
 	if op == Add && l.Kind == Bridge {
 		commands = []string{fmt.Sprintf("ip link add name %s type bridge", l.Name), set}
+	}
+	if op == Add && l.Kind == VXLAN {
+		commands = []string{fmt.Sprintf("ip link add name %s type vxlan %s", l.Name, l.Tunnel), set}
 	}
 	if op == Add && l.Peer != "" {
 		peer := "ip link add name " + l.Name + " type veth peer name " + l.Peer

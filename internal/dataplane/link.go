@@ -16,6 +16,7 @@ type LinkKind string
 const (
 	Bridge   LinkKind = "bridge"
 	Veth     LinkKind = "veth"
+	VXLAN    LinkKind = "vxlan"
 	Loopback LinkKind = "loopback" // lo: only Up is set, and it is never deleted
 )
 
@@ -32,6 +33,7 @@ type Link struct {
 	Uplink    string // bridge: the link of others that is its port by our doing, see Port; kept in the alias
 	Peer      string // veth: the other end's name …
 	PeerNetns string // … and the path of its namespace; kept in the alias too, as the kernel tells neither
+	Tunnel    Tunnel // VXLAN: the rest of it
 	Isolated  bool   // bridge port: no frames to other isolated ports
 	Hairpin   bool   // bridge port: frames may leave by the port they came in
 }
@@ -54,6 +56,9 @@ func (l Link) String() string {
 	}
 	if l.Kind == Bridge || l.Kind == Veth {
 		fmt.Fprintf(&b, " type %s", l.Kind)
+	}
+	if l.Kind == VXLAN {
+		fmt.Fprintf(&b, " type vxlan %s", l.Tunnel)
 	}
 	if l.Peer != "" {
 		b.WriteString(" peer name " + l.Peer)

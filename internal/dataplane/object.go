@@ -32,6 +32,8 @@ const (
 	kindPort
 	kindLinkSysctl
 	kindAddress
+	kindNeighbour // before the routes by way of it
+	kindFDB
 	kindRouteRule // a table that is empty still is passed by
 	kindRoute
 	kindProxyNeighbour

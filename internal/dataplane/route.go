@@ -12,6 +12,7 @@ type Route struct {
 	Table  int          // identity; 0 is main
 	Metric int          // identity
 	Via    netip.Addr   // zero: on-link
+	OnLink bool         // Via is taken for a neighbour whatever the addresses of the link (RTNH_F_ONLINK)
 	Link   string
 	Source netip.Addr // preferred source address
 	MTU    int        // bytes
@@ -40,6 +41,9 @@ func (r Route) path() string {
 	}
 	if r.Link != "" {
 		b.WriteString(" dev " + r.Link)
+	}
+	if r.OnLink {
+		b.WriteString(" onlink")
 	}
 	if r.Source.IsValid() {
 		fmt.Fprintf(&b, " src %s", r.Source)

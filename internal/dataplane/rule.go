@@ -139,6 +139,7 @@ const (
 	Drop       VerdictKind = "drop"
 	Return     VerdictKind = "return"
 	Jump       VerdictKind = "jump"
+	NoTrack    VerdictKind = "notrack" // without conntrack, and on to the next rule
 	Masquerade VerdictKind = "masquerade"
 	DNAT       VerdictKind = "dnat" // to the address (and port) that Map gives for Fields
 	SNAT       VerdictKind = "snat" // to the address that Map gives for Fields
