@@ -151,8 +151,10 @@ const (
 	CodeForwardTarget = "FN1504"
 	CodeForwardHostIP = "FN1505"
 
-	CodeLease  = "FN1601"
-	CodeMember = "FN1602"
+	CodeLease    = "FN1601"
+	CodeMember   = "FN1602"
+	CodeToken    = "FN1605"
+	CodeUnderlay = "FN1606"
 
 	CodeNetworkExists  = "FN2101"
 	CodeWorkloadExists = "FN2102"
@@ -176,6 +178,12 @@ const (
 	CodeBlockTaken     = "FN2120"
 	CodeUnderlayTaken  = "FN2121"
 	CodeNoBlock        = "FN2122"
+	CodeMemberTaken    = "FN2131"
+	CodeInCluster      = "FN2132"
+	CodeNoCluster      = "FN2133"
+	CodeNotServer      = "FN2134"
+	CodeClocks         = "FN2135"
+	CodePathMTU        = "FN2136"
 
 	CodeUnreachable   = "FN3001"
 	CodeAPIVersion    = "FN3002"
@@ -186,9 +194,14 @@ const (
 	CodeStopping      = "FN3007"
 	CodeInternal      = "FN3008"
 	CodeRecords       = "FN3009"
+	CodePeer          = "FN3010"
+	CodeClusterAway   = "FN3011"
 
 	CodeNotPermitted = "FN4001"
 	CodeCapability   = "FN4002"
+	CodeTokenRefused = "FN4003"
+	CodeStranger     = "FN4004"
+	CodeTooOften     = "FN4005"
 )
 
 // Titles says what each code means, in one line.
@@ -236,8 +249,10 @@ func Titles() map[string]string {
 		CodeForwardTarget: "the forward has no endpoint to go to",
 		CodeForwardHostIP: "the forward's host address is not one of this host",
 
-		CodeLease:  "the lease cannot be used",
-		CodeMember: "the node's description of itself cannot be used",
+		CodeLease:    "the lease cannot be used",
+		CodeMember:   "the node's description of itself cannot be used",
+		CodeToken:    "the token cannot be read",
+		CodeUnderlay: "no underlay address can be used",
 
 		CodeNetworkExists:  "a network of that name exists",
 		CodeWorkloadExists: "a workload of that name exists",
@@ -261,6 +276,12 @@ func Titles() map[string]string {
 		CodeBlockTaken:     "another node holds that block",
 		CodeUnderlayTaken:  "another node has that underlay address",
 		CodeNoBlock:        "no block is free in the network's pools",
+		CodeMemberTaken:    "another node has that node id",
+		CodeInCluster:      "this host is in a cluster already",
+		CodeNoCluster:      "this host is in no cluster",
+		CodeNotServer:      "only a server of the cluster can do that",
+		CodeClocks:         "the clocks of the hosts are too far apart",
+		CodePathMTU:        "packets of the link's MTU do not get through",
 
 		CodeUnreachable:   "the daemon does not answer",
 		CodeAPIVersion:    "the daemon speaks another version",
@@ -271,8 +292,13 @@ func Titles() map[string]string {
 		CodeStopping:      "the daemon is stopping",
 		CodeInternal:      "the daemon has a bug",
 		CodeRecords:       "the daemon's records cannot be written",
+		CodePeer:          "the other host does not answer",
+		CodeClusterAway:   "the cluster's store does not answer",
 
 		CodeNotPermitted: "the caller may not do this",
 		CodeCapability:   "the daemon lacks a capability",
+		CodeTokenRefused: "the token is not accepted",
+		CodeStranger:     "who answers is not of the token's cluster",
+		CodeTooOften:     "too many attempts",
 	}
 }
