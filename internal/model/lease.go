@@ -43,6 +43,7 @@ type Lease struct {
 	Network string
 	Block   netip.Prefix // masked; one of the blocks of one of the network's pools
 	Node    string       // Member.ID: a node holds its blocks by who it is, not by where it is
+	MAC     MAC          // of the holder's tunnel link; zero: TunnelMAC
 }
 
 // LeaseKey is what there is one lease of.
@@ -53,6 +54,14 @@ type LeaseKey struct {
 
 // Key is the lease's.
 func (l Lease) Key() LeaseKey { return LeaseKey{l.Network, l.Block} }
+
+// TunnelMAC is the address of the holder's tunnel link.
+func (l Lease) TunnelMAC() MAC {
+	if l.MAC != (MAC{}) {
+		return l.MAC
+	}
+	return TunnelMAC(l.Network, l.Node)
+}
 
 func (l Lease) String() string { return fmt.Sprintf("%s of %q at %s", l.Block, l.Network, l.Node) }
 

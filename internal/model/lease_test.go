@@ -206,7 +206,7 @@ func BenchmarkSoundLeases(b *testing.B) {
 	for i := range 5000 {
 		m := member(fmt.Sprintf("n-%d", i), fmt.Sprintf("192.0.%d.%d", 2+i/250, 1+i%250))
 		f.Members[m.ID] = m
-		leases = append(leases, Lease{"pods", f.Pools["pods"][0].Block(uint64(i)), m.ID})
+		leases = append(leases, Lease{Network: "pods", Block: f.Pools["pods"][0].Block(uint64(i)), Node: m.ID})
 	}
 	for b.Loop() {
 		if sound, _ := f.SoundLeases(leases); len(sound) != 5000 {

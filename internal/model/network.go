@@ -40,6 +40,7 @@ type Network struct {
 	Active        bool // started; a defined network that is not active has no kernel objects
 	Autostart     bool // becomes active when the daemon starts after a reboot
 	Created       time.Time
+	Cluster       Overlay `json:",omitzero"` // of mode Cluster
 }
 
 // Subnet is one range of addresses of a network.
@@ -65,10 +66,12 @@ func (n Network) HasBridge() bool { return n.Mode != Cable }
 func (n Network) BorrowsBridge() bool { return n.Mode == Bridged && n.Uplink == "" }
 
 // Routes reports whether the host routes between the network and the rest of the world.
-func (n Network) Routes() bool { return n.Mode == NAT || n.Mode == Routed }
+func (n Network) Routes() bool { return n.Mode == NAT || n.Mode == Routed || n.Mode == Cluster }
 
 // Translates reports whether what leaves the host gets an address of the host.
-func (n Network) Translates() bool { return n.Mode == NAT || n.Mode == Routed && n.Masquerade }
+func (n Network) Translates() bool {
+	return n.Mode == NAT || n.Mode == Routed && n.Masquerade || n.Mode == Cluster
+}
 
 // NeedsSubnet reports whether the mode is nothing without a subnet: those in which the host has an address.
 func (n Network) NeedsSubnet() bool { return n.Routes() || n.Mode == HostOnly }

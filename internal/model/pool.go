@@ -87,9 +87,7 @@ func overlapping(taken []netip.Prefix, p netip.Prefix) (netip.Prefix, bool) {
 func (v View) taken() []netip.Prefix {
 	var all []netip.Prefix
 	for _, n := range v.Networks {
-		for _, s := range n.Subnets {
-			all = append(all, s.Prefix)
-		}
+		all = append(all, n.Ranges()...)
 	}
 	for _, r := range v.Node.Routes {
 		if !isDefault(r.Dest) {

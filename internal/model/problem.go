@@ -116,11 +116,10 @@ const (
 	CodeTooLarge     = "FN1005"
 	CodeNotFixable   = "FN1006"
 
-	CodeName       = "FN1101"
-	CodeLinkName   = "FN1102"
-	CodeMode       = "FN1103"
-	CodeModeComing = "FN1104"
-	CodeLabel      = "FN1105"
+	CodeName     = "FN1101"
+	CodeLinkName = "FN1102"
+	CodeMode     = "FN1103"
+	CodeLabel    = "FN1105"
 
 	CodeSubnet        = "FN1201"
 	CodeSubnetSpecial = "FN1202"
@@ -151,10 +150,12 @@ const (
 	CodeForwardTarget = "FN1504"
 	CodeForwardHostIP = "FN1505"
 
-	CodeLease    = "FN1601"
-	CodeMember   = "FN1602"
-	CodeToken    = "FN1605"
-	CodeUnderlay = "FN1606"
+	CodeLease     = "FN1601"
+	CodeMember    = "FN1602"
+	CodeCluster   = "FN1603"
+	CodeNotOnLink = "FN1604"
+	CodeToken     = "FN1605"
+	CodeUnderlay  = "FN1606"
 
 	CodeNetworkExists  = "FN2101"
 	CodeWorkloadExists = "FN2102"
@@ -184,6 +185,7 @@ const (
 	CodeNotServer      = "FN2134"
 	CodeClocks         = "FN2135"
 	CodePathMTU        = "FN2136"
+	CodeVNITaken       = "FN2129"
 
 	CodeUnreachable   = "FN3001"
 	CodeAPIVersion    = "FN3002"
@@ -214,11 +216,10 @@ func Titles() map[string]string {
 		CodeTooLarge:     "the request is too large",
 		CodeNotFixable:   "flatnet has no fix of its own for that code",
 
-		CodeName:       "the name cannot be used",
-		CodeLinkName:   "the link name cannot be used",
-		CodeMode:       "there is no such mode",
-		CodeModeComing: "the mode is not built yet",
-		CodeLabel:      "the label cannot be used",
+		CodeName:     "the name cannot be used",
+		CodeLinkName: "the link name cannot be used",
+		CodeMode:     "there is no such mode",
+		CodeLabel:    "the label cannot be used",
 
 		CodeSubnet:        "the subnet is not a usable prefix",
 		CodeSubnetSpecial: "the subnet lies in a range with another meaning",
@@ -249,10 +250,12 @@ func Titles() map[string]string {
 		CodeForwardTarget: "the forward has no endpoint to go to",
 		CodeForwardHostIP: "the forward's host address is not one of this host",
 
-		CodeLease:    "the lease cannot be used",
-		CodeMember:   "the node's description of itself cannot be used",
-		CodeToken:    "the token cannot be read",
-		CodeUnderlay: "no underlay address can be used",
+		CodeLease:     "the lease cannot be used",
+		CodeMember:    "the node's description of itself cannot be used",
+		CodeCluster:   "the setting of a cluster network cannot be",
+		CodeNotOnLink: "a node cannot be reached without a tunnel",
+		CodeToken:     "the token cannot be read",
+		CodeUnderlay:  "no underlay address can be used",
 
 		CodeNetworkExists:  "a network of that name exists",
 		CodeWorkloadExists: "a workload of that name exists",
@@ -275,6 +278,7 @@ func Titles() map[string]string {
 		CodeNotRunning:     "the workload does not run",
 		CodeBlockTaken:     "another node holds that block",
 		CodeUnderlayTaken:  "another node has that underlay address",
+		CodeVNITaken:       "another cluster network has that VNI",
 		CodeNoBlock:        "no block is free in the network's pools",
 		CodeMemberTaken:    "another node has that node id",
 		CodeInCluster:      "this host is in a cluster already",

@@ -26,6 +26,7 @@ func Validate(v View, n Network) Problems {
 		c.uplink()
 		c.snat()
 		c.routing()
+		c.cluster()
 	}
 	c.mtu()
 	c.dns()
@@ -85,17 +86,14 @@ func quote(s string) string {
 // mode reports whether the mode is known: most other checks hang on it.
 func (c *networkCheck) mode() bool {
 	n := c.net
-	modes := []Mode{NAT, Routed, Bridged, HostOnly, Isolated, Cable}
+	modes := []Mode{NAT, Routed, Bridged, HostOnly, Isolated, Cable, Cluster}
 	if slices.Contains(modes, n.Mode) {
 		return true
 	}
 	p := Problem{Code: CodeMode, Path: "spec.mode", Reason: "mode " + quote(string(n.Mode)) + " is not known",
-		Fix: "modes: nat, routed, bridged, host-only, isolated, cable", Example: "nat"}
+		Fix: "modes: nat, routed, bridged, host-only, isolated, cable, cluster", Example: "nat"}
 	if meant, remark := meantMode(string(n.Mode)); meant != "" {
 		p.Fix, p.Example = fmt.Sprintf("did you mean %s%s? %s", meant, remark, p.Fix), string(meant)
-	}
-	if n.Mode == "cluster" {
-		p.Code, p.Reason = CodeModeComing, fmt.Sprintf("mode %q is coming in a later version", n.Mode)
 	}
 	c.add(p)
 	return false

@@ -8,7 +8,7 @@ import (
 
 func (c *networkCheck) subnets() {
 	n := c.net
-	if len(n.Subnets) == 0 && n.NeedsSubnet() {
+	if len(n.Subnets) == 0 && n.NeedsSubnet() && n.Mode != Cluster {
 		c.add(Problem{Code: CodeNoSubnet, Path: "spec.subnets", Reason: fmt.Sprintf("mode %s needs a subnet", n.Mode),
 			Fix: "give one, or auto", Example: "--subnet auto"})
 	}
@@ -20,9 +20,9 @@ func (c *networkCheck) subnets() {
 			c.add(p)
 			continue
 		}
-		c.ownOverlap(i, path)
-		c.networkOverlap(s.Prefix, path)
-		c.hostOverlap(s.Prefix, path)
+		c.ownOverlap(i, path+".subnet")
+		c.networkOverlap(s.Prefix, path+".subnet")
+		c.hostOverlap(s.Prefix, path+".subnet")
 		c.gateway(s, path)
 		c.addressRange(s, path)
 		c.reserved(s, path)
@@ -89,7 +89,7 @@ func (c *networkCheck) ownOverlap(i int, path string) {
 	p := c.net.Subnets[i].Prefix
 	for j, other := range c.net.Subnets[:i] {
 		if other.Prefix.IsValid() && other.Prefix.Overlaps(p) {
-			c.add(Problem{Code: CodeSubnetTwice, Path: path + ".subnet", Reason: fmt.Sprintf("%s overlaps another subnet of the network", p),
+			c.add(Problem{Code: CodeSubnetTwice, Path: path, Reason: fmt.Sprintf("%s overlaps another subnet of the network", p),
 				Owner: fmt.Sprintf("spec.subnets[%d] %s", j, other.Prefix), Fix: c.choices(p), Example: c.retry(p)})
 			return
 		}
@@ -98,10 +98,10 @@ func (c *networkCheck) ownOverlap(i int, path string) {
 
 func (c *networkCheck) networkOverlap(p netip.Prefix, path string) {
 	for _, other := range c.others() {
-		for _, s := range other.Subnets {
-			if s.Prefix.Overlaps(p) {
-				c.add(Problem{Code: CodeOverlapNetwork, Path: path + ".subnet", Reason: fmt.Sprintf("%s overlaps another network", p),
-					Owner: fmt.Sprintf("%s of network %q", s.Prefix, other.Name), Fix: c.choices(p), Example: c.retry(p)})
+		for _, r := range other.Ranges() {
+			if r.Overlaps(p) && c.shareNodes(other) {
+				c.add(Problem{Code: CodeOverlapNetwork, Path: path, Reason: fmt.Sprintf("%s overlaps another network", p),
+					Owner: fmt.Sprintf("%s of network %q", r, other.Name), Fix: c.choices(p), Example: c.retry(p)})
 				return
 			}
 		}
@@ -117,7 +117,7 @@ func (c *networkCheck) hostOverlap(p netip.Prefix, path string) {
 	if strings.HasPrefix(owner, "address ") {
 		what = "an address"
 	}
-	c.add(Problem{Code: CodeOverlapHost, Path: path + ".subnet", Reason: fmt.Sprintf("%s overlaps %s on this host", p, what),
+	c.add(Problem{Code: CodeOverlapHost, Path: path, Reason: fmt.Sprintf("%s overlaps %s on this host", p, what),
 		Owner: owner, Fix: c.choices(p), Example: c.retry(p)})
 }
 
@@ -148,6 +148,9 @@ func (c *networkCheck) choices(p netip.Prefix) string {
 
 // retry is the command line that would do what was asked with a free subnet.
 func (c *networkCheck) retry(taken netip.Prefix) string {
+	if c.net.Mode == Cluster {
+		return "" // a range for all nodes is for people to choose
+	}
 	auto := " --subnet auto"
 	old, exists := c.view.Networks[c.net.Name]
 	if exists && taken.Addr().Is6() {

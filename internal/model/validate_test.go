@@ -62,6 +62,11 @@ func good() Network {
 	return Network{Name: "lab", Mode: NAT, Subnets: []Subnet{subnet("10.66.9.0/24"), subnet("fd00:9::/64")}}
 }
 
+func goodCluster() Network {
+	return Network{Name: "pods", Mode: Cluster, Cluster: Overlay{Backend: VXLAN, VNI: 1, Port: 8472,
+		Pools: []BlockPool{{Prefix: prefix("10.244.0.0/16"), Bits: 24}, {Prefix: prefix("fd00:244::/48"), Bits: 64}}}}
+}
+
 func TestNetworkProblemsReadAsWritten(t *testing.T) {
 	cases := []struct {
 		name  string
@@ -154,6 +159,32 @@ func TestNetworkProblemsReadAsWritten(t *testing.T) {
 		{"dns-zero-and-many", func(n *Network) { n.DNS = make([]netip.Addr, 4) }},
 		{"label-key", func(n *Network) { n.Labels = map[string]string{"a b": "c"} }},
 		{"label-value", func(n *Network) { n.Labels = map[string]string{"a": "c\x1b[1m"} }},
+	}
+	for _, c := range []struct {
+		name  string
+		spoil func(*Network)
+	}{
+		{"ok", func(n *Network) {}},
+		{"pools-missing", func(n *Network) { n.Cluster.Pools = nil }},
+		{"pool-of-the-host", func(n *Network) { n.Cluster.Pools[0].Prefix = prefix("10.8.0.0/16") }},
+		{"pool-of-another", func(n *Network) { n.Cluster.Pools[0].Prefix = prefix("10.66.0.0/16") }},
+		{"pool-twice", func(n *Network) { n.Cluster.Pools = append(n.Cluster.Pools, n.Cluster.Pools[0]) }},
+		{"blocks-too-small", func(n *Network) { n.Cluster.Pools[0].Bits = 31 }},
+		{"blocks-too-large", func(n *Network) { n.Cluster.Pools[1].Bits = 40 }},
+		{"backend-unknown", func(n *Network) { n.Cluster.Backend = "geneve" }},
+		{"vni-zero", func(n *Network) { n.Cluster.VNI = 0 }},
+		{"vni-large", func(n *Network) { n.Cluster.VNI = 1 << 24 }},
+		{"port-zero", func(n *Network) { n.Cluster.Port = 0 }},
+		{"tunnel-name", func(n *Network) { n.Cluster.Tunnel = "a b" }},
+		{"subnet", func(n *Network) { n.Subnets = []Subnet{subnet("10.99.0.0/24")} }},
+		{"uplink", func(n *Network) { n.Uplink = "eth0" }},
+		{"reserved-no-block", func(n *Network) { n.Cluster.Reserved = []Reservation{{Block: prefix("10.244.1.0/25")}} }},
+		{"reserved-for-nobody", func(n *Network) { n.Cluster.Reserved = []Reservation{{Block: prefix("10.244.1.0/24"), Node: "A B"}} }},
+		{"keep", func(n *Network) { n.Cluster.Keep = []netip.Prefix{prefix("192.168.7.1/16")} }},
+	} {
+		spoil := c.spoil
+		c.name, c.spoil = "cluster-"+c.name, func(n *Network) { *n = goodCluster(); spoil(n) }
+		cases = append(cases, c)
 	}
 	got := map[string]string{}
 	var names []string

@@ -13,6 +13,10 @@ type View struct {
 	Networks  map[string]Network  // by name
 	Workloads map[string]Workload // by name; this node's own
 	Forwards  map[string]Forward  // by Forward.Name(); standing ones, beside those in Workloads
+
+	Self    string             // this node's member ID; empty: it is in no cluster
+	Members map[string]Member  // of the cluster, by ID, with this one
+	Leases  map[LeaseKey]Lease // of the cluster's networks
 }
 
 // AllForwards returns the standing forwards and those published with workloads, ordered by name.
@@ -149,6 +153,9 @@ const DefaultMTU = 1500
 func (v View) MTU(n Network) int {
 	if n.MTU != 0 {
 		return n.MTU
+	}
+	if n.Mode == Cluster {
+		return v.clusterMTU(n)
 	}
 	lan := n.Uplink
 	if n.BorrowsBridge() {
