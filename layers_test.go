@@ -51,6 +51,9 @@ var layers = []layer{
 	{name: "root", packages: []string{"internal/agent"}, mayImport: append([]string{"api", "internal/model", "internal/dataplane",
 		"internal/ipam", "internal/render", "internal/reconcile"}, effects...)},
 
+	{name: "root: other systems' languages", packages: []string{"internal/compat"}, mayImport: append([]string{"api", "internal/model", "internal/dataplane",
+		"internal/ipam", "internal/render", "internal/reconcile"}, effects...)},
+
 	{name: "daemon", packages: []string{"cmd/flatnetd"}, mayImport: []string{"internal/agent"}},
 	{name: "client", packages: []string{"cmd/flatnet"}, mayImport: []string{"api"}},
 
