@@ -272,6 +272,8 @@ func (p *program) verdict(v dataplane.Verdict) {
 		p.immediate(unix.NFT_RETURN, "")
 	case dataplane.Jump:
 		p.immediate(unix.NFT_JUMP, v.Target)
+	case dataplane.NoTrack:
+		p.expr("notrack", nil)
 	case dataplane.Masquerade:
 		p.expr("masq", func() {})
 	case dataplane.DNAT:
@@ -379,10 +381,13 @@ func (p *program) value(typ uint16, data []byte) {
 	p.w.Nest(typ, func() { p.w.Bytes(unix.NFTA_DATA_VALUE, data) })
 }
 
+// expr writes one expression; the kernel tells one of a kind that has no data without any, so then fill is nil.
 func (p *program) expr(name string, fill func()) {
 	p.w.Nest(unix.NFTA_LIST_ELEM, func() {
 		p.w.String(unix.NFTA_EXPR_NAME, name)
-		p.w.Nest(unix.NFTA_EXPR_DATA, fill)
+		if fill != nil {
+			p.w.Nest(unix.NFTA_EXPR_DATA, fill)
+		}
 	})
 }
 

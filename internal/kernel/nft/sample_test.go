@@ -47,6 +47,7 @@ var sampleSets = []dataplane.Set{uplinks, addrs4, addrs6, protos, ports, pairs, 
 
 var sampleChains = []dataplane.Chain{
 	{Family: dataplane.Inet, Name: "prerouting", Hook: dataplane.Prerouting, Type: "nat", Priority: -100},
+	{Family: dataplane.Inet, Name: "raw", Hook: dataplane.Prerouting, Type: "filter", Priority: -300},
 	{Family: dataplane.Inet, Name: "output", Hook: dataplane.Output, Type: "nat", Priority: -100},
 	{Family: dataplane.Inet, Name: "postrouting", Hook: dataplane.Postrouting, Type: "nat", Priority: 100},
 	{Family: dataplane.Inet, Name: "input", Hook: dataplane.Input, Type: "filter", Priority: -10},
@@ -69,6 +70,8 @@ func sampleRules() []dataplane.Rule {
 			Fields: df{dataplane.L4Proto, dataplane.DPort}}, "forwards that keep their ports"),
 		rule(in, "prerouting", dataplane.Match{}, dataplane.Verdict{Do: dataplane.DNAT, Map: "span6",
 			Fields: df{dataplane.IP6Daddr, dataplane.L4Proto, dataplane.DPort}, V6: true}, ""),
+		rule(in, "raw", dataplane.Match{Proto: model.UDP, Lookup: look("ports", false, dataplane.DPort)}, dataplane.Verdict{Do: dataplane.NoTrack}, "outer packets of tunnels"),
+		rule(in, "raw", dataplane.Match{}, dataplane.Verdict{Do: dataplane.NoTrack}, ""),
 		rule(in, "postrouting", dataplane.Match{}, dataplane.Verdict{Do: dataplane.SNAT, Map: "snat4", Fields: df{dataplane.OIF}}, ""),
 		rule(in, "postrouting", dataplane.Match{}, dataplane.Verdict{Do: dataplane.SNAT, Map: "snat6",
 			Fields: df{dataplane.IIF, dataplane.OIF}, V6: true}, ""),

@@ -108,7 +108,7 @@ func TestStalePlan(t *testing.T) {
 
 	nftCLI(t, `insert rule inet flatnet forward counter comment "foreign"`)
 	changed := want.Clone()
-	r := sampleRules()[17]
+	r := sampleRules()[19]
 	r.Comment = "changed"
 	changed[r.Key()] = r
 	apply(t, c, dataplane.Diff(changed, want)) // made before the insertion
