@@ -32,7 +32,7 @@ var valueStd = []string{"bytes", "cmp", "crypto/sha256", "encoding", "encoding/b
 	"fmt", "hash/fnv", "iter", "maps", "math", "math/bits", "net/netip", "path", "slices", "sort", "strconv", "strings",
 	"time", "unicode", "unicode/utf8", "unique"}
 
-var effects = []string{"internal/kernel", "internal/store", "internal/journal"}
+var effects = []string{"internal/kernel", "internal/store", "internal/journal", "internal/join"}
 
 // layers is "who may import whom", from the ground up.
 var layers = []layer{
