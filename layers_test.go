@@ -40,7 +40,8 @@ var layers = []layer{
 	{name: "values: what a node must have", packages: []string{"internal/dataplane"}, mayImport: []string{"internal/model"}, std: valueStd},
 
 	{name: "pure", packages: []string{"internal/ipam"}, mayImport: []string{"internal/model", "internal/dataplane"}, std: valueStd},
-	{name: "pure: render", packages: []string{"internal/render"}, mayImport: []string{"internal/model", "internal/dataplane", "internal/ipam"}, std: valueStd},
+	{name: "pure: backend", packages: []string{"internal/backend"}, mayImport: []string{"internal/model", "internal/dataplane"}, std: valueStd},
+	{name: "pure: render", packages: []string{"internal/render"}, mayImport: []string{"internal/model", "internal/dataplane", "internal/ipam", "internal/backend"}, std: valueStd},
 
 	{name: "effects", packages: effects, mayImport: []string{"internal/model", "internal/dataplane"}},
 

@@ -142,3 +142,19 @@ func (o Overlay) Overhead() int {
 	}
 	return 14 + 8 + 8 + 20
 }
+
+// Holder is a node on a network.
+type Holder struct{ Network, Node string }
+
+// Holders are the leases by who holds them, each list in order.
+func (v View) Holders() map[Holder][]Lease {
+	held := map[Holder][]Lease{}
+	for _, l := range v.Leases {
+		at := Holder{l.Network, l.Node}
+		held[at] = append(held[at], l)
+	}
+	for _, leases := range held {
+		slices.SortFunc(leases, func(a, b Lease) int { return comparePrefix(a.Block, b.Block) })
+	}
+	return held
+}

@@ -57,6 +57,12 @@ func Parts(v model.View) (map[string]dataplane.Host, error) {
 			return nil, err
 		}
 	}
+	for name, render := range peers(v) {
+		part, err := render()
+		if err := add(name, part, err); err != nil {
+			return nil, err
+		}
+	}
 	for name, f := range v.Forwards {
 		part, err := Forward(v, f)
 		if err := add(ForwardPart(name), part, err); err != nil {
@@ -70,7 +76,7 @@ func Parts(v model.View) (map[string]dataplane.Host, error) {
 // active network it is empty, and flatnet leaves no trace.
 func Node(v model.View) (dataplane.Host, error) {
 	var host dataplane.Host
-	objects := slices.Concat(hostSysctls(v), lanForwarding(v), loopbackPrograms(v))
+	objects := slices.Concat(hostSysctls(v), lanForwarding(v), loopbackPrograms(v), amongClusters(v))
 	if len(objects) > 0 {
 		if err := host.State(dataplane.HostNetns).Put(objects...); err != nil {
 			return host, err

@@ -20,7 +20,7 @@ func Network(v model.View, n model.Network) (dataplane.Host, error) {
 		return cable(v, n)
 	}
 	state := host.State(dataplane.HostNetns)
-	objects := [][]dataplane.Object{bridge(v, n), bridgeSysctls(n), networkElements(n), proxiedGateways(v, n)}
+	objects := [][]dataplane.Object{bridge(v, n), bridgeSysctls(n), networkElements(n), proxiedGateways(v, n), devices(v, n), clusterElements(v, n)}
 	if n.Mode == model.Bridged {
 		objects = bridged(v, n)
 	}

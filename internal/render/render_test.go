@@ -63,9 +63,17 @@ func golden(t *testing.T, file string) {
 
 func host(t *testing.T, text []byte) dataplane.Host {
 	t.Helper()
-	var v model.View
-	if err := yaml.UnmarshalStrict(text, &v); err != nil {
+	var written struct {
+		model.View
+		Held []model.Lease // Leases
+	}
+	if err := yaml.UnmarshalStrict(text, &written); err != nil {
 		t.Fatal(err)
+	}
+	v := written.View
+	v.Leases = map[model.LeaseKey]model.Lease{}
+	for _, l := range written.Held {
+		v.Leases[l.Key()] = l
 	}
 	complete(v)
 	h, err := render.Host(v)
@@ -79,6 +87,9 @@ func host(t *testing.T, text []byte) dataplane.Host {
 func complete(v model.View) {
 	for name, n := range v.Networks {
 		n.Name = name
+		if n.Mode == model.Cluster {
+			n = n.At(v.BlocksOf(name, v.Self))
+		}
 		v.Networks[name] = n
 	}
 	for name, w := range v.Workloads {

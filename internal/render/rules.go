@@ -58,11 +58,17 @@ var (
 	setSame     = inetSet("same", iifOif)    // each link with itself
 	setPinned   = inetSet("pinned", iif)     // links that may leave by one uplink only …
 	setUplinks  = inetSet("uplinks", iifOif) // … namely this
+	setCluster  = inetSet("cluster", iif)    // links of networks that all nodes of a cluster share
+	setTunnels  = inetSet("tunnels", iif)    // links by which packets of such a network come from other nodes
+	setPorts    = inetSet("tunnel_ports", listensPort)
 
-	setGateways = family[dataplane.Set]{inetSet("gateways4", iifDaddr[0]), inetSet("gateways6", iifDaddr[1])} // host-only links and the host's addresses on them
-	setHiddenIP = family[dataplane.Set]{inetSet("hidden4", daddr[0]), inetSet("hidden6", daddr[1])}           // the host's addresses on hidden links
-	setPortIso  = family[dataplane.Set]{inetSet("isolated4", iifSaddr[0]), inetSet("isolated6", iifSaddr[1])} // links and addresses of isolated endpoints
-	setOwn      = family[dataplane.Set]{inetSet("workloads4", saddr[0]), inetSet("workloads6", saddr[1])}     // addresses of endpoints
+	setGateways = family[dataplane.Set]{inetSet("gateways4", iifDaddr[0]), inetSet("gateways6", iifDaddr[1])}                   // host-only links and the host's addresses on them
+	setHiddenIP = family[dataplane.Set]{inetSet("hidden4", daddr[0]), inetSet("hidden6", daddr[1])}                             // the host's addresses on hidden links
+	setPortIso  = family[dataplane.Set]{inetSet("isolated4", iifSaddr[0]), inetSet("isolated6", iifSaddr[1])}                   // links and addresses of isolated endpoints
+	setOwn      = family[dataplane.Set]{inetSet("workloads4", saddr[0]), inetSet("workloads6", saddr[1])}                       // addresses of endpoints
+	setMembers  = family[dataplane.Set]{inetSet("members4", saddr[0]), inetSet("members6", saddr[1])}                           // underlay addresses of the cluster's nodes
+	setKeep     = family[dataplane.Set]{interval(inetSet("keep4", iifDaddr[0])), interval(inetSet("keep6", iifDaddr[1]))}       // links and to whom their workloads show their own address
+	setForeign  = family[dataplane.Set]{interval(inetSet("foreign4", iifDaddr[0])), interval(inetSet("foreign6", iifDaddr[1]))} // links and the ranges of cluster networks that they are not of
 	setSubnets  = family[dataplane.Set]{interval(inetSet("subnets4", oifSaddr[0])), interval(inetSet("subnets6", oifSaddr[1]))}
 )
 
@@ -118,14 +124,14 @@ var (
 func rules() []dataplane.Object {
 	objects := []dataplane.Object{dataplane.Table{Family: dataplane.Inet}, dataplane.Table{Family: dataplane.BridgeNF}}
 	for _, s := range []dataplane.Set{setNets, setBridges, setNAT, setRouted, setClosed, setHostOnly, setSilent, setHidden, setSame, setPinned, setUplinks,
-		setStrict, setGuarded, setLocked, setMACs, setTargets} {
+		setCluster, setTunnels, setPorts, setStrict, setGuarded, setLocked, setMACs, setTargets} {
 		objects = append(objects, s)
 	}
-	for _, pair := range []family[dataplane.Set]{setOwn, setGateways, setHiddenIP, setPortIso, setSubnets, setNear, setAddrs,
+	for _, pair := range []family[dataplane.Set]{setOwn, setGateways, setHiddenIP, setPortIso, setSubnets, setMembers, setKeep, setForeign, setNear, setAddrs,
 		mapSNAT, mapForward, mapForwardAny, mapForwardRange} {
 		objects = append(objects, pair[0], pair[1])
 	}
-	for _, c := range []chain{raw(), dnatIn(), dnatOut(), published(), input(), forward(), oneNetwork(), output(), postrouting(), inward(), guard(), claims()} {
+	for _, c := range []chain{raw(), rawOut(), dnatIn(), dnatOut(), published(), input(), forward(), oneNetwork(), output(), postrouting(), inward(), guard(), claims()} {
 		objects = append(objects, c.objects()...)
 	}
 	return objects
@@ -190,7 +196,17 @@ func raw() chain {
 		both(func(f int) dataplane.Rule {
 			return rule(dataplane.Match{L3: l3[f], Lookup: in(saddr[f], setOwn[f]), Lookup2: notIn(iif, setBridges)}, dataplane.Drop, "a workload's address, from elsewhere")
 		}),
+		both(func(f int) dataplane.Rule {
+			return rule(dataplane.Match{L3: l3[f], Lookup: in(listensPort, setPorts), Lookup2: in(saddr[f], setMembers[f])}, dataplane.NoTrack, "the tunnel itself is no connection")
+		}),
 	)...)
+}
+
+// rawOut leaves conntrack out of the tunnels' own packets.
+func rawOut() chain {
+	return base("raw_out", "filter", dataplane.Output, -300, both(func(f int) dataplane.Rule {
+		return rule(dataplane.Match{L3: l3[f], Lookup: in(listensPort, setPorts), Lookup2: in(daddr[f], setMembers[f])}, dataplane.NoTrack, "the tunnel itself is no connection")
+	})...)
 }
 
 // dnatIn and dnatOut send what is addressed to the host itself to the forwards, from outside and from the host.
@@ -232,10 +248,14 @@ func published() chain {
 	)}
 }
 
-// input decides what of the host workloads reach.
+// input decides what of the host workloads reach. A packet in a tunnel is taken from the cluster's nodes only: their addresses can be forged, so
+// this keeps strangers out, not attackers on the same LAN.
 func input() chain {
 	answers := dataplane.Established | dataplane.Related
 	return base("input", "filter", dataplane.Input, 0, concat(
+		both(func(f int) dataplane.Rule {
+			return rule(dataplane.Match{L3: l3[f], Lookup: in(listensPort, setPorts), Lookup2: notIn(saddr[f], setMembers[f])}, dataplane.Drop, "a tunnel's packet, but not from a node")
+		}),
 		only(
 			rule(dataplane.Match{Lookup: notIn(iif, setNets)}, dataplane.Accept, "not ours"),
 			rule(dataplane.Match{Lookup: in(iif, setSilent)}, dataplane.Drop, "the host is not on this network"),
@@ -259,20 +279,31 @@ func input() chain {
 
 // forward decides what passes the host between links.
 func forward() chain {
-	return base("forward", "filter", dataplane.Forward, 0,
-		rule(dataplane.Match{Lookup: notIn(iif, setNets), Lookup2: notIn(oif, setNets)}, dataplane.Accept, "not ours"),
-		dataplane.Rule{Match: dataplane.Match{Lookup: in(iifOif, setSame)}, Verdict: dataplane.Verdict{Do: dataplane.Jump, Target: "one_network"}},
-		rule(dataplane.Match{Lookup: in(iif, setClosed)}, dataplane.Drop, "closed network: nothing leaves"),
-		rule(dataplane.Match{Lookup: in(oif, setClosed)}, dataplane.Drop, "closed network: nothing comes in"),
-		rule(dataplane.Match{CTState: dataplane.Established | dataplane.Related}, dataplane.Accept, "answers"),
-		rule(dataplane.Match{Lookup: in(iif, setRouted), Lookup2: in(oif, setRouted)}, dataplane.Accept, "routed networks reach each other"),
-		rule(dataplane.Match{Lookup: notIn(iif, setNets), Lookup2: in(oif, setRouted)}, dataplane.Accept, "routed: others come in by a route"),
-		rule(dataplane.Match{CTState: dataplane.Invalid, Lookup: in(iif, setNAT)}, dataplane.Drop, "NAT cannot translate it"),
-		rule(dataplane.Match{DNATed: true, Lookup: in(oif, setNets)}, dataplane.Accept, "published port"),
-		rule(dataplane.Match{Lookup: in(oif, setNets)}, dataplane.Drop, "no way in but published ports"),
-		rule(dataplane.Match{Lookup: in(iifOif, setUplinks)}, dataplane.Accept, "the uplink of this network"),
-		rule(dataplane.Match{Lookup: in(iif, setPinned)}, dataplane.Drop, "another uplink"),
-	)
+	return base("forward", "filter", dataplane.Forward, 0, concat(
+		only(
+			rule(dataplane.Match{Lookup: notIn(iif, setNets), Lookup2: notIn(oif, setNets)}, dataplane.Accept, "not ours"),
+			dataplane.Rule{Match: dataplane.Match{Lookup: in(iifOif, setSame)}, Verdict: dataplane.Verdict{Do: dataplane.Jump, Target: "one_network"}},
+			rule(dataplane.Match{Lookup: in(iif, setClosed)}, dataplane.Drop, "closed network: nothing leaves"),
+			rule(dataplane.Match{Lookup: in(oif, setClosed)}, dataplane.Drop, "closed network: nothing comes in"),
+			rule(dataplane.Match{CTState: dataplane.Established | dataplane.Related}, dataplane.Accept, "answers"),
+			rule(dataplane.Match{Lookup: in(iif, setTunnels)}, dataplane.Drop, "what comes by a tunnel is for its network"),
+			rule(dataplane.Match{DNATed: true, Lookup: in(oif, setNets)}, dataplane.Accept, "published port"),
+		),
+		both(func(f int) dataplane.Rule {
+			return rule(dataplane.Match{L3: l3[f], Lookup: in(iifDaddr[f], setForeign[f])}, dataplane.Drop, "another network, of the cluster")
+		}),
+		both(func(f int) dataplane.Rule {
+			return rule(dataplane.Match{L3: l3[f], Lookup: in(oifSaddr[f], setForeign[f])}, dataplane.Drop, "another network, of the cluster")
+		}),
+		only(
+			rule(dataplane.Match{Lookup: in(iif, setRouted), Lookup2: in(oif, setRouted)}, dataplane.Accept, "routed networks reach each other"),
+			rule(dataplane.Match{Lookup: notIn(iif, setNets), Lookup2: in(oif, setRouted)}, dataplane.Accept, "routed: others come in by a route"),
+			rule(dataplane.Match{CTState: dataplane.Invalid, Lookup: in(iif, setNAT)}, dataplane.Drop, "NAT cannot translate it"),
+			rule(dataplane.Match{Lookup: in(oif, setNets)}, dataplane.Drop, "no way in but published ports"),
+			rule(dataplane.Match{Lookup: in(iifOif, setUplinks)}, dataplane.Accept, "the uplink of this network"),
+			rule(dataplane.Match{Lookup: in(iif, setPinned)}, dataplane.Drop, "another uplink"),
+		),
+	)...)
 }
 
 // oneNetwork decides what comes back to the network it came from: by way of the gateway, or with br_netfilter between
@@ -306,6 +337,12 @@ func postrouting() chain {
 			return rule(dataplane.Match{L3: l3[f], DNATed: true, Lookup: in(oifSaddr[f], setSubnets[f])}, dataplane.Masquerade, "hairpin appears as the gateway")
 		}),
 		only(rule(dataplane.Match{Source: loopback4, Lookup: in(oif, setNets)}, dataplane.Masquerade, "loopback appears as the gateway")),
+		both(func(f int) dataplane.Rule {
+			return rule(dataplane.Match{L3: l3[f], Lookup: in(iifDaddr[f], setKeep[f])}, dataplane.Accept, "keeps its address")
+		}),
+		both(func(f int) dataplane.Rule {
+			return rule(dataplane.Match{L3: l3[f], Lookup: in(iif, setCluster), Lookup2: in(daddr[f], setMembers[f])}, dataplane.Accept, "keeps its address to other nodes")
+		}),
 		both(func(f int) dataplane.Rule {
 			m := leaving
 			m.L3 = l3[f]

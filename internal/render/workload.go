@@ -33,7 +33,7 @@ func Workload(v model.View, w model.Workload) (dataplane.Host, error) {
 			return host, fmt.Errorf("endpoint %q: %w", e.IfName, err)
 		}
 	}
-	if err := inner.Put(slices.Concat(defaultRoutes(v, w), sourceRoutes(v, w))...); err != nil {
+	if err := inner.Put(slices.Concat(defaultRoutes(v, w), poolRoutes(v, w), sourceRoutes(v, w))...); err != nil {
 		return host, err
 	}
 	for _, f := range w.Forwards {

@@ -1,0 +1,80 @@
+package backend
+
+import (
+	"fmt"
+
+	"github.com/flatnet/flatnet/internal/dataplane"
+	"github.com/flatnet/flatnet/internal/model"
+)
+
+// vxlanDevice is the node's end of all tunnels of the network. What comes out of it may have a source that the node would answer
+// by another link: a node's underlay address; so the check of the way back is loose (RFC 3704 section 2.4).
+func vxlanDevice(p Place) []dataplane.Object {
+	n, o := p.Network, p.Network.Cluster
+	local := p.Self.Underlay(o.UnderlayV6)
+	if !local.IsValid() {
+		return nil
+	}
+	link := dataplane.Link{
+		Name: n.TunnelName(), Kind: dataplane.VXLAN, Owner: "net/" + n.Name, MAC: model.TunnelMAC(n.Name, p.Self.ID), MTU: p.tunnelMTU(), Up: true,
+		Tunnel: dataplane.Tunnel{VNI: o.VNI, Port: o.Port, Local: local, NoTxCsum: o.NoChecksum},
+	}
+	objects := []dataplane.Object{link}
+	for _, s := range []struct{ path, value string }{
+		{"net/ipv4/conf/%s/rp_filter", "2"},
+		{"net/ipv4/conf/%s/forwarding", "1"},
+		{"net/ipv4/conf/%s/send_redirects", "0"},
+		{"net/ipv6/conf/%s/accept_ra", "0"},
+		{"net/ipv6/conf/%s/addr_gen_mode", "1"}, // no link-local address: nobody would answer there
+	} {
+		objects = append(objects, dataplane.Sysctl{Name: fmt.Sprintf(s.path, link.Name), Link: link.Name, Value: s.value})
+	}
+	return objects
+}
+
+// tunnelMTU is that of the underlay link less what is put around.
+func (p Place) tunnelMTU() int {
+	mtu := model.DefaultMTU
+	if name, ok := p.Host.Has(p.Self.Underlay(p.Network.Cluster.UnderlayV6)); ok {
+		l, _ := p.Host.Link(name)
+		mtu = l.MTU
+	}
+	return mtu - vxlanOverhead(p.Network.Cluster)
+}
+
+func vxlanOverhead(o model.Overlay) int {
+	o.Backend = model.VXLAN
+	return o.Overhead()
+}
+
+// vxlan reaches a block through its first address, which no workload has: its neighbour entry leads to the MAC address of the
+// holder's device, and that one's forwarding entry to the node. flannel's tunnels are made likewise, so either end may be flannel's.
+func vxlan(p Place, peer Peer) ([]dataplane.Object, error) {
+	v6 := p.Network.Cluster.UnderlayV6
+	outer := peer.Member.Underlay(v6)
+	if !p.Self.Underlay(v6).IsValid() {
+		return nil, noUnderlay(p.Network.Name, p.Self, v6)
+	}
+	if !outer.IsValid() {
+		return nil, noUnderlay(p.Network.Name, peer.Member, v6)
+	}
+	dev := p.Network.TunnelName()
+	known := map[model.MAC]bool{}
+	return each(peer, func(l model.Lease) ([]dataplane.Object, error) {
+		if via := peer.Member.Underlay(l.Block.Addr().Is6()); p.Network.Cluster.DirectRouting && via.IsValid() {
+			if link, ok := p.onLink(via); ok {
+				return []dataplane.Object{direct(p, peer, l.Block, via, link)}, nil
+			}
+		}
+		gate, mac := l.Block.Addr(), l.TunnelMAC()
+		objects := []dataplane.Object{
+			dataplane.Neighbour{Link: dev, Addr: gate, MAC: mac},
+			dataplane.Route{Dest: l.Block, Via: gate, OnLink: true, Link: dev, Source: p.source(l.Block), MTU: p.narrow(peer.Member, vxlanOverhead(p.Network.Cluster))},
+		}
+		if !known[mac] {
+			known[mac] = true
+			objects = append(objects, dataplane.FDB{Link: dev, MAC: mac, Dst: outer})
+		}
+		return objects, nil
+	})
+}
