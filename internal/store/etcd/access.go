@@ -82,13 +82,18 @@ func (a *Access) Forbid(ctx context.Context, node string) error {
 	if errors.Is(err2, rpctypes.ErrRoleNotFound) {
 		err2 = nil
 	}
-	_, err3 := a.etcd.Delete(ctx, a.root+claims+node+"/", clientv3.WithPrefix())
-	_, err4 := a.etcd.Delete(ctx, a.root+nodes+node)
-	_, err5 := a.etcd.Delete(ctx, a.root+alive+node)
-	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
+	if err := errors.Join(err1, err2, a.erase(ctx, node)); err != nil {
 		return fmt.Errorf("store: etcd: forbid node %q: %w", node, err)
 	}
 	return nil
+}
+
+// erase deletes what a node wrote.
+func (a *Access) erase(ctx context.Context, node string) error {
+	_, err1 := a.etcd.Delete(ctx, a.root+claims+node+"/", clientv3.WithPrefix())
+	_, err2 := a.etcd.Delete(ctx, a.root+nodes+node)
+	_, err3 := a.etcd.Delete(ctx, a.root+alive+node)
+	return errors.Join(err1, err2, err3)
 }
 
 // role makes a role that has these permissions on everything below these keys.
