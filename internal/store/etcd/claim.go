@@ -95,7 +95,7 @@ func (c *Client) decide(ctx context.Context, l model.Lease, written int64) error
 	for {
 		var all []store.BoardClaim
 		if err := c.board.Wait(ctx, func() bool {
-			there := c.revision() >= written
+			there := c.feed.revision() >= written
 			all = c.board.Claims(l.Key()) // after the revision was: so it is complete up to that
 			return there
 		}); err != nil {
@@ -296,8 +296,9 @@ func (c *Client) Heartbeat(ctx context.Context, node string) error {
 	if c.isClosed() {
 		return store.ErrClosed
 	}
+	seen := c.feed.revision() // before what was heard is looked at: so that is complete up to it
 	c.mu.Lock()
-	own, theirs, known := c.beats[node], c.beating[node], c.seen >= c.beats[node].written
+	own, theirs, known := c.beats[node], c.beating[node], seen >= c.beats[node].written
 	c.mu.Unlock()
 	doing := "heartbeat of " + node
 	if own.id != 0 {

@@ -45,18 +45,16 @@ type Client struct {
 	instance string // tells this process from another that says it is the same node
 	stop     context.CancelFunc
 	done     sync.WaitGroup
-	identity identity // run's own
+	feed     *feed
 
 	claiming sync.Mutex // one claim, release or renewal at a time: each relies on what it has seen
 
 	mu       sync.Mutex
 	closed   bool
-	seen     int64                   // revision up to which the board is complete; 0: nothing was read yet
 	beating  map[string]int64        // node → etcd lease of its alive key, as last heard
 	sessions map[string]session      // node → the etcd lease that its claims get
 	beats    map[string]beat         // node → our own heartbeat
 	given    map[model.LeaseKey]bool // release was begun, and may still be on its way
-	stats    Stats
 }
 
 var _ store.Cluster = (*Client)(nil)
@@ -85,15 +83,15 @@ const keepAlive = 6 * time.Second
 func Open(c Config) (*Client, error) {
 	c = c.withDefaults()
 	ctx, stop := context.WithCancel(context.Background())
-	e, err := clientv3.New(clientv3.Config{Endpoints: c.Endpoints, TLS: c.TLS, Context: ctx, Logger: zap.NewNop(),
-		DialKeepAliveTime: keepAlive, DialKeepAliveTimeout: 3 * time.Second})
+	e, err := dial(ctx, c)
 	if err != nil {
 		stop()
-		return nil, fmt.Errorf("store: etcd: %w", err)
+		return nil, err
 	}
 	client := &Client{config: c, etcd: e, board: store.NewBoard(), instance: rand.Text(), stop: stop,
 		beating: map[string]int64{}, sessions: map[string]session{}, beats: map[string]beat{}, given: map[model.LeaseKey]bool{}}
-	client.done.Go(func() { client.run(ctx) })
+	client.feed = &feed{etcd: e, root: c.Root, landmark: founded, pace: c.Probe, to: client}
+	client.done.Go(func() { client.feed.run(ctx) })
 	return client, nil
 }
 
@@ -102,12 +100,18 @@ func (c *Client) Watch(ctx context.Context, each func(store.ClusterSnapshot)) er
 	return c.board.Watch(ctx, each)
 }
 
-// Stats tells what has happened.
-func (c *Client) Stats() Stats {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.stats
+// dial makes a client of etcd's own.
+func dial(ctx context.Context, c Config) (*clientv3.Client, error) {
+	e, err := clientv3.New(clientv3.Config{Endpoints: c.Endpoints, TLS: c.TLS, Context: ctx, Logger: zap.NewNop(),
+		DialKeepAliveTime: keepAlive, DialKeepAliveTimeout: 3 * time.Second})
+	if err != nil {
+		return nil, fmt.Errorf("store: etcd: %w", err)
+	}
+	return e, nil
 }
+
+// Stats tells what has happened.
+func (c *Client) Stats() Stats { return c.feed.told() }
 
 // Close is store.Cluster's.
 func (c *Client) Close() error {
