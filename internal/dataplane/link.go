@@ -99,6 +99,15 @@ func (l Link) params() []string {
 	return p
 }
 
+// Becomes reports whether the kernel can make the link what to says in place. One that must be made anew loses all that is on it.
+func (l Link) Becomes(to Link) bool {
+	old, now := l.Tunnel, to.Tunnel
+	if old.Local.Is4() == now.Local.Is4() && old.Local.IsValid() == now.Local.IsValid() {
+		old.Local = now.Local
+	}
+	return l.Kind == to.Kind && l.Peer == to.Peer && l.PeerNetns == to.PeerNetns && old == now
+}
+
 // Alias is what the link's alias (IFLA_IFALIAS, at most 255 bytes) must be; ParseAlias reads it back.
 func (l Link) Alias() string {
 	if l.Owner == "" {

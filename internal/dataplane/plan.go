@@ -75,8 +75,8 @@ func Diff(want, have State) Plan {
 }
 
 // makeRoom takes out of the deletions those that must come before what is added: an interval that may overlap a new one of the set,
-// where the kernel refuses the second; an IPv6 address that changes its prefix length, of which a link has one; and an address that
-// becomes the gateway of a route, as the kernel takes a gateway of its own for none.
+// where the kernel refuses the second; an IPv6 address that changes its prefix length, of which a link has one; an address that
+// becomes the gateway of a route, as the kernel takes a gateway of its own for none; and a tunnel link, as a VNI at a port has but one.
 func makeRoom(forward, back Plan) (room, rest Plan) {
 	if len(back) == 0 {
 		return nil, back
@@ -112,6 +112,8 @@ func crowded(o Object) (place Key, ok bool) {
 		return Address{Link: o.Link, Prefix: netip.PrefixFrom(o.Prefix.Addr(), o.Prefix.Addr().BitLen())}, true
 	case Route:
 		return Address{Link: o.Link, Prefix: netip.PrefixFrom(o.Via, o.Via.BitLen())}, o.Via.IsValid()
+	case Link:
+		return Link{Tunnel: Tunnel{VNI: o.Tunnel.VNI, Port: o.Tunnel.Port}}, o.Kind == VXLAN
 	}
 	return nil, false
 }
