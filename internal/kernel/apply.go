@@ -98,7 +98,8 @@ func subsystemOf(o dataplane.Object) subsystem {
 		return sysctlSteps
 	case dataplane.Program, dataplane.LoopbackForward:
 		return bpfSteps
-	case dataplane.Link, dataplane.Port, dataplane.Address, dataplane.Route, dataplane.RouteRule, dataplane.ProxyNeighbour:
+	case dataplane.Link, dataplane.Port, dataplane.Address, dataplane.Route, dataplane.RouteRule, dataplane.ProxyNeighbour,
+		dataplane.Neighbour, dataplane.FDB:
 		return rtnetlinkSteps
 	}
 	return nftSteps

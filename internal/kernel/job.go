@@ -23,7 +23,10 @@ type job struct {
 	sent  []*task                                 // by message of the batch
 	peers []*os.File                              // namespaces named in the batch
 	made  map[string]int                          // indexes of links that the batch makes, by name
+	known map[string]int                          // indexes that were asked for since the batch was begun, by name
 	rules map[dataplane.Key][]dataplane.RouteRule // ours before the job, once they were asked for
+
+	tunnels map[string]int // indexes of tunnel links of ours, by name
 }
 
 // task is one step on its way.
@@ -51,9 +54,11 @@ const (
 const maxTries = 5
 
 func (k *Kernel) applyRoutes(s *space, run dataplane.Plan) []error {
-	j := &job{k: k, space: s, made: map[string]int{}}
-	for _, step := range run {
-		j.steps = append(j.steps, &task{Step: step})
+	j := &job{k: k, space: s, made: map[string]int{}, known: map[string]int{}, tunnels: map[string]int{}}
+	tasks := make([]task, len(run))
+	for i, step := range run {
+		tasks[i].Step = step
+		j.steps = append(j.steps, &tasks[i])
 	}
 	j.lookUp(j.steps)
 	j.lookUpProxies(j.steps)
@@ -113,7 +118,8 @@ func isFar(l dataplane.Link) bool { return l.Kind == dataplane.Veth && l.Peer ==
 
 // send encodes the tasks and sends them in as few system calls as there is room for.
 func (j *job) send(tasks []*task) {
-	const room = 4 // messages of one step, at most
+	const room = 4   // messages of one step, at most
+	clear(j.tunnels) // some may have turned out not to be there
 	for len(tasks) > 0 {
 		if many := beginningLinkDeletions(tasks); len(many) >= enoughForGroup {
 			j.flush()
@@ -156,6 +162,7 @@ func (j *job) flush() {
 		f.Close()
 	}
 	clear(j.made)
+	clear(j.known)
 	j.batch.Reset()
 	j.sent, j.peers = j.sent[:0], j.peers[:0]
 }
@@ -199,6 +206,10 @@ func (j *job) encode(t *task) error {
 		return j.encodeRouteRule(t, o)
 	case dataplane.ProxyNeighbour:
 		return j.encodeProxy(t, o)
+	case dataplane.Neighbour:
+		return j.encodeNeighbour(t, o)
+	case dataplane.FDB:
+		return j.encodeFDB(t, o)
 	case dataplane.Port:
 		return j.applyPort(t, o)
 	}
@@ -236,10 +247,17 @@ func (j *job) indexOf(name string) (int, error) {
 	if index, ok := j.made[name]; ok {
 		return index, nil
 	}
-	return linkIndex(j.space.conn, name)
+	if index, ok := j.known[name]; ok {
+		return index, nil
+	}
+	index, err := linkIndex(j.space.conn, name)
+	if err == nil {
+		j.known[name] = index
+	}
+	return index, err
 }
 
-// linkIndex asks for a link's index; about 1 µs, so that it is not worth keeping.
+// linkIndex asks for a link's index; about 1 µs, so that it is not worth keeping for long.
 func linkIndex(c *netlink.Conn, name string) (int, error) {
 	r, err := unix.NewIfreq(name)
 	if err == nil {

@@ -15,6 +15,7 @@ func (j *job) encodeLink(t *task, l dataplane.Link) error {
 	case t.Op == dataplane.Del:
 		if mayDelete(t) {
 			encodeDelete(&j.batch, t.seen.index)
+			delete(j.tunnels, l.Name)
 		}
 		return nil
 	case !isMade(l):
@@ -23,16 +24,10 @@ func (j *job) encodeLink(t *task, l dataplane.Link) error {
 		return j.encodeCreate(t, l)
 	case !t.seen.ours(j.space.path):
 		return ErrNotOurs
-	case t.how == retake || mustRemake(*t.seen, l):
-		encodeDelete(&j.batch, t.seen.index)
+	case t.how == retake || t.seen.odd || !t.seen.Becomes(l):
 		return j.encodeCreate(t, l)
 	}
 	return j.encodeUpdate(t, l)
-}
-
-// mustRemake reports whether a link can't become what l says in place.
-func mustRemake(old link, l dataplane.Link) bool {
-	return old.Kind != l.Kind || old.Peer != l.Peer || old.PeerNetns != l.PeerNetns
 }
 
 // mayDelete reports whether a link that is to be deleted is there and still ours. Far ends go with the end that we made, and
@@ -79,8 +74,9 @@ func (j *job) encodeUpdate(t *task, l dataplane.Link) error {
 	return nil
 }
 
+// encodeCreate makes a link, in the place of the one that was seen.
 func (j *job) encodeCreate(t *task, l dataplane.Link) error {
-	if l.Kind != dataplane.Bridge && l.Kind != dataplane.Veth {
+	if l.Kind != dataplane.Bridge && l.Kind != dataplane.Veth && l.Kind != dataplane.VXLAN {
 		return fmt.Errorf("links of type %q can't be made", l.Kind)
 	}
 	if l.Alias() == "" {
@@ -96,8 +92,21 @@ func (j *job) encodeCreate(t *task, l dataplane.Link) error {
 			return err
 		}
 	}
+	old := 0
+	if t.seen != nil {
+		old = t.seen.index
+	}
+	if err := j.checkTunnelFree(l, old); err != nil {
+		return err
+	}
+	if old != 0 {
+		encodeDelete(&j.batch, old)
+	}
 	t.index = j.freeIndex()
 	j.made[l.Name] = t.index
+	if delete(j.tunnels, l.Name); l.Kind == dataplane.VXLAN {
+		j.tunnels[l.Name] = t.index
+	}
 	j.k.memory.with(j.space.path, func(r *remembered) { r.made[l.Name] = t.index })
 	encodeCreate(&j.batch, l, t.index, master, peer)
 	return nil
@@ -111,6 +120,7 @@ func (j *job) masterOf(l dataplane.Link) (int, error) {
 }
 
 func (j *job) settleLink(t *task, l dataplane.Link) {
+	j.settleTunnel(t, l)
 	switch {
 	case t.err == nil && t.Op == dataplane.Del:
 		j.k.memory.with(j.space.path, func(r *remembered) { r.linkGone(l, j.space.path) })
@@ -129,6 +139,7 @@ func (j *job) settleLink(t *task, l dataplane.Link) {
 		t.fix = func() error { return j.fixLink(t, l) }
 	default:
 		j.undoLink(t, l)
+		j.explainTunnel(t, l)
 	}
 }
 

@@ -25,6 +25,7 @@ type link struct {
 	loopback       bool
 	ether          bool   // speaks Ethernet
 	marked         bool   // has our alias
+	tunnel                // of a VXLAN link
 	alias          string // any
 	conf           conf
 }
@@ -88,6 +89,10 @@ func (l *link) parseInfo(info netlink.Attr) {
 		switch typ {
 		case unix.IFLA_INFO_KIND:
 			l.Kind = kindOf(a)
+		case unix.IFLA_INFO_DATA: // the kernel tells the kind first
+			if l.Kind == dataplane.VXLAN {
+				l.parseTunnel(a)
+			}
 		case unix.IFLA_INFO_SLAVE_DATA:
 			l.parsePort(a)
 		}
@@ -101,6 +106,8 @@ func kindOf(a netlink.Attr) dataplane.LinkKind {
 		return dataplane.Veth
 	case "bridge", "bridge\x00":
 		return dataplane.Bridge
+	case "vxlan", "vxlan\x00":
+		return dataplane.VXLAN
 	}
 	return dataplane.LinkKind(a.String())
 }
@@ -148,6 +155,7 @@ func (l *link) object(names map[int]string) dataplane.Link {
 	if l.loopback {
 		o.MTU = 0
 	}
+	o.Tunnel = l.tunnel.asTold(o.Tunnel)
 	if l.master != 0 {
 		o.Master = names[l.master]
 	}
@@ -180,14 +188,20 @@ func encodeCreate(b *netlink.Batch, l dataplane.Link, index, master, peerNS int)
 	info := b.Nest(unix.IFLA_LINKINFO)
 	b.String(unix.IFLA_INFO_KIND, string(l.Kind))
 	data := b.Nest(unix.IFLA_INFO_DATA)
-	if l.Kind == dataplane.Bridge {
+	switch l.Kind {
+	case dataplane.Bridge:
 		b.Uint32(unix.IFLA_BR_STP_STATE, 0)
 		b.Uint32(unix.IFLA_BR_FORWARD_DELAY, 0) // without STP a port would still wait this long before it forwards
-	} else {
+	case dataplane.VXLAN:
+		encodeTunnel(b, l.Tunnel)
+	default:
 		encodePeer(b, l, peerNS)
 	}
 	b.End(data)
 	b.End(info)
+	if l.Kind == dataplane.VXLAN {
+		encodeNoAutoAddress(b, index)
+	}
 
 	b.Begin(unix.RTM_NEWLINK, 0)
 	b.Raw(infoMsg(index, linkFlags(l), unix.IFF_UP|unix.IFF_NOARP))
@@ -244,6 +258,7 @@ func encodeUpdate(b *netlink.Batch, old link, l dataplane.Link, master int) {
 		b.Uint32(unix.IFLA_MASTER, uint32(master))
 	}
 	encodePromotion(b, l)
+	encodeTunnelUpdate(b, old, l)
 	if master != 0 {
 		b.Begin(unix.RTM_NEWLINK, 0)
 		b.Raw(infoMsg(old.index, 0, 0))

@@ -29,8 +29,9 @@ type route struct {
 
 // hop is one of a route's next hops.
 type hop struct {
-	via   netip.Addr
-	index int // of the link
+	via    netip.Addr
+	onLink bool // by flag
+	index  int  // of the link
 }
 
 func (r *route) ours() bool {
@@ -49,7 +50,7 @@ func parseRoute(p []byte) (r route, ok bool) {
 	if fam == unix.AF_INET6 {
 		dest = netip.IPv6Unspecified()
 	}
-	var single hop
+	single := hop{onLink: binary.NativeEndian.Uint32(p[8:])&unix.RTNH_F_ONLINK != 0}
 	for typ, a := range netlink.Attrs(p[unix.SizeofRtMsg:]) {
 		switch typ {
 		case unix.RTA_DST:
@@ -121,7 +122,7 @@ func parseHops(p []byte) (hops []hop) {
 func (r *route) object(names map[int]string) dataplane.Route {
 	o := dataplane.Route{
 		Dest: r.dest, Table: r.table, Metric: r.metric,
-		Via: r.hops[0].via, Link: names[r.hops[0].index], Source: r.source, MTU: r.mtu,
+		Via: r.hops[0].via, OnLink: r.hops[0].onLink, Link: names[r.hops[0].index], Source: r.source, MTU: r.mtu,
 	}
 	if o.Table == unix.RT_TABLE_MAIN {
 		o.Table = 0
@@ -164,6 +165,9 @@ func routeMsg(typ uint16, r dataplane.Route) []byte {
 	p[4] = unix.RT_TABLE_UNSPEC // RTA_TABLE has it
 	p[5] = dataplane.RouteProtocol
 	p[7] = unix.RTN_UNICAST
+	if r.OnLink {
+		binary.NativeEndian.PutUint32(p[8:], unix.RTNH_F_ONLINK)
+	}
 	switch {
 	case typ == unix.RTM_DELROUTE:
 		p[6] = unix.RT_SCOPE_NOWHERE // any
