@@ -40,7 +40,7 @@ generate: ## the Go code of bpf/; needs clang and llvm-strip
 
 install: build ## into DESTDIR/PREFIX, with the systemd unit
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin bin/flatnet
-	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/sbin bin/flatnetd
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/sbin bin/flatnetd bin/flatnet-etcd
 	install -d $(DESTDIR)$(UNITDIR)/system $(DESTDIR)$(UNITDIR)/network
 	sed 's|@PREFIX@|$(PREFIX)|' init/flatnetd.service > $(DESTDIR)$(UNITDIR)/system/flatnetd.service
 	install -D -m 0644 init/10-flatnet.network $(DESTDIR)$(UNITDIR)/network/10-flatnet.network

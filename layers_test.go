@@ -56,6 +56,7 @@ var layers = []layer{
 		"internal/ipam", "internal/render", "internal/reconcile"}, effects...)},
 
 	{name: "daemon", packages: []string{"cmd/flatnetd"}, mayImport: []string{"internal/agent"}},
+	{name: "etcd's own daemon", packages: []string{"cmd/flatnet-etcd"}, mayImport: []string{"internal/store/etcd/server"}},
 	{name: "client", packages: []string{"cmd/flatnet"}, mayImport: []string{"api"}},
 
 	{name: "proofs, measures and scenery, which no package imports", packages: []string{"test", "bench", "demo"}, mayImport: []string{"api", "internal"}},

@@ -9,12 +9,14 @@ package server
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/url"
 	"strings"
 
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 )
 
 // Config is one member of an etcd cluster.
@@ -29,6 +31,7 @@ type Config struct {
 	PeerTLS   TLS               // for the other servers
 	Tick      int               // ms between heartbeats of the consensus, default 100; elections take ten of them
 	Compact   string            // how much history is kept for watches that come late, default 1h
+	Log       io.Writer         // of etcd's own warnings and errors; nil: nobody reads them
 }
 
 // TLS are files. All zero: none, which is for tests. With CA both sides must show a certificate of it.
@@ -102,8 +105,17 @@ func (c Config) embed() (*embed.Config, error) {
 		e.AutoCompactionRetention = c.Compact
 	}
 	e.QuotaBackendBytes = quota
-	e.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
+	e.ZapLoggerBuilder = embed.NewZapLoggerBuilder(c.logger())
 	return e, nil
+}
+
+func (c Config) logger() *zap.Logger {
+	if c.Log == nil {
+		return zap.NewNop()
+	}
+	text := zap.NewProductionEncoderConfig()
+	text.EncodeTime = zapcore.ISO8601TimeEncoder
+	return zap.New(zapcore.NewCore(zapcore.NewConsoleEncoder(text), zapcore.AddSync(c.Log), zap.WarnLevel))
 }
 
 func (t TLS) info() transport.TLSInfo {
