@@ -92,15 +92,11 @@ func (j *job) encodeCreate(t *task, l dataplane.Link) error {
 			return err
 		}
 	}
-	old := 0
-	if t.seen != nil {
-		old = t.seen.index
-	}
-	if err := j.checkTunnelFree(l, old); err != nil {
+	if err := j.checkTunnelFree(l); err != nil {
 		return err
 	}
-	if old != 0 {
-		encodeDelete(&j.batch, old)
+	if t.seen != nil {
+		encodeDelete(&j.batch, t.seen.index)
 	}
 	t.index = j.freeIndex()
 	j.made[l.Name] = t.index

@@ -111,15 +111,15 @@ func encodeNoAutoAddress(b *netlink.Batch, index int) {
 }
 
 // checkTunnelFree looks for another VXLAN link with the VNI and port of a new one, of which the kernel only says that there is one.
-// The link of the index except is going to make room.
-func (j *job) checkTunnelFree(l dataplane.Link, except int) error {
+// One of the same name is to be replaced, or will be found to be there.
+func (j *job) checkTunnelFree(l dataplane.Link) error {
 	if l.Kind != dataplane.VXLAN {
 		return nil
 	}
 	j.flush() // it may delete that one
 	var taken error
 	err := dumpVXLANs(j.space.conn, func() { taken = nil }, func(other link) {
-		if other.index == except || !collide(other.Tunnel, l.Tunnel) {
+		if other.Name == l.Name || !collide(other.Tunnel, l.Tunnel) {
 			return
 		}
 		taken = fmt.Errorf("VNI %d at UDP port %d has link %q, which %w", l.Tunnel.VNI, l.Tunnel.Port, other.Name, ErrNotOurs)

@@ -103,7 +103,8 @@ func (f *Fake) RemoveNetns(path string) {
 	_ = f.removeNetns(path, false)
 }
 
-// AddForeign puts links, addresses and routes there that are not ours; a link's Owner is dropped.
+// AddForeign puts links, addresses and routes there that are not ours; a link's Owner is dropped. Neighbours and FDB entries of a tunnel
+// link of ours are taken for ours, whoever put them there.
 func (f *Fake) AddForeign(netns string, objects ...dataplane.Object) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -116,6 +117,10 @@ func (f *Fake) AddForeign(netns string, objects ...dataplane.Object) error {
 			l.Owner = ""
 			s.links[l.Name] = &link{Link: l, in: s}
 			o = l
+		} else if s.isOurs(linkOf(o)) && isEntry(o) {
+			s.objects[o.Key()] = o
+			f.tell(netns, o)
+			continue
 		} else {
 			s.foreign[o.Key()] = o
 		}

@@ -23,7 +23,7 @@ func (f *Fake) remove(s *space, o dataplane.Object) error {
 	case dataplane.Port:
 		f.removePort(s, o)
 		return nil
-	case dataplane.Route, dataplane.RouteRule, dataplane.ProxyNeighbour:
+	case dataplane.Route, dataplane.RouteRule, dataplane.ProxyNeighbour, dataplane.Neighbour, dataplane.FDB:
 		if _, ok := s.objects[o.Key()]; ok {
 			delete(s.objects, o.Key())
 			f.tell(s.path, o)
@@ -123,6 +123,10 @@ func linkOf(o dataplane.Object) string {
 	case dataplane.Route:
 		return o.Link
 	case dataplane.ProxyNeighbour:
+		return o.Link
+	case dataplane.Neighbour:
+		return o.Link
+	case dataplane.FDB:
 		return o.Link
 	case dataplane.Sysctl:
 		return o.Link

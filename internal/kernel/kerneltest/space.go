@@ -94,7 +94,10 @@ func (f *Fake) putLink(s *space, want dataplane.Link, op dataplane.Op) error {
 	if exists && old.Owner == "" {
 		return syscall.EEXIST
 	}
-	if exists && !sameMake(old.Link, want) {
+	if err := s.tunnelFree(want); err != nil {
+		return err
+	}
+	if exists && !old.Becomes(want) {
 		if op == dataplane.Add {
 			return syscall.EEXIST
 		}
@@ -112,11 +115,6 @@ func (f *Fake) putLink(s *space, want dataplane.Link, op dataplane.Op) error {
 		old = made
 	}
 	return f.configure(old, want)
-}
-
-// sameMake reports whether one link can become the other in place.
-func sameMake(a, b dataplane.Link) bool {
-	return a.Kind == b.Kind && a.Peer == b.Peer && a.PeerNetns == b.PeerNetns
 }
 
 func (f *Fake) makeLink(s *space, want dataplane.Link) (*link, error) {
@@ -163,12 +161,15 @@ func (f *Fake) configure(l *link, want dataplane.Link) error {
 	if want.Master == "" {
 		want.Isolated, want.Hairpin = false, false // they are the port's, not the link's
 	}
-	wentDown := l.Up && !want.Up
+	wentDown, strange := l.Up && !want.Up, l.MAC != want.MAC || l.NoARP != want.NoARP
 	changed := l.Link != want
 	was, wasPort := l.in.port(l)
 	l.Link = want
 	if wentDown {
 		l.in.goDown(want.Name)
+	}
+	if wentDown || strange {
+		f.dropNeighbours(l)
 	}
 	if changed {
 		f.tell(l.in.path, l.Link)
@@ -226,7 +227,7 @@ func (f *Fake) putRoute(s *space, r dataplane.Route) error {
 			return syscall.ENETDOWN
 		}
 	}
-	if r.Via.IsValid() && !s.onLink(r.Via, r.Link) {
+	if r.Via.IsValid() && !r.OnLink && !s.onLink(r.Via, r.Link) {
 		return fmt.Errorf("nexthop has invalid gateway: %w", syscall.ENETUNREACH)
 	}
 	if r.Source.IsValid() && !s.hasAddress(r.Source) {
