@@ -125,9 +125,13 @@ func (f Folder) Certificate(name string) (*x509.Certificate, error) {
 	return c, nil
 }
 
-// WriteCertificate keeps a certificate, given as it came.
-func (f Folder) WriteCertificate(name string, der []byte) error {
-	return f.Write(name, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+// WriteCertificate keeps a certificate, given as it came, with those behind it that it is shown with.
+func (f Folder) WriteCertificate(name string, der ...[]byte) error {
+	var text []byte
+	for _, one := range der {
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: one})...)
+	}
+	return f.Write(name, text)
 }
 
 func pemBytes(data []byte, kind string) ([]byte, error) {
@@ -145,3 +149,6 @@ func (f Folder) Remove(name string) error {
 	}
 	return nil
 }
+
+// RemoveAll takes the folder away with everything in it.
+func (f Folder) RemoveAll() error { return os.RemoveAll(string(f)) }

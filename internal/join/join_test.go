@@ -65,7 +65,7 @@ func newDesk(t *testing.T) *desk {
 }
 
 func testCluster() Cluster {
-	return Cluster{Name: "c1", Servers: []string{"192.0.2.1:7700"}, MTU: 1500, Ports: []uint16{8472},
+	return Cluster{Name: "c1", Servers: []string{"192.0.2.1:7700"}, MTU: 1500, Networks: []model.Network{{Name: "cluster", Mode: model.Cluster}},
 		Etcd: Etcd{Endpoints: []string{"https://192.0.2.1:2379"}, External: true, Cert: []byte("cert"), Key: []byte("key")}}
 }
 
@@ -321,7 +321,7 @@ func TestRequestsAreBounded(t *testing.T) {
 		"no CSR":           func(q *Request) { q.CSR = nil },
 		"another key kind": func(q *Request) { q.CSR = rsaCSR },
 		"a forged CSR":     func(q *Request) { q.CSR = forged },
-		"too long":         func(q *Request) { q.Member.Name = strings.Repeat("x", maxMessage) },
+		"too long":         func(q *Request) { q.Member.Name = strings.Repeat("x", maxRequest) },
 	} {
 		q := good
 		change(&q)

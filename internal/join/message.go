@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/netip"
 	"time"
 
 	"github.com/flatnet/flatnet/internal/model"
@@ -32,10 +31,10 @@ type Cluster struct {
 	Name    string   // store's: which cluster an etcd is of
 	Servers []string // ADDRESS:PORT where certificates are renewed
 	Etcd    Etcd
-	Pools   []Pool   // of its networks
-	Ports   []uint16 // UDP, of its tunnels
 	MTU     int      // bytes, of the server's underlay link
 	Seen    string   // the address that the host came from, as the server saw it
+
+	Networks []model.Network
 }
 
 // Etcd is how to reach the cluster's etcd. With an external one everybody shows the same certificate.
@@ -45,12 +44,6 @@ type Etcd struct {
 	CA        []byte `json:",omitempty"` // PEM; of an external etcd, as the next two. None: that of the system, or no TLS
 	Cert      []byte `json:",omitempty"`
 	Key       []byte `json:",omitempty"`
-}
-
-// Pool is a range of a cluster network.
-type Pool struct {
-	Network string
-	Prefix  netip.Prefix
 }
 
 // Answer is what the cluster says.
@@ -65,8 +58,11 @@ type failed struct {
 	Problems []model.Problem
 }
 
-// maxMessage bounds requests and answers: a request is about 1 kB, an answer with the keys of an external etcd 10 kB.
-const maxMessage = 64 << 10
+// The bounds of messages: a request is about 1 kB, an answer 10 kB and 1 kB for each network.
+const (
+	maxRequest = 64 << 10
+	maxAnswer  = 4 << 20
+)
 
 func readRequest(r *http.Request) (Request, error) {
 	var q Request
@@ -116,7 +112,7 @@ func problemsOf(err error) model.Problems {
 // readAnswer reads what came back, which may be from anybody until the peer was proven.
 func readAnswer(res *http.Response) (Answer, error) {
 	var a Answer
-	data, err := io.ReadAll(io.LimitReader(res.Body, maxMessage))
+	data, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 	if err != nil {
 		return a, err
 	}

@@ -39,6 +39,9 @@ type Server struct {
 	// Certificate is the server's own, for ServerName.
 	Certificate func() (*tls.Certificate, error)
 
+	// Explain puts an error of Tokens, Members or Cluster into a model.Problem, where it can; may be nil.
+	Explain func(error) error
+
 	Now func() time.Time
 	Log *slog.Logger
 
@@ -86,7 +89,7 @@ func (s Server) handler() http.Handler {
 	mux := http.NewServeMux()
 	on := func(path string, answer func(context.Context, call) (Answer, error)) {
 		mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
-			r.Body = http.MaxBytesReader(w, r.Body, maxMessage)
+			r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
 			a, err := s.answer(r, answer)
 			if err != nil {
 				s.Log.Warn("a host is refused", "call", path, "from", r.RemoteAddr, "err", err)
@@ -119,12 +122,20 @@ func (s Server) answer(r *http.Request, answer func(context.Context, call) (Answ
 	if c.Request, err = readRequest(r); err != nil {
 		return Answer{}, err
 	}
-	a, err := answer(r.Context(), c)
+	ctx, cancel := context.WithTimeout(r.Context(), answerTime)
+	defer cancel()
+	a, err := answer(ctx, c)
+	if err != nil && s.Explain != nil {
+		err = s.Explain(err)
+	}
 	if !guesses(err) {
 		s.limit.give(from.Addr(), s.Now())
 	}
 	return a, err
 }
+
+// answerTime is how long a store may take.
+const answerTime = 15 * time.Second
 
 // guesses reports whether a refusal is for something that one could try out: a token, a key, a form.
 func guesses(err error) bool {
