@@ -29,7 +29,7 @@ type Metadata struct {
 // NetworkSpec is what is asked of a network. A nil pointer means the default, which is true for HostAdapter, Guard and
 // Autostart.
 type NetworkSpec struct {
-	Mode         string       `json:"mode,omitempty"` // nat (default), routed, bridged, host-only, isolated, cable
+	Mode         string       `json:"mode,omitempty"` // nat (default), routed, bridged, host-only, isolated, cable, cluster
 	Bridge       string       `json:"bridge,omitempty"`
 	Subnets      []SubnetSpec `json:"subnets,omitempty"` // empty: one IPv4 and one IPv6 subnet from the pools; "auto" likewise, singly
 	HostAdapter  *bool        `json:"hostAdapter,omitempty"`
@@ -44,6 +44,44 @@ type NetworkSpec struct {
 	IsolatePorts bool         `json:"isolatePorts,omitempty"`
 	Autostart    *bool        `json:"autostart,omitempty"`
 	Inactive     bool         `json:"inactive,omitempty"` // define only: not started
+	Cluster      *ClusterSpec `json:"cluster,omitempty"`  // of mode cluster
+}
+
+// ClusterSpec is what only networks of mode cluster have. It is one for all nodes.
+type ClusterSpec struct {
+	Pools         []PoolSpec        `json:"pools,omitempty"`         // empty: one of IPv4 that is free here
+	Backend       string            `json:"backend,omitempty"`       // vxlan (default) or host-gw
+	VNI           uint32            `json:"vni,omitempty"`           // 1 to 16777215; 0: the first free one
+	Port          uint16            `json:"port,omitempty"`          // UDP; 0: 8472
+	DirectRouting bool              `json:"directRouting,omitempty"` // vxlan: no tunnel to nodes on a common link
+	Checksum      *bool             `json:"checksum,omitempty"`      // vxlan: the outer UDP checksum; default true
+	Underlay      string            `json:"underlay,omitempty"`      // ipv4 (default) or ipv6: by which addresses the nodes reach each other
+	NoMasquerade  []string          `json:"noMasquerade,omitempty"`  // prefixes outside that see the workloads' own addresses
+	Nodes         []string          `json:"nodes,omitempty"`         // ids or names of the nodes that have the network; empty: all
+	Reserved      []ReservationSpec `json:"reserved,omitempty"`
+}
+
+// PoolSpec is a range of addresses that is cut into blocks, of which nodes hold one or more.
+type PoolSpec struct {
+	Subnet string `json:"subnet"`
+	Block  int    `json:"block,omitempty"` // prefix length of a block; 0: 24 or 64, or four blocks of a small pool
+}
+
+// ReservationSpec keeps a block for one node, or from all.
+type ReservationSpec struct {
+	Block string `json:"block"`
+	Node  string `json:"node,omitempty"` // id; empty: nobody gets it
+}
+
+// ClusterEdit asks to change some settings of a cluster network; those left out (nil) stay.
+type ClusterEdit struct {
+	Pools         []PoolSpec        `json:"pools,omitzero"`
+	Backend       *string           `json:"backend,omitempty"`
+	DirectRouting *bool             `json:"directRouting,omitempty"`
+	Checksum      *bool             `json:"checksum,omitempty"`
+	NoMasquerade  []string          `json:"noMasquerade,omitzero"`
+	Nodes         []string          `json:"nodes,omitzero"`
+	Reserved      []ReservationSpec `json:"reserved,omitzero"`
 }
 
 // NetworkEdit asks to change some fields of a network; those left out (nil) stay. What a new mode needs is filled in, and what it cannot
@@ -65,6 +103,7 @@ type NetworkEdit struct {
 	Autostart    *bool             `json:"autostart,omitempty"`
 	Labels       map[string]string `json:"labels,omitempty"`     // these are set
 	DropLabels   []string          `json:"dropLabels,omitempty"` // and these go
+	Cluster      *ClusterEdit      `json:"cluster,omitempty"`
 }
 
 // SubnetSpec is one subnet of a network.
@@ -88,7 +127,7 @@ type Network struct {
 type NetworkStatus struct {
 	State     string         `json:"state"` // active, inactive, conflict, degraded
 	Reason    string         `json:"reason,omitempty"`
-	Scope     string         `json:"scope"` // node
+	Scope     string         `json:"scope"` // node or cluster
 	Created   time.Time      `json:"created"`
 	Bridge    string         `json:"bridge,omitempty"`
 	Subnets   []SubnetStatus `json:"subnets,omitempty"`
@@ -98,6 +137,18 @@ type NetworkStatus struct {
 	Return    *ReturnRoutes  `json:"return,omitempty"`
 	Endpoints []Endpoint     `json:"endpoints,omitempty"`
 	Forwards  []Forward      `json:"forwards,omitempty"`
+	Nodes     []NodeBlocks   `json:"nodes,omitempty"` // of mode cluster: who holds which blocks
+}
+
+// NodeBlocks is a node's part in a cluster network.
+type NodeBlocks struct {
+	ID       string   `json:"id"`
+	Name     string   `json:"name,omitempty"`
+	Underlay []string `json:"underlay,omitempty"`
+	Blocks   []string `json:"blocks,omitempty"`
+	Self     bool     `json:"self,omitempty"`
+	Alive    bool     `json:"alive"`
+	Problem  string   `json:"problem,omitempty"` // why it is not reached
 }
 
 // ReturnRoutes is how machines of the LAN come to a routed network.

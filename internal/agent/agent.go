@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -42,11 +43,14 @@ type Agent struct {
 	mu        sync.RWMutex // guards the fields below; written only by who has the token
 	state     *state
 	sticky    sticky
-	conflicts map[string]string // networks that something on the host overlaps, with what
-	broken    map[string]string // networks that could not be rendered, with the reason
-	namespace map[string]string // identities of the foreign workloads' namespaces, by workload
-	late      map[string]int    // exit statuses of commands whose end could not be noted yet, by workload
-	unsettled []string          // workloads that a crash left half set up; of the start only
+	conflicts map[string]string          // networks that something on the host overlaps, with what
+	broken    map[string]string          // networks that could not be rendered, with the reason
+	namespace map[string]string          // identities of the foreign workloads' namespaces, by workload
+	fabric    *member                    // this host's part in a cluster; nil: none
+	unfit     map[string]string          // networks of the cluster that cannot run on this host, with the reason
+	emptied   map[netip.Prefix]time.Time // since when a block of the host's own is not in use
+	late      map[string]int             // exit statuses of commands whose end could not be noted yet, by workload
+	unsettled []string                   // workloads that a crash left half set up; of the start only
 }
 
 type counters struct {
@@ -305,7 +309,7 @@ func (a *Agent) persist(ctx context.Context, e, inverse edit, settling map[strin
 			}
 		}
 	}
-	if changes := stored(e); len(changes) > 0 {
+	if changes := stored(e, inverse); len(changes) > 0 {
 		if _, err := a.deps.Store.Write(ctx, changes...); err != nil {
 			return err
 		}
@@ -323,10 +327,13 @@ func (a *Agent) persist(ctx context.Context, e, inverse edit, settling map[strin
 	return nil
 }
 
-// stored are the store's changes of an edit: networks come before the forwards on them.
-func stored(e edit) []store.Change {
+// stored are the changes of this host's own records that an edit makes: networks come before the forwards on them.
+func stored(e, inverse edit) []store.Change {
 	var changes []store.Change
 	for name, n := range e.networks {
+		if was := inverse.networks[name]; n != nil && n.Mode == model.Cluster || was != nil && was.Mode == model.Cluster {
+			continue // the cluster keeps it
+		}
 		if n == nil {
 			changes = append(changes, store.Delete(store.Network, name, store.Any))
 		} else {

@@ -20,6 +20,8 @@ type Config struct {
 	NetnsDir string // where namespaces that the agent makes are kept
 	BootID   string // changes with each boot of the machine: then networks start as their Autostart says
 	Version  string
+
+	ClusterDir string // what this host keeps of its cluster; empty: nothing
 }
 
 // Deps are all that the agent needs from outside.

@@ -138,6 +138,9 @@ func field(path string) string {
 }
 
 func (a *Agent) putNetwork(ctx context.Context, n model.Network, dryRun bool, event string) (api.Changed[api.Network], error) {
+	if n.Mode == model.Cluster {
+		return a.putCluster(ctx, n.At(nil), dryRun, event)
+	}
 	changed := api.Changed[api.Network]{DryRun: dryRun}
 	done, err := a.commit(ctx, putNetwork(n), dryRun)
 	if err != nil {
@@ -224,6 +227,14 @@ func (a *Agent) DeleteNetwork(ctx context.Context, name string, force, dryRun bo
 	changed.Object = a.describeNetwork(n)
 	a.mu.RUnlock()
 	var err error
+	if n.Mode == model.Cluster && !dryRun {
+		if err := a.dropCluster(ctx, name); err != nil {
+			return changed, fmt.Errorf("network %q: %w", name, err)
+		}
+		if _, still := a.view().Networks[name]; !still {
+			e.networks = nil
+		}
+	}
 	if changed.Steps, err = a.commit(ctx, e, dryRun); err != nil {
 		return changed, fmt.Errorf("network %q: %w", name, err)
 	}

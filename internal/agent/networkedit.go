@@ -31,7 +31,10 @@ func (a *Agent) EditNetwork(ctx context.Context, name string, e api.NetworkEdit,
 	if err != nil {
 		return changed, err
 	}
-	if !sameNetwork(old, n) {
+	if n.Mode == model.Cluster && old.Mode == model.Cluster && !sameNetwork(old.At(nil), n) {
+		return a.putCluster(ctx, n, dryRun, "changed")
+	}
+	if n.Mode != model.Cluster && !sameNetwork(old, n) {
 		c, err := a.changing(a.view(), old, n, yes)
 		if err != nil {
 			return changed, err
@@ -68,6 +71,10 @@ func readEdit(s *state, old model.Network, e api.NetworkEdit) (model.Network, er
 		delete(meta.Labels, k)
 	}
 	r := networkReader{view: s.view, seed: s.seed, old: &old, fresh: e.Subnets != nil}
+	if was, now := old.Mode == model.Cluster, model.Mode(spec.Mode) == model.Cluster; was != now {
+		return old, model.Problem{Code: model.CodeCluster, Path: "spec.mode", Reason: "a network of the cluster cannot become one of this host, nor the reverse",
+			Fix: "make another network and connect the workloads to it", Example: "flatnet net create NAME --mode " + short(spec.Mode)}
+	}
 	n := r.read(meta, spec)
 	n.Created = old.Created
 	return n, r.check(n)
@@ -101,6 +108,12 @@ func merged(spec api.NetworkSpec, e api.NetworkEdit) (api.NetworkSpec, model.Pro
 	}
 	if e.Subnets != nil {
 		spec.Subnets = e.Subnets
+	}
+	if e.Cluster != nil {
+		if spec.Cluster == nil {
+			spec.Cluster = &api.ClusterSpec{}
+		}
+		mergeCluster(spec.Cluster, *e.Cluster)
 	}
 	if e.NAT == nil {
 		return spec, nil

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 
 	"github.com/flatnet/flatnet/api"
@@ -38,6 +39,7 @@ func (r *networkReader) read(meta api.Metadata, spec api.NetworkSpec) model.Netw
 	}
 	n.SNAT = r.addrs(model.CodeSNAT, "spec.snatIPs", spec.SNATIPs)
 	n.DNS = r.addrs(model.CodeDNS, "spec.dns", spec.DNS)
+	r.cluster(&n, spec.Cluster)
 	r.subnets(&n, spec)
 	if n.NeedsSubnet() {
 		for i, s := range n.Subnets {
@@ -87,7 +89,7 @@ func (r *networkReader) add(p model.Problem) { r.problems = append(r.problems, p
 
 func (r *networkReader) subnets(n *model.Network, spec api.NetworkSpec) {
 	asked := spec.Subnets
-	if len(asked) == 0 && n.NeedsSubnet() {
+	if len(asked) == 0 && n.NeedsSubnet() && n.Mode != model.Cluster {
 		asked = []api.SubnetSpec{{Subnet: autoSubnet4}}
 		if !isFalse(spec.IPv6) {
 			asked = append(asked, api.SubnetSpec{Subnet: autoSubnet6})
@@ -208,6 +210,10 @@ func networkSpec(n model.Network) api.NetworkSpec {
 	off(&spec.HostAdapter, n.NoHostAdapter)
 	off(&spec.Guard, n.NoGuard)
 	off(&spec.Autostart, !n.Autostart)
+	if n.Mode == model.Cluster {
+		spec.Cluster = clusterSpec(n.Cluster)
+		return spec
+	}
 	for _, s := range n.Subnets {
 		spec.Subnets = append(spec.Subnets, api.SubnetSpec{Subnet: s.Prefix.String(), Gateway: text(s.Gateway), IPRange: prefixText(s.Range), Reserved: texts(s.Reserved)})
 	}
@@ -241,7 +247,7 @@ func sameNetwork(a, b model.Network) bool {
 	return a.Name == b.Name && a.Mode == b.Mode && a.Bridge == b.Bridge && a.NoHostAdapter == b.NoHostAdapter && a.Uplink == b.Uplink &&
 		a.Masquerade == b.Masquerade && a.ProxyARP == b.ProxyARP &&
 		a.MTU == b.MTU && a.NoGuard == b.NoGuard && a.IsolatePorts == b.IsolatePorts && a.Active == b.Active && a.Autostart == b.Autostart &&
-		slices.Equal(a.SNAT, b.SNAT) && slices.Equal(a.DNS, b.DNS) && maps.Equal(a.Labels, b.Labels) && slices.EqualFunc(a.Subnets, b.Subnets, sameSubnet)
+		slices.Equal(a.SNAT, b.SNAT) && slices.Equal(a.DNS, b.DNS) && maps.Equal(a.Labels, b.Labels) && reflect.DeepEqual(a.Cluster, b.Cluster) && slices.EqualFunc(a.Subnets, b.Subnets, sameSubnet)
 }
 
 func sameSubnet(a, b model.Subnet) bool {

@@ -114,7 +114,11 @@ func (a *Agent) learnNode(ctx context.Context, node model.Node) bool {
 	}
 	a.mu.Lock()
 	a.state.view.Node = node
+	m := a.fabric
 	a.mu.Unlock()
+	if m != nil {
+		m.Changed()
+	}
 	a.checkOverlaps()
 	a.rerender(ctx)
 	a.writeAllFiles()

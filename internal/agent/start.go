@@ -136,9 +136,9 @@ func (a *Agent) settle(ctx context.Context, install store.Installation) error {
 			e.networks[name] = &n
 		}
 	}
-	a.state.apply(e)
+	inverse := a.state.apply(e)
 	install.BootID = a.config.BootID
-	_, err := a.deps.Store.Write(ctx, append(stored(e), store.PutInstallation(install, store.Any))...)
+	_, err := a.deps.Store.Write(ctx, append(stored(e, inverse), store.PutInstallation(install, store.Any))...)
 	return recordProblem(err)
 }
 

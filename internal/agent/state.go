@@ -16,9 +16,13 @@ type edit struct {
 	networks  map[string]*model.Network
 	workloads map[string]*model.Workload
 	forwards  map[string]*model.Forward
+	members   map[string]*model.Member // of the cluster; these two are never written to this host's own records
+	leases    map[model.LeaseKey]*model.Lease
 }
 
-func (e edit) empty() bool { return len(e.networks)+len(e.workloads)+len(e.forwards) == 0 }
+func (e edit) empty() bool {
+	return len(e.networks)+len(e.workloads)+len(e.forwards)+len(e.members)+len(e.leases) == 0
+}
 
 func putNetwork(n model.Network) edit {
 	return edit{networks: map[string]*model.Network{n.Name: &n}}
@@ -45,13 +49,17 @@ type state struct {
 	joined map[string]map[string]bool       // by workload: those that share its namespace
 	next   map[netip.Prefix]netip.Addr      // by subnet: where to look for a free address
 	lost   map[string]string                // workloads whose namespace vanished, with the reason
+
+	holders map[model.Holder]map[model.LeaseKey]model.Lease // the view's leases by who holds them
+	refused map[string]string                               // nodes that are not reached on a network, by part, with the reason
 }
 
 func newState() *state {
 	return &state{
-		view: model.View{Networks: map[string]model.Network{}, Workloads: map[string]model.Workload{}, Forwards: map[string]model.Forward{}},
+		view: model.View{Networks: map[string]model.Network{}, Workloads: map[string]model.Workload{}, Forwards: map[string]model.Forward{}, Members: map[string]model.Member{}, Leases: map[model.LeaseKey]model.Lease{}},
 		used: map[string]map[netip.Addr]string{}, macs: map[string]map[model.MAC]string{},
 		netns: map[string]string{}, ports: map[string]string{}, joined: map[string]map[string]bool{}, next: map[netip.Prefix]netip.Addr{}, lost: map[string]string{},
+		holders: map[model.Holder]map[model.LeaseKey]model.Lease{}, refused: map[string]string{},
 	}
 }
 
@@ -68,7 +76,37 @@ func (s *state) apply(e edit) (inverse edit) {
 		networks:  swap(s.view.Networks, e.networks),
 		workloads: s.applyWorkloads(e.workloads),
 		forwards:  swap(s.view.Forwards, e.forwards),
+		members:   swap(s.view.Members, e.members),
+		leases:    s.applyLeases(e.leases),
 	}
+}
+
+func (s *state) applyLeases(change map[model.LeaseKey]*model.Lease) map[model.LeaseKey]*model.Lease {
+	inverse := swap(s.view.Leases, change)
+	for key, was := range inverse {
+		if was != nil {
+			drop(s.holders, model.Holder{Network: was.Network, Node: was.Node}, key)
+		}
+	}
+	for key, l := range change {
+		if l != nil {
+			put(s.holders, model.Holder{Network: l.Network, Node: l.Node}, key, *l)
+		}
+	}
+	return inverse
+}
+
+// peer renders the way to one node on one network. What cannot be reached is noted; it keeps nothing else from working.
+func (s *state) peer(at model.Holder) dataplane.Host {
+	leases := slices.Collect(maps.Values(s.holders[at]))
+	slices.SortFunc(leases, func(a, b model.Lease) int { return model.CompareLeases(a.Key(), b.Key()) })
+	host, err := render.Peer(s.view, at.Network, at.Node, leases)
+	name := render.PeerPart(at.Network, at.Node)
+	delete(s.refused, name)
+	if err != nil {
+		s.refused[name] = err.Error()
+	}
+	return host
 }
 
 func (s *state) applyWorkloads(change map[string]*model.Workload) map[string]*model.Workload {
@@ -86,11 +124,11 @@ func (s *state) applyWorkloads(change map[string]*model.Workload) map[string]*mo
 	return inverse
 }
 
-func swap[V any](m map[string]V, change map[string]*V) map[string]*V {
+func swap[K comparable, V any](m map[K]V, change map[K]*V) map[K]*V {
 	if len(change) == 0 {
 		return nil
 	}
-	inverse := make(map[string]*V, len(change))
+	inverse := make(map[K]*V, len(change))
 	for name, v := range change {
 		inverse[name] = nil
 		if old, ok := m[name]; ok {
@@ -188,6 +226,13 @@ func (s *state) parts() (map[string]dataplane.Host, []error) {
 		host, err := s.forwardPart(f)
 		add(render.ForwardPart(name), host, err)
 	}
+	for id := range v.Members {
+		host, err := render.Member(v, id)
+		add(render.MemberPart(id), host, err)
+	}
+	for at := range s.holders {
+		add(render.PeerPart(at.Network, at.Node), s.peer(at), nil)
+	}
 	return parts, errs
 }
 
@@ -212,6 +257,17 @@ func (s *state) touched(inverse edit) (map[string]dataplane.Host, error) {
 	for name := range inverse.forwards {
 		t.forward(name)
 	}
+	for id := range inverse.members {
+		t.member(id)
+	}
+	for key, was := range inverse.leases {
+		if was != nil {
+			t.peer(model.Holder{Network: key.Network, Node: was.Node})
+		}
+		if now, ok := t.view.Leases[key]; ok {
+			t.peer(model.Holder{Network: key.Network, Node: now.Node})
+		}
+	}
 	return t.parts, t.err
 }
 
@@ -232,6 +288,9 @@ func (t *touching) add(part string, render func() (dataplane.Host, error)) {
 func (t *touching) network(name string) {
 	t.add(render.NodePart, func() (dataplane.Host, error) { return render.Node(t.view) })
 	t.networkOnly(name)
+	if len(t.view.Members) > 0 {
+		t.peersOf(name)
+	}
 	for w, workload := range t.view.Workloads {
 		if _, on := workload.Endpoint(name); on {
 			t.add(render.WorkloadPart(w), func() (dataplane.Host, error) { return t.workloadPart(w) })
@@ -241,6 +300,36 @@ func (t *touching) network(name string) {
 		if forward.Network == name {
 			t.forward(f)
 		}
+	}
+}
+
+// member touches the node's own part, and the ways to it. What this node itself is concerns every network of the cluster.
+func (t *touching) member(id string) {
+	t.add(render.MemberPart(id), func() (dataplane.Host, error) { return render.Member(t.view, id) })
+	for name, n := range t.view.Networks {
+		if n.Mode != model.Cluster {
+			continue
+		}
+		if id == t.view.Self {
+			t.network(name)
+		}
+		t.peer(model.Holder{Network: name, Node: id})
+	}
+}
+
+func (t *touching) peer(at model.Holder) {
+	t.add(render.PeerPart(at.Network, at.Node), func() (dataplane.Host, error) { return t.state.peer(at), nil })
+}
+
+// peersOf touches all nodes of a network of the cluster. Which nodes the rules know hangs on there being such a network.
+func (t *touching) peersOf(network string) {
+	for at := range t.holders {
+		if at.Network == network {
+			t.peer(at)
+		}
+	}
+	for id := range t.view.Members {
+		t.add(render.MemberPart(id), func() (dataplane.Host, error) { return render.Member(t.view, id) })
 	}
 }
 
@@ -314,5 +403,6 @@ func (s *state) forwardPart(f model.Forward) (dataplane.Host, error) {
 func (s *state) snapshot() model.View {
 	v := s.view
 	v.Networks, v.Workloads, v.Forwards = maps.Clone(v.Networks), maps.Clone(v.Workloads), maps.Clone(v.Forwards)
+	v.Members, v.Leases = maps.Clone(v.Members), maps.Clone(v.Leases)
 	return v
 }

@@ -44,9 +44,13 @@ func (a *Agent) CreateWorkload(ctx context.Context, spec api.WorkloadSpec, dryRu
 	}
 	defer a.end()
 	w, identity, err := a.newWorkload(ctx, spec)
+	if err != nil && !dryRun && a.grow(ctx, err, w) {
+		w, identity, err = a.newWorkload(ctx, spec)
+	}
 	if err != nil {
 		return changed, err
 	}
+	defer a.used()
 	if changed.Steps, err = a.commit(ctx, putWorkload(w), dryRun); err != nil {
 		return changed, fmt.Errorf("workload %q: %w", w.Name, err)
 	}
@@ -158,6 +162,12 @@ func (a *Agent) allocate(w *model.Workload) error {
 		e := &w.Endpoints[i]
 		if e.MAC == (model.MAC{}) {
 			e.MAC = a.freeMAC(w.Name, e.Network)
+		}
+		if n := a.view().Networks[e.Network]; n.Mode == model.Cluster {
+			if err := a.allocateBlock(w.Name, n, e); err != nil {
+				return asProblems(err, fmt.Sprintf("endpoints[%d].network", i)).Err()
+			}
+			continue
 		}
 		for _, s := range a.view().Networks[e.Network].Subnets {
 			if slices.ContainsFunc(e.Addrs, s.Prefix.Contains) {

@@ -158,3 +158,11 @@ func (v View) Holders() map[Holder][]Lease {
 	}
 	return held
 }
+
+// SortBlocks orders blocks, those of IPv4 first.
+func SortBlocks(blocks []netip.Prefix) { slices.SortFunc(blocks, comparePrefix) }
+
+// CompareLeases orders leases by network and block.
+func CompareLeases(a, b LeaseKey) int {
+	return cmp.Or(cmp.Compare(a.Network, b.Network), comparePrefix(a.Block, b.Block))
+}

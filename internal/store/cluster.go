@@ -82,8 +82,9 @@ func Margin(grace time.Duration) time.Duration { return min(grace/10, 5*time.Min
 
 // The reasons why a cluster does not do what it is asked.
 var (
-	ErrAway = errors.New("the cluster's store does not answer")
-	ErrTwin = errors.New("another flatnetd says that it is this node: two machines have one node id")
+	ErrAway   = errors.New("the cluster's store does not answer")
+	ErrDenied = errors.New("the cluster's store lets only its servers change that")
+	ErrTwin   = errors.New("another flatnetd says that it is this node: two machines have one node id")
 )
 
 // TakenError says who holds a block.

@@ -95,6 +95,13 @@ func (k *Keeper) Holds(l model.Lease) bool {
 	return ok && t.is == Secure && k.deps.Now() < t.held.Until
 }
 
+// Until is how long a block may be used if no renewal succeeds, on the keeper's clock; zero when it is not kept.
+func (k *Keeper) Until(l model.Lease) time.Duration {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.held[l.Key()].held.Until
+}
+
 // set notes a lease, and tells when that is new.
 func (k *Keeper) set(held Held, is Tenure) {
 	k.mu.Lock()

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
@@ -144,6 +145,8 @@ func (c *Client) fail(doing string, err error) error {
 		return nil
 	case c.isClosed():
 		return store.ErrClosed
+	case errors.Is(err, rpctypes.ErrPermissionDenied):
+		return fmt.Errorf("store: etcd: %s: %w", doing, store.ErrDenied)
 	case errors.Is(err, context.DeadlineExceeded) || !c.board.Snapshot().Live && !errors.Is(err, context.Canceled):
 		return fmt.Errorf("store: etcd: %s: %w: %w", doing, store.ErrAway, err)
 	}

@@ -1,0 +1,343 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/flatnet/flatnet/internal/agent/fabric"
+	"github.com/flatnet/flatnet/internal/ipam"
+	"github.com/flatnet/flatnet/internal/model"
+	"github.com/flatnet/flatnet/internal/store"
+)
+
+// member is this host's part in a cluster.
+type member struct {
+	*fabric.Fabric
+	cluster store.Cluster
+	stop    context.CancelFunc
+	done    chan struct{}
+	seen    fabric.Picture // the last one that was taken over; guarded by Agent.mu
+}
+
+// Description is how this host wants to be known to the other nodes of its cluster, given its links and routes; an error says why it
+// cannot be reached now.
+type Description func(model.Node) (model.Member, error)
+
+// enter makes this host a node of a cluster: it follows the store from now on, until exit. What an earlier life knew of the
+// cluster holds at once.
+func (a *Agent) enter(c store.Cluster, self string, describe Description) {
+	m := &member{cluster: c, done: make(chan struct{})}
+	m.Fabric = fabric.New(fabric.Deps{
+		Cluster: c, Self: self, Log: a.deps.Log, Tell: func(typ, object, text string) { a.event(typ, object, text) },
+		Member: func() (model.Member, error) {
+			a.mu.RLock()
+			node := a.state.view.Node
+			a.mu.RUnlock()
+			return describe(node)
+		},
+		Used: a.usedOf, Show: func(p fabric.Picture) { a.adopt(m, p) }, Cache: a.cache(),
+	})
+	a.mu.Lock()
+	a.fabric = m
+	a.mu.Unlock()
+	select {
+	case <-a.ready:
+	default:
+		a.take(m, m.Last()) // the start brings it to the kernel
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	m.stop = stop
+	go func() {
+		defer close(m.done)
+		select {
+		case <-a.ready:
+		case <-ctx.Done():
+			return
+		}
+		if err := m.Run(ctx); err != nil && ctx.Err() == nil {
+			a.deps.Log.Error("follow the cluster", "err", err)
+		}
+	}()
+}
+
+// exit ends following the cluster. With forget this host is none of its nodes any more, and all that came from it goes; else that stays
+// as it is.
+func (a *Agent) exit(ctx context.Context, forget bool) error {
+	a.mu.RLock()
+	m := a.fabric
+	a.mu.RUnlock()
+	if m == nil {
+		return nil
+	}
+	var err error
+	if forget {
+		err = m.Leave(ctx)
+	}
+	m.stop()
+	<-m.done
+	err = errors.Join(err, m.cluster.Close())
+	if forget {
+		a.adopt(m, fabric.Picture{Known: true})
+		a.mu.Lock()
+		a.fabric = nil
+		a.mu.Unlock()
+	}
+	return err
+}
+
+func (a *Agent) cache() *fabric.Cache {
+	if a.config.ClusterDir == "" {
+		return nil
+	}
+	return &fabric.Cache{Path: a.config.ClusterDir + "/picture.json", BootID: a.config.BootID}
+}
+
+// adopt takes a picture over and brings the kernel to it.
+func (a *Agent) adopt(m *member, p fabric.Picture) {
+	a.op <- struct{}{}
+	defer a.end()
+	ctx, cancel := detached(context.Background())
+	defer cancel()
+	began := a.deps.Now()
+	e, inverse := a.take(m, p)
+	if e.empty() {
+		return
+	}
+	a.mu.Lock()
+	parts, err := a.state.touched(inverse)
+	a.mu.Unlock()
+	if err != nil {
+		a.deps.Log.Error("follow the cluster", "err", err)
+		return
+	}
+	settling := a.settling(e, inverse)
+	if err := a.persist(ctx, e, inverse, settling); err != nil {
+		a.deps.Log.Error("follow the cluster", "err", err)
+	}
+	changes, err := a.rec.Put(ctx, parts)
+	if err != nil {
+		a.event("error", "node", "follow the cluster: "+err.Error())
+		a.rec.Kick()
+	} else {
+		a.settled(settling)
+	}
+	if len(e.networks) > 0 {
+		a.checkOverlaps()
+		a.writeAllFiles()
+	}
+	if len(changes) > 0 {
+		a.event("followed", "node", fmt.Sprintf("the cluster changed: %s (%v)", p, a.deps.Now().Sub(began).Round(time.Millisecond)), did(changes)...)
+	}
+}
+
+// take makes the state be as a picture says. The caller has the token, or the agent has not started yet.
+func (a *Agent) take(m *member, p fabric.Picture) (e, inverse edit) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	v := a.state.view
+	a.state.view.Self = p.Self
+	e = edit{networks: a.networksOf(p), members: differing(p.Members, v.Members), leases: differing(p.Leases, v.Leases)}
+	inverse = a.state.apply(e)
+	m.seen = p
+	return e, inverse
+}
+
+// differing is the change that makes have want.
+func differing[K, V comparable](want, have map[K]V) map[K]*V {
+	change := map[K]*V{}
+	for k, w := range want {
+		if h, ok := have[k]; !ok || h != w {
+			change[k] = &w
+		}
+	}
+	if len(change) == 0 && len(want) == len(have) {
+		return nil
+	}
+	for k := range have {
+		if _, ok := want[k]; !ok {
+			change[k] = nil
+		}
+	}
+	return change
+}
+
+// networksOf are the networks of the cluster that change on this host: each as it is here, with the host's own blocks as subnets. One
+// that is not there any more stays, stopped, as long as a workload of this host is on it.
+func (a *Agent) networksOf(p fabric.Picture) map[string]*model.Network {
+	v := a.state.view
+	v.Self, v.Members = p.Self, p.Members
+	change := map[string]*model.Network{}
+	reasons := map[string]string{}
+	for name, n := range p.Networks {
+		was, there := v.Networks[name]
+		if there && was.Mode != model.Cluster {
+			reasons[name] = "this host has a network of its own with that name"
+			continue
+		}
+		here := n.At(p.Blocks(name))
+		here.Active = n.Active && n.Cluster.On(p.Members[p.Self])
+		if here.Active && !(there && was.Active) {
+			if ps := model.Validate(v, n); len(ps) > 0 {
+				here.Active, reasons[name] = false, ps.Error()
+			}
+		}
+		if !there || !reflect.DeepEqual(was, here) {
+			change[name] = &here
+		}
+	}
+	for name, was := range v.Networks {
+		if _, there := p.Networks[name]; there || was.Mode != model.Cluster || !p.Known {
+			continue
+		}
+		change[name] = nil
+		if a.state.attachedTo(name) {
+			if change[name] = &was; !was.Active {
+				delete(change, name)
+			}
+			was.Active = false
+			reasons[name] = "the cluster has it no more"
+		}
+	}
+	a.unfit = reasons
+	return change
+}
+
+// attachedTo reports whether a workload is on a network.
+func (s *state) attachedTo(network string) bool {
+	for _, w := range s.view.Workloads {
+		if _, on := w.Endpoint(network); on {
+			return true
+		}
+	}
+	return false
+}
+
+// usedOf counts what is in use of a block of this host's own.
+func (a *Agent) usedOf(network string, block netip.Prefix) ipam.HeldBlock {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	n := a.state.view.Networks[network].At([]netip.Prefix{block})
+	h := ipam.HeldBlock{Block: block, Size: ipam.Size(n.Subnets[0])}
+	for addr := range a.state.used[network] {
+		if block.Contains(addr) {
+			h.Used++
+		}
+	}
+	if h.Used > 0 {
+		delete(a.emptied, block)
+		return h
+	}
+	if a.emptied == nil {
+		a.emptied = map[netip.Prefix]time.Time{}
+	}
+	if _, known := a.emptied[block]; !known {
+		a.emptied[block] = a.deps.Now()
+	}
+	h.Empty = a.deps.Now().Sub(a.emptied[block])
+	return h
+}
+
+// grow waits for one block more of the cluster networks that a request for a workload found full, and reports whether it should be tried
+// again. The caller has the token, which is given back meanwhile.
+func (a *Agent) grow(ctx context.Context, err error, w model.Workload) bool {
+	var ps model.Problems
+	var p model.Problem
+	full := errors.As(err, &p) && lacksBlock(p) ||
+		errors.As(err, &ps) && slices.ContainsFunc(ps, lacksBlock)
+	m := a.fabric
+	if !full || m == nil {
+		return false
+	}
+	grown := false
+	_ = a.away(func() error {
+		ctx, cancel := context.WithTimeout(ctx, growTime)
+		defer cancel()
+		for _, e := range w.Endpoints {
+			grown = a.growNetwork(ctx, m, e.Network) || grown
+		}
+		return nil
+	})
+	return grown
+}
+
+// lacksBlock knows the problems that one block more would solve.
+func lacksBlock(p model.Problem) bool {
+	return p.Code == model.CodeExhausted || p.Code == model.CodeNoBlock
+}
+
+// allocateBlock finds an address of each family that a cluster network has, in whichever of the host's blocks one is free.
+func (a *Agent) allocateBlock(workload string, n model.Network, e *model.Endpoint) error {
+	for _, v6 := range []bool{false, true} {
+		pools := slices.ContainsFunc(n.Cluster.Pools, func(p model.BlockPool) bool { return p.Prefix.Addr().Is6() == v6 })
+		if !pools || slices.ContainsFunc(e.Addrs, func(addr netip.Addr) bool { return addr.Is6() == v6 }) {
+			continue
+		}
+		var err error = a.noBlock(n.Name)
+		for _, s := range n.Subnets {
+			if s.Prefix.Addr().Is6() != v6 {
+				continue
+			}
+			var addr netip.Addr
+			if addr, err = a.freeAddr(n.Name, s, workload); err == nil {
+				e.Addrs = append(e.Addrs, addr)
+				break
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *Agent) noBlock(network string) error {
+	p := model.Problem{Code: model.CodeNoBlock, Reason: fmt.Sprintf("this host holds no block of network %q yet", network), Fix: "it asks for one as long as it has none; `flatnet net inspect` says how that goes"}
+	if a.fabric != nil {
+		if why := a.fabric.Why(network); why != "" {
+			p.Owner = why
+		}
+	}
+	return p
+}
+
+// growNetwork waits until a block more is there to be used.
+func (a *Agent) growNetwork(ctx context.Context, m *member, network string) bool {
+	blocks := func() (n int, cluster bool) {
+		a.mu.RLock()
+		defer a.mu.RUnlock()
+		net := a.state.view.Networks[network]
+		return len(net.Subnets), net.Mode == model.Cluster && net.Active
+	}
+	before, cluster := blocks()
+	if !cluster || m.Grow(ctx, network) != nil {
+		return false
+	}
+	for {
+		if now, _ := blocks(); now > before {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// growTime is how long a request waits for a block more.
+const growTime = 5 * time.Second
+
+// used tells the cluster's part that addresses came into use or went out of it.
+func (a *Agent) used() {
+	a.mu.RLock()
+	m := a.fabric
+	a.mu.RUnlock()
+	if m != nil {
+		m.Used()
+	}
+}

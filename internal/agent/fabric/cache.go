@@ -1,0 +1,206 @@
+package fabric
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/flatnet/flatnet/internal/model"
+	"github.com/flatnet/flatnet/internal/store"
+)
+
+// Cache is a file in which a node keeps what it knows of its cluster, so that after a restart it goes on without the store. What stands
+// in it is added to the kernel and kept there; nothing is taken away for it.
+type Cache struct {
+	Path   string
+	BootID string           // of this boot of the machine
+	Wall   func() time.Time // time.Now, unless it is a test's
+}
+
+// record is what stands in the file.
+type record struct {
+	Schema   int                       `json:"schema"`
+	Self     string                    `json:"self"`
+	Networks map[string]model.Network  `json:"networks"`
+	Members  []model.Member            `json:"members"`
+	Leases   []model.Lease             `json:"leases"`
+	Own      []ownRecord               `json:"own"`
+	Former   map[string][]netip.Prefix `json:"former"`
+	BootID   string                    `json:"bootID"`
+	Written  time.Time                 `json:"written"`
+}
+
+// ownRecord is the right to a block: until when, on the clock of this boot and on the wall.
+type ownRecord struct {
+	Lease model.Lease   `json:"lease"`
+	Boot  time.Duration `json:"boot"`
+	Wall  time.Time     `json:"wall"`
+}
+
+const cacheSchema = 1
+
+func (c *Cache) wall() time.Time {
+	if c.Wall != nil {
+		return c.Wall()
+	}
+	return time.Now()
+}
+
+func (c *Cache) load() (record, error) {
+	var r record
+	data, err := os.ReadFile(c.Path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return r, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &r)
+	}
+	if err == nil && r.Schema != cacheSchema {
+		err = fmt.Errorf("written with schema %d", r.Schema)
+	}
+	if err != nil {
+		return record{}, fmt.Errorf("%s: %w", c.Path, err)
+	}
+	return r, nil
+}
+
+// recall takes over what an earlier life knew.
+func (f *Fabric) recall() {
+	if f.deps.Cache == nil {
+		return
+	}
+	r, err := f.deps.Cache.load()
+	if err != nil {
+		f.deps.Log.Warn("what is known of the cluster from before cannot be read; the store will tell", "err", err)
+	}
+	if r.Self != f.deps.Self || r.Self == "" {
+		return
+	}
+	snap := store.ClusterSnapshot{Networks: r.Networks, Members: map[string]model.Member{}, Leases: map[model.LeaseKey]model.Lease{}}
+	for _, m := range r.Members {
+		snap.Members[m.ID] = m
+	}
+	for _, l := range r.Leases {
+		snap.Leases[l.Key()] = l
+	}
+	if r.Former != nil {
+		f.former = r.Former
+	}
+	f.sound, f.cached = judge(snap, f.deps.Self), true
+	for _, o := range r.Own {
+		f.tenure[o.Lease.Key()] = tenure{lease: o.Lease, is: store.Secure, until: f.until(o, r.BootID, r.Written)}
+	}
+}
+
+// until is when a right from an earlier life ends. After a reboot the wall's clock must do; one that was set back says nothing, and the
+// store has to.
+func (f *Fabric) until(o ownRecord, boot string, written time.Time) time.Duration {
+	if boot == f.deps.Cache.BootID {
+		return max(o.Boot, 1)
+	}
+	now := f.deps.Cache.wall()
+	if now.Before(written) {
+		return 1
+	}
+	return max(f.deps.Now()+o.Wall.Sub(now), 1)
+}
+
+func (f *Fabric) record() record {
+	rights := f.rights()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	snap := f.sound.snap
+	r := record{Schema: cacheSchema, Self: f.deps.Self, Networks: snap.Networks, Former: maps.Clone(f.former), BootID: f.deps.Cache.BootID}
+	r.Members = slices.AppendSeq(make([]model.Member, 0, len(snap.Members)), maps.Values(snap.Members))
+	r.Leases = slices.AppendSeq(make([]model.Lease, 0, len(snap.Leases)), maps.Values(snap.Leases))
+	now, wall := f.deps.Now(), f.deps.Cache.wall()
+	r.Written = wall.UTC()
+	for _, t := range rights {
+		if t.usable(now) && t.until > now {
+			r.Own = append(r.Own, ownRecord{Lease: t.lease, Boot: t.until, Wall: wall.Add(t.until - now).UTC()})
+		}
+	}
+	return r
+}
+
+// rights are the node's blocks in order, each with the end of the right to it. The keeper is not asked under the lock: it tells under its own.
+func (f *Fabric) rights() []tenure {
+	f.mu.Lock()
+	rights := slices.Collect(maps.Values(f.tenure))
+	f.mu.Unlock()
+	slices.SortFunc(rights, func(a, b tenure) int { return model.CompareLeases(a.lease.Key(), b.lease.Key()) })
+	for i, t := range rights {
+		if t.until == 0 && t.is == store.Secure {
+			rights[i].until = f.keeper.Until(t.lease)
+		}
+	}
+	return rights
+}
+
+// run writes the file when something changed, and as renewals prolong the rights.
+func (c *Cache) run(ctx context.Context, f *Fabric) error {
+	var last string
+	for {
+		if now := f.mark(); now != last && now != "" {
+			if err := c.write(f.record()); err != nil {
+				f.deps.Log.Warn("keep what is known of the cluster", "err", err)
+			} else {
+				last = now
+			}
+		}
+		timer := time.NewTimer(cachePause)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		case <-timer.C:
+		}
+	}
+}
+
+// mark differs when the file should be written; it is empty before the store has answered.
+func (f *Fabric) mark() string {
+	f.mu.Lock()
+	mark := f.sound.snap.Token
+	f.mu.Unlock()
+	if mark == "" {
+		return ""
+	}
+	for _, t := range f.rights() {
+		mark += fmt.Sprintf(" %v %s %d", t.lease.Block, t.is, t.until/prolonged)
+	}
+	return mark
+}
+
+// prolonged is how much longer a right must have become to be written down again.
+const prolonged = time.Minute
+
+const cachePause = time.Second
+
+func (c *Cache) write(r record) error {
+	data, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(c.Path), 0o700); err != nil {
+		return err
+	}
+	temp := c.Path + ".new"
+	file, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(data)
+	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
+		return err
+	}
+	return os.Rename(temp, c.Path)
+}

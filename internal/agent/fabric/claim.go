@@ -1,0 +1,295 @@
+package fabric
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/flatnet/flatnet/internal/ipam"
+	"github.com/flatnet/flatnet/internal/model"
+	"github.com/flatnet/flatnet/internal/store"
+)
+
+// Used says that more or less of the node's blocks is in use.
+func (f *Fabric) Used() { kick(f.claim) }
+
+// Grow waits until the node has one block more of a network, or ctx ends. The error may be an *ipam.NoBlockError.
+func (f *Fabric) Grow(ctx context.Context, network string) error {
+	c := make(chan error, 1)
+	f.mu.Lock()
+	if f.wanted[network] == nil {
+		f.wanted[network] = map[chan error]bool{}
+	}
+	f.wanted[network][c] = true
+	f.mu.Unlock()
+	kick(f.claim)
+	defer func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.wanted[network], c)
+	}()
+	select {
+	case err := <-c:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// answer tells those who wait for a block what became of it.
+func (f *Fabric) answer(network string, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for c := range f.wanted[network] {
+		c <- err
+		delete(f.wanted[network], c)
+	}
+}
+
+// Why says why the node has no block of a network, when that is so.
+func (f *Fabric) Why(network string) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.why[network]
+}
+
+const (
+	claimPause = 200 * time.Millisecond // after a claim that failed, and then twice as long each time
+	claimMost  = 5 * time.Second
+	giveBack   = time.Minute // between two looks whether a block is not needed any more
+	emptyFor   = 10 * time.Minute
+)
+
+// claims sees to it that the node has blocks of every network that it is on: one at least, more while little is free in them.
+func (f *Fabric) claims(ctx context.Context) error {
+	pause := claimPause
+	for {
+		more, err := f.claimDue(ctx)
+		wait := giveBack
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil:
+			wait, pause = pause, min(pause*2, claimMost)
+		case more:
+			wait, pause = time.Millisecond, claimPause
+		default:
+			pause = claimPause
+		}
+		timer := time.NewTimer(wait)
+		if err != nil { // a snapshot after each lost race would make it hot
+			select {
+			case <-ctx.Done():
+			case <-timer.C:
+			}
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case <-f.claim:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// claimDue makes one claim for each network and family that needs one, and gives back what is not needed. More says that it should
+// look again at once.
+func (f *Fabric) claimDue(ctx context.Context) (more bool, err error) {
+	f.reclaimDue(ctx)
+	asks, away := f.due()
+	var errs []error
+	for _, a := range asks {
+		block, err := ipam.NextBlock(a)
+		if err == nil {
+			err = f.claimOne(ctx, model.Lease{Network: a.Network, Block: block, Node: f.deps.Self})
+		}
+		var taken *store.TakenError
+		switch {
+		case err == nil:
+			more = true
+			f.answer(a.Network, nil)
+		case errors.As(err, &taken):
+			more = true
+			continue
+		default:
+			errs = append(errs, err)
+			f.answer(a.Network, err)
+		}
+		f.because(a.Network, err)
+	}
+	for _, l := range away {
+		errs = append(errs, f.release(ctx, l))
+	}
+	return more, errors.Join(errs...)
+}
+
+func (f *Fabric) because(network string, err error) {
+	f.mu.Lock()
+	was := f.why[network]
+	if f.why[network] = ""; err != nil {
+		f.why[network] = err.Error()
+	}
+	now := f.why[network]
+	f.mu.Unlock()
+	if now != "" && now != was {
+		f.deps.Tell("error", "network/"+network, "no block: "+now)
+	}
+}
+
+func (f *Fabric) claimOne(ctx context.Context, l model.Lease) error {
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	err := f.keeper.Claim(ctx, l)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var taken *store.TakenError
+	if errors.As(err, &taken) {
+		f.lost[l.Network]++
+	} else if err == nil {
+		f.lost[l.Network] = 0
+	}
+	return err
+}
+
+// reclaimDue asks again for what was lost.
+func (f *Fabric) reclaimDue(ctx context.Context) {
+	f.mu.Lock()
+	var lost []model.Lease
+	if f.sound.snap.Live {
+		for _, t := range f.tenure {
+			if t.is == store.Lost {
+				lost = append(lost, t.lease)
+			}
+		}
+	}
+	f.mu.Unlock()
+	for _, l := range lost {
+		err := f.claimOne(ctx, l)
+		var taken *store.TakenError
+		if !errors.As(err, &taken) {
+			continue // told has heard of it, or it is tried again
+		}
+		f.mu.Lock()
+		delete(f.tenure, l.Key())
+		f.mu.Unlock()
+		f.deps.Tell("lost", "network/"+l.Network, fmt.Sprintf("%s: node %s holds it now; this node takes another block", l.Block, taken.Holder))
+		kick(f.look)
+	}
+}
+
+// due is what to claim and what to give back. While the store is away, or says that the node holds what it has not been told of
+// yet, there is nothing to decide.
+func (f *Fabric) due() (asks []ipam.BlockAsk, away []model.Lease) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := f.sound
+	self, known := s.members[f.deps.Self]
+	if !s.snap.Live || !known {
+		return nil, nil
+	}
+	for key := range s.own {
+		if _, told := f.tenure[key]; !told {
+			return nil, nil
+		}
+	}
+	for key, t := range f.tenure {
+		if !f.sound.holds(key) {
+			away = append(away, t.lease)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.snap.Networks)) {
+		n := s.snap.Networks[name]
+		if n.Mode != model.Cluster || !n.Active || !n.Cluster.On(self) {
+			continue
+		}
+		for _, v6 := range []bool{false, true} {
+			a, wants, back := f.dueOf(n, v6)
+			if wants {
+				asks = append(asks, a)
+			}
+			away = append(away, back...)
+		}
+	}
+	return asks, away
+}
+
+// holds reports whether there is a network that has the block.
+func (s sound) holds(key model.LeaseKey) bool {
+	n := s.snap.Networks[key.Network]
+	pool, _ := n.Cluster.Pool(key.Block.Addr())
+	_, ok := pool.Index(key.Block)
+	return n.Mode == model.Cluster && ok
+}
+
+func (f *Fabric) dueOf(n model.Network, v6 bool) (a ipam.BlockAsk, wants bool, away []model.Lease) {
+	a = ipam.BlockAsk{Network: n.Name, Node: f.deps.Self, Last: slices.Clone(f.former[n.Name]), Lost: f.lost[n.Name], Taken: f.takenBy(f.sound.snap.Leases, n.Name)}
+	for _, p := range n.Cluster.Pools {
+		if p.Prefix.Addr().Is6() == v6 {
+			a.Pools = append(a.Pools, p)
+		}
+	}
+	if len(a.Pools) == 0 {
+		return a, false, nil
+	}
+	a.Reserved = map[netip.Prefix]string{}
+	for _, r := range n.Cluster.Reserved {
+		a.Reserved[r.Block] = r.Node
+	}
+	var held []ipam.HeldBlock
+	for key, t := range f.tenure {
+		if key.Network == n.Name && key.Block.Addr().Is6() == v6 && t.is != store.Lost {
+			held = append(held, f.deps.Used(n.Name, key.Block))
+		}
+	}
+	for _, b := range ipam.Releases(held, emptyFor) {
+		away = append(away, model.Lease{Network: n.Name, Block: b, Node: f.deps.Self})
+	}
+	only6 := !slices.ContainsFunc(n.Cluster.Pools, func(p model.BlockPool) bool { return p.Prefix.Addr().Is4() })
+	waited := len(f.wanted[n.Name]) > 0 && v6 == only6
+	return a, len(away) == 0 && (ipam.Grows(held) || waited), away
+}
+
+// takenBy knows which blocks are held, also those that the node has claimed and not heard of yet.
+func (f *Fabric) takenBy(leases map[model.LeaseKey]model.Lease, network string) func(netip.Prefix) bool {
+	own := maps.Clone(f.tenure)
+	return func(b netip.Prefix) bool {
+		key := model.LeaseKey{Network: network, Block: b}
+		_, taken := leases[key]
+		_, mine := own[key]
+		return taken || mine
+	}
+}
+
+// release stops using a block before it is given back.
+func (f *Fabric) release(ctx context.Context, l model.Lease) error {
+	f.mu.Lock()
+	delete(f.tenure, l.Key())
+	f.mu.Unlock()
+	f.deps.Show(f.picture())
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	err := f.keeper.Release(ctx, l)
+	f.deps.Tell("lease", "network/"+l.Network, l.Block.String()+": given back")
+	return err
+}
+
+// Leave gives all of the node's blocks back and takes its description away.
+func (f *Fabric) Leave(ctx context.Context) error {
+	f.mu.Lock()
+	var own []model.Lease
+	for _, t := range f.tenure {
+		own = append(own, t.lease)
+	}
+	f.mu.Unlock()
+	var errs []error
+	for _, l := range own {
+		errs = append(errs, f.keeper.Release(ctx, l))
+	}
+	_, err := f.deps.Cluster.Write(ctx, store.Delete(store.Member, f.deps.Self, store.Any))
+	return errors.Join(append(errs, err)...)
+}

@@ -1,0 +1,67 @@
+package fabric
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/flatnet/flatnet/internal/store"
+)
+
+// Changed says that the node may be reached elsewhere now.
+func (f *Fabric) Changed() { kick(f.member) }
+
+// publishes keeps what the others know of the node true.
+func (f *Fabric) publishes(ctx context.Context) error {
+	var told string
+	for {
+		err := f.publish(ctx)
+		again := time.Hour
+		if err != nil {
+			again = 2 * time.Second
+		}
+		if text := fmt.Sprint(err); text != told && err != nil && !errors.Is(err, store.ErrAway) && ctx.Err() == nil {
+			told = text
+			f.deps.Tell("error", "node", "the other nodes cannot be told where this one is: "+text)
+		}
+		timer := time.NewTimer(again)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		case <-f.member:
+			timer.Stop()
+		case <-timer.C:
+		}
+	}
+}
+
+func (f *Fabric) publish(ctx context.Context) error {
+	f.mu.Lock()
+	snap := f.sound.snap
+	f.mu.Unlock()
+	if !snap.Live {
+		return nil // a snapshot will come
+	}
+	m, err := f.deps.Member()
+	if err != nil {
+		return err
+	}
+	was, there := snap.Members[f.deps.Self]
+	if was == m {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	if _, err := f.deps.Cluster.Write(ctx, store.PutMember(m, snap.Version(store.Member, f.deps.Self))); err != nil {
+		return err
+	}
+	if there {
+		f.deps.Tell("moved", "node", fmt.Sprintf("the other nodes reach this one at %v now, before at %v", m.Underlays(), was.Underlays()))
+	}
+	return nil
+}
+
+// callTime bounds one call to the store.
+const callTime = 5 * time.Second
