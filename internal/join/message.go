@@ -31,8 +31,8 @@ type Cluster struct {
 	Name    string   // store's: which cluster an etcd is of
 	Servers []string // ADDRESS:PORT where certificates are renewed
 	Etcd    Etcd
-	MTU     int      // bytes, of the server's underlay link
-	Seen    string   // the address that the host came from, as the server saw it
+	MTU     int    // bytes, of the server's underlay link
+	Seen    string // the address that the host came from, as the server saw it
 
 	Networks []model.Network
 }
