@@ -135,11 +135,19 @@ func (r *Reconciler) put(ctx context.Context, parts map[string]dataplane.Host) (
 	all := r.changes(t)
 	changes := withoutImplied(all)
 	r.commit(parts, t)
+	stripped := r.stripsTunnel(changes)
 	if err := r.apply(ctx, changes, &r.stats.Applied); err != nil {
 		return changes, err
 	}
 	for _, c := range all {
 		r.learn(c)
+	}
+	if stripped {
+		more, err := r.converge(ctx, &r.stats.Applied, nil)
+		changes = append(changes, more...)
+		if err != nil {
+			return changes, err
+		}
 	}
 	return r.mend(ctx, t, changes)
 }
@@ -308,8 +316,8 @@ func inNetns(netns string, err error) error {
 	return fmt.Errorf("netns %q: %w", netns, err)
 }
 
-// withoutImplied leaves out what the kernel does by itself: with one end of a veth the other goes, and with a link or a
-// namespace all that is on it.
+// withoutImplied leaves out what the kernel does by itself: with one end of a veth the other goes, with a tunnel its neighbours and FDB
+// entries, and with a namespace, or a link of a workload, all that is on it.
 func withoutImplied(changes []Change) []Change {
 	type end struct{ netns, link string }
 	gone := map[end]bool{}
@@ -331,7 +339,16 @@ func withoutImplied(changes []Change) []Change {
 		}
 	}
 	implied := func(netns string, s dataplane.Step) bool {
-		if s.Op != dataplane.Del || netns == dataplane.HostNetns {
+		if s.Op != dataplane.Del {
+			return false
+		}
+		switch o := s.Object.(type) { // of these there may be thousands
+		case dataplane.Neighbour:
+			return gone[end{netns, o.Link}]
+		case dataplane.FDB:
+			return gone[end{netns, o.Link}]
+		}
+		if netns == dataplane.HostNetns {
 			return false
 		}
 		switch o := s.Object.(type) {
