@@ -55,7 +55,9 @@ var layers = []layer{
 	{name: "root: other systems' languages", packages: []string{"internal/compat"}, mayImport: append([]string{"api", "internal/model", "internal/dataplane",
 		"internal/ipam", "internal/render", "internal/reconcile"}, effects...)},
 
-	{name: "daemon", packages: []string{"cmd/flatnetd"}, mayImport: []string{"internal/agent"}},
+	{name: "root: several machines on one", packages: []string{"internal/lab"}, mayImport: append([]string{"api", "internal/model"}, effects...)},
+
+	{name: "daemon", packages: []string{"cmd/flatnetd"}, mayImport: []string{"internal/agent", "internal/lab"}},
 	{name: "etcd's own daemon", packages: []string{"cmd/flatnet-etcd"}, mayImport: []string{"internal/store/etcd/server"}},
 	{name: "client", packages: []string{"cmd/flatnet"}, mayImport: []string{"api"}},
 

@@ -130,7 +130,8 @@ func TestValuesDoNotAskTheTime(t *testing.T) {
 }
 
 // starters are packages that start a process, each with what that is.
-var starters = map[string]string{"internal/agent/etcdserver": "a cluster's etcd, on its servers: docs/decisions/0010"}
+var starters = map[string]string{"internal/lab": "plays the people in front of several machines",
+	"internal/agent/etcdserver": "a cluster's etcd, on its servers: docs/decisions/0010"}
 
 // Network set-up never starts a process: what `ip` or `nft` would do goes straight to the kernel. Only the commands that
 // people asked to run are started, by the CLI.

@@ -46,7 +46,7 @@ func newRoot(a *app) *cobra.Command {
 	add("net", newNet(a), newEndpoint(a), newConnect(a, "flatnet"), newDisconnect(a, "flatnet"))
 	add("work", newRun(a), newExec(a), newPs(a), newLogs(a), newStop(a), newRm(a))
 	add("files", newApply(a), newDiff(a), newGet(a))
-	add("host", newUninstall(a), newVersion(a), newCompletion(a))
+	add("host", newLab(a), newUninstall(a), newVersion(a), newCompletion(a))
 	help := newHelp(a, root)
 	help.GroupID = "host"
 	root.SetHelpCommandGroupID("host")
@@ -59,6 +59,7 @@ func welcome(cmd *cobra.Command, args []string, w io.Writer) error {
 		return unknownCommand(cmd, args[0])
 	}
 	_, err := fmt.Fprint(w, `look around             flatnet status        flatnet net ls        flatnet doctor
+try a lab               sudo flatnet lab up
 use it on this machine  sudo flatnet run -- ip addr        sudo flatnet net create lab
 see what would be done  sudo flatnet net create lab --explain
 help                    flatnet help           flatnet help from docker

@@ -39,6 +39,9 @@ const (
 )
 
 func run(args []string, getenv func(string) string, stdout, stderr io.Writer) int {
+	if len(args) > 0 && args[0] == wordLab {
+		return runLab(args[1:], stdout, stderr)
+	}
 	c, err := readConfig(args, getenv, os.ReadFile, stderr)
 	switch {
 	case errors.Is(err, errHelp):
