@@ -153,6 +153,10 @@ func (e *BoardEdit) Publish(token string, live bool) {
 		Leases: s.leases.share(), Alive: s.alive.share(), Unread: s.unread.share(), versions: versions})
 }
 
+// Show publishes a snapshot that was put together elsewhere, by a store whose keys are not ours. A board is either shown snapshots or told
+// what to make them of.
+func (e *BoardEdit) Show(s ClusterSnapshot) { e.replace(s) }
+
 // Away says that the store does not answer; what was published stands.
 func (e *BoardEdit) Away() {
 	if snap := e.board.snap; snap.Live || snap.Networks == nil {

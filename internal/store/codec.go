@@ -51,6 +51,14 @@ func PutSticky(network, workload string, addrs []netip.Addr) Change {
 // PutInstallation stores the facts of the installation.
 func PutInstallation(i Installation, base Version) Change { return put(Meta, MetaName, i, base) }
 
+// Member is what a change puts that PutMember made.
+func (c Change) Member() (model.Member, error) {
+	if c.err != nil {
+		return model.Member{}, c.err
+	}
+	return decode[model.Member](c.Data)
+}
+
 func put(kind Kind, name string, value any, base Version) Change {
 	c := Change{Kind: kind, Name: name, Base: base}
 	raw, err := json.Marshal(value)

@@ -48,6 +48,24 @@ func RunCluster(t *testing.T, open func(t *testing.T) Shared) {
 	}
 }
 
+// RunClaims is what of the contract is about blocks and watching, for a store whose keys are another system's: it keeps no objects of
+// ours and no heartbeats.
+func RunClaims(t *testing.T, open func(t *testing.T) Shared) {
+	for name, test := range map[string]func(*testing.T, Shared){
+		"a block has one holder":                             claimsOnce,
+		"of many claimers at once one wins":                  claimRaces,
+		"a released block is free":                           releases,
+		"a renewed block outlives the grace":                 renews,
+		"a block is free after the grace, not before":        graces,
+		"a node comes back to its blocks":                    returns,
+		"a deleted key is seen, and may be claimed again":    wiped,
+		"watching ends with its context and with the client": watchEnds,
+		"a closed client refuses":                            clusterCloses,
+	} {
+		t.Run(name, func(t *testing.T) { t.Parallel(); test(t, open(t)) })
+	}
+}
+
 func client(t *testing.T, s Shared) store.Cluster {
 	t.Helper()
 	c := s.Client()
