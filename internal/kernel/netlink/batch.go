@@ -18,15 +18,11 @@ func (b *Batch) Len() int { return len(b.starts) }
 // Reset empties the batch.
 func (b *Batch) Reset() { b.buf, b.starts = b.buf[:0], b.starts[:0] }
 
-// Begin starts a message; what is appended until the next Begin belongs to it. NLM_F_REQUEST and NLM_F_ACK are added,
-// except that a dump is not acknowledged.
+// Begin starts a message; what is appended until the next Begin belongs to it. NLM_F_REQUEST is added.
 func (b *Batch) Begin(typ, flags uint16) {
 	b.close()
 	b.starts = append(b.starts, len(b.buf))
 	flags |= unix.NLM_F_REQUEST
-	if flags&unix.NLM_F_DUMP != unix.NLM_F_DUMP {
-		flags |= unix.NLM_F_ACK
-	}
 	b.buf = append(b.buf, 0, 0, 0, 0)
 	b.buf = binary.NativeEndian.AppendUint16(b.buf, typ)
 	b.buf = binary.NativeEndian.AppendUint16(b.buf, flags)
@@ -112,6 +108,13 @@ func (b *Batch) close() {
 		at := b.starts[n-1]
 		binary.NativeEndian.PutUint32(b.buf[at:], uint32(len(b.buf)-at))
 	}
+}
+
+// askLast has the last message acknowledged. The kernel answers in order, and tells of each that it refused without being asked to.
+func (b *Batch) askLast() {
+	const flags = 6 // where they are in struct nlmsghdr
+	at := b.buf[b.starts[len(b.starts)-1]+flags:]
+	binary.NativeEndian.PutUint16(at, binary.NativeEndian.Uint16(at)|unix.NLM_F_ACK)
 }
 
 // number gives the messages consecutive sequence numbers from first on.

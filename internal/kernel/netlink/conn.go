@@ -91,13 +91,14 @@ func (c *Conn) Do(b *Batch, reply func(i int, m Message)) []error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	b.askLast()
 	first := c.next(b)
 	errs := make([]error, b.Len())
 	if err := c.send(b); err != nil {
 		return fill(errs, err)
 	}
 	failed := false
-	for waiting := b.Len(); waiting > 0; {
+	for done := false; !done; {
 		err := c.receive(func(m Message) error {
 			i := int(m.Seq - first)
 			if i < 0 || i >= len(errs) {
@@ -109,7 +110,7 @@ func (c *Conn) Do(b *Batch, reply func(i int, m Message)) []error {
 				}
 				return nil
 			}
-			waiting--
+			done = done || i == len(errs)-1
 			if errs[i] = parseError(m); errs[i] != nil {
 				failed = true
 			}
