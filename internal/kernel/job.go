@@ -36,6 +36,7 @@ type task struct {
 	how   how
 	proxy proxy // the proxied neighbour of that address and link, when there was one
 	index int   // chosen for a new link
+	first *task // of how up: the one with down
 	err   error
 	fix   func() error // what to find out before it is sent again; nil: nothing would help
 }
@@ -48,6 +49,8 @@ const (
 	change     // the object is there and ours: change it in place
 	retake     // the object is there: take it away first
 	skip       // nothing to do any more
+	down       // a bridge: leave it down, …
+	up         // … until this task, when its ports are in it
 )
 
 // maxTries is how often what failed is sent again: a name may be taken, then an index.
@@ -61,6 +64,7 @@ func (k *Kernel) applyRoutes(s *space, run dataplane.Plan) []error {
 		j.steps = append(j.steps, &tasks[i])
 	}
 	j.lookUp(j.steps)
+	j.upLast()
 	j.lookUpProxies(j.steps)
 	todo := j.steps
 	for range maxTries {
@@ -71,7 +75,7 @@ func (k *Kernel) applyRoutes(s *space, run dataplane.Plan) []error {
 	}
 	var errs []error
 	for _, t := range j.steps {
-		if t.err != nil {
+		if t.err != nil && (t.first == nil || t.first.err == nil) {
 			errs = append(errs, &StepError{Step: t.Step, Err: t.err})
 		}
 	}

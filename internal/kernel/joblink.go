@@ -11,7 +11,12 @@ import (
 )
 
 func (j *job) encodeLink(t *task, l dataplane.Link) error {
+	if t.how == down {
+		l.Up = false
+	}
 	switch {
+	case t.how == up:
+		return j.encodeUp(t, l)
 	case t.Op == dataplane.Del:
 		if mayDelete(t) {
 			encodeDelete(&j.batch, t.seen.index)
@@ -67,7 +72,7 @@ func (j *job) encodeUpdate(t *task, l dataplane.Link) error {
 	if err != nil {
 		return err
 	}
-	if j.space.path == dataplane.HostNetns {
+	if j.space.path == dataplane.HostNetns && t.seen.alias != l.Alias() {
 		j.k.told.forget(t.seen.index)
 	}
 	encodeUpdate(&j.batch, *t.seen, l, master)

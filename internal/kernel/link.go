@@ -26,6 +26,7 @@ type link struct {
 	ether          bool   // speaks Ethernet
 	marked         bool   // has our alias
 	tunnel                // of a VXLAN link
+	snoops         bool   // a bridge: listens which groups are where
 	alias          string // any
 	conf           conf
 }
@@ -90,8 +91,11 @@ func (l *link) parseInfo(info netlink.Attr) {
 		case unix.IFLA_INFO_KIND:
 			l.Kind = kindOf(a)
 		case unix.IFLA_INFO_DATA: // the kernel tells the kind first
-			if l.Kind == dataplane.VXLAN {
+			switch l.Kind {
+			case dataplane.VXLAN:
 				l.parseTunnel(a)
+			case dataplane.Bridge:
+				l.parseBridge(a)
 			}
 		case unix.IFLA_INFO_SLAVE_DATA:
 			l.parsePort(a)
@@ -238,16 +242,23 @@ func encodePeer(b *netlink.Batch, l dataplane.Link, peerNS int) {
 	b.End(peer)
 }
 
-// encodeUpdate appends the messages that make a link what l says, in place. Its port settings come in a message of their
-// own: the kernel looks at the master that the link has when the message begins.
+// encodeUpdate appends the messages that make a link what l says, in place, and only what of it is not so: each change that is told
+// costs the kernel time in proportion to what it has of IPv6. Port settings come in a message of their own: the kernel looks at the
+// master that the link has when the message begins. master is 0 when there is none.
 func encodeUpdate(b *netlink.Batch, old link, l dataplane.Link, master int) {
+	now, was := linkFlags(l), linkFlags(old.Link)
+	if l.Kind == dataplane.Bridge && l.Up && !old.Up {
+		encodeBridgeUp(b, old.index, l, old.snoops)
+		was = now
+	}
 	b.Begin(unix.RTM_NEWLINK, 0)
+	b.Raw(infoMsg(old.index, now&(now^was), now^was))
 	if l.Kind == dataplane.Loopback {
-		b.Raw(infoMsg(old.index, linkFlags(l), unix.IFF_UP))
 		return
 	}
-	b.Raw(infoMsg(old.index, linkFlags(l), unix.IFF_UP|unix.IFF_NOARP))
-	b.String(unix.IFLA_IFALIAS, l.Alias())
+	if old.alias != l.Alias() {
+		b.String(unix.IFLA_IFALIAS, l.Alias())
+	}
 	if l.MAC != old.MAC {
 		encodeMAC(b, l)
 	}
@@ -256,13 +267,12 @@ func encodeUpdate(b *netlink.Batch, old link, l dataplane.Link, master int) {
 	}
 	if master != old.master {
 		b.Uint32(unix.IFLA_MASTER, uint32(master))
+		old.Isolated, old.Hairpin = false, false // as every new port
 	}
 	encodePromotion(b, l)
 	encodeTunnelUpdate(b, old, l)
-	if master != 0 {
-		b.Begin(unix.RTM_NEWLINK, 0)
-		b.Raw(infoMsg(old.index, 0, 0))
-		encodePort(b, l)
+	if master != 0 && (l.Isolated != old.Isolated || l.Hairpin != old.Hairpin) {
+		encodePortUpdate(b, old.index, l)
 	}
 }
 
