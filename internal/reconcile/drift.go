@@ -148,14 +148,12 @@ func (r *Reconciler) converge(ctx context.Context, count *uint64, netns []string
 		if pass == maxPasses {
 			return done, errors.Join(failed, fmt.Errorf("not converged after %d passes, still to do:\n%s", maxPasses, plan))
 		}
+		for _, n := range newFarEnds(plan, have) {
+			incomplete[n] = true
+		}
 		change := Change{dataplane.HostNetns, plan}
 		if failed = r.apply(ctx, []Change{change}, count); failed == nil {
 			done = append(done, change)
-		}
-		for _, s := range plan {
-			if l, ok := s.Object.(dataplane.Link); ok && l.PeerNetns != "" && s.Op != dataplane.Del {
-				incomplete[l.PeerNetns] = true
-			}
 		}
 	}
 	var errs []error
@@ -167,6 +165,20 @@ func (r *Reconciler) converge(ctx context.Context, count *uint64, netns []string
 		errs = append(errs, err)
 	}
 	return done, errors.Join(errs...)
+}
+
+// newFarEnds are the namespaces in which a plan gives links a new other end. A link that only changes keeps the one it has.
+func newFarEnds(p dataplane.Plan, have dataplane.State) (netns []string) {
+	for _, s := range p {
+		l, ok := s.Object.(dataplane.Link)
+		if !ok || l.PeerNetns == "" || s.Op == dataplane.Del {
+			continue
+		}
+		if was, there := have[l.Key()].(dataplane.Link); !there || !was.Becomes(l) {
+			netns = append(netns, l.PeerNetns)
+		}
+	}
+	return netns
 }
 
 // Complete makes namespaces of workloads be as wanted in full: of those whose attachment was cut short, as only the caller
