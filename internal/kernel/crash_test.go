@@ -112,6 +112,8 @@ func TestAppliesUntilKilled(t *testing.T) {
 	k := open(t, filepath.Join(dir, "run")) // it was started in the host's namespace
 	space := filepath.Join(dir, "ns", "w")
 	full := state(dataplane.Netns{Path: space}, uplinked("fn-a", "nic0"), veth("fv-a", "fn-a", space), addr("fn-a", "10.1.0.1/24"),
+		vxlan("fx-a", 7), neigh("fx-a", "10.2.0.0", "02:00:00:00:00:01"), fdb("fx-a", "02:00:00:00:00:01", "198.18.0.1"),
+		onLink("10.2.0.0/24", "10.2.0.0", "fx-a", "10.1.0.1"),
 		dataplane.Port{Link: "nic0", Master: "fn-a"}, rule(100, "10.1.0.2", 7), proxied("nic0", "10.1.0.2"),
 		sysctl("net/ipv4/ip_forward", "", "1"), sysctl("net/ipv4/conf/all/arp_ignore", "", "1"))
 	os.Stdout.WriteString("ready\n")

@@ -179,6 +179,7 @@ func TestRandomStatesAreReached(t *testing.T) {
 	spaces := []string{workload(t, "a"), workload(t, "b"), workload(t, "c")}
 	nic(t, "nic0")
 	nic(t, "nic1")
+	run(t, "ip link set lo up") // the kernel takes no gateway before the first local address
 	seed := rand.Uint64()
 	r := rand.New(rand.NewPCG(seed, 0))
 	for i := range 40 {
@@ -227,6 +228,9 @@ func randomState(r *rand.Rand, spaces []string) dataplane.State {
 			s.Put(rule(100+i, fmt.Sprintf("10.%d.0.2", i), 1000+r.IntN(3)), rule(100, fmt.Sprintf("fd0%d::2", i), 1000+r.IntN(3)))
 			s.Put(proxied("nic0", fmt.Sprintf("192.0.2.%d", i)), proxied("nic1", fmt.Sprintf("fd0%d::3", i)))
 		}
+	}
+	for i := range 3 {
+		putTunnel(s, r, i)
 	}
 	for i, space := range spaces {
 		for j := range 3 {

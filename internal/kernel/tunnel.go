@@ -83,11 +83,14 @@ func encodeLocal(b *netlink.Batch, t dataplane.Tunnel) {
 	}
 }
 
-// encodeTunnelUpdate appends to a message what can change in place (drivers/net/vxlan/vxlan_core.c, vxlan_changelink).
+// encodeTunnelUpdate appends a message with what can change in place (drivers/net/vxlan/vxlan_core.c, vxlan_changelink). With an MTU in it
+// that is refused.
 func encodeTunnelUpdate(b *netlink.Batch, old link, l dataplane.Link) {
 	if l.Kind != dataplane.VXLAN || l.Tunnel.Local == old.Tunnel.Local && !old.learns {
 		return
 	}
+	b.Begin(unix.RTM_NEWLINK, 0)
+	b.Raw(infoMsg(old.index, 0, 0))
 	info := b.Nest(unix.IFLA_LINKINFO)
 	b.String(unix.IFLA_INFO_KIND, string(l.Kind))
 	data := b.Nest(unix.IFLA_INFO_DATA)

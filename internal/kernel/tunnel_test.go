@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os/exec"
@@ -132,6 +133,34 @@ func converge(t testing.TB, k *kernel.Kernel, want dataplane.State) {
 		}
 	}
 	t.Fatalf("not converged after\n%s\nthere is left\n%s", &plans, dataplane.Diff(want, observe(t, k, "")))
+}
+
+// putTunnel adds a random tunnel link to a state, and random peers.
+func putTunnel(s dataplane.State, r *rand.Rand, i int) {
+	if r.IntN(3) == 0 {
+		return
+	}
+	l, outer := vxlan(fmt.Sprintf("fx-%d", i), uint32(10*i+r.IntN(2))), "198.18.0.%d"
+	if i == 2 {
+		l, outer = vxlan6(l.Name, l.Tunnel.VNI), "2001:db8::%d"
+	}
+	l.Tunnel.Port = uint16(8472 + i) // those of one port must agree on checksums
+	l.Tunnel.NoTxCsum, l.Up, l.MTU, l.MAC[5] = r.IntN(4) == 0, r.IntN(4) > 0, 1300+r.IntN(2)*100, byte(r.IntN(2))
+	if r.IntN(3) == 0 {
+		l.Tunnel.Local = l.Tunnel.Local.Next()
+	}
+	s.Put(l)
+	for p := range r.IntN(6) {
+		block := fmt.Sprintf("10.%d.%d.0", 210+i, p)
+		mac := fmt.Sprintf("02:00:00:00:00:0%d", 1+r.IntN(9))
+		s.Put(neigh(l.Name, block, mac))
+		s.Put(fdb(l.Name, mac, fmt.Sprintf(outer, 1+r.IntN(3))))
+		if l.Up {
+			route := dest(block+"/24", block, l.Name)
+			route.OnLink = true
+			s.Put(route)
+		}
+	}
 }
 
 // TestTunnelsAreMended changes by hand what is on and of a tunnel link: all that is there is ours, whoever put it there.
