@@ -15,6 +15,7 @@ import (
 type Place struct {
 	Network model.Network // as the node has it: its blocks are the subnets
 	Self    model.Member
+	MAC     model.MAC  // of the node's own tunnel link; zero: derived
 	Host    model.Node // links and routes of the node
 }
 
@@ -47,6 +48,9 @@ func Of(name model.Backend) (Backend, bool) {
 
 // source is the node's own address on the network, of the family of a block: what its workloads' peers see of the node itself.
 func (p Place) source(block netip.Prefix) netip.Addr {
+	if p.Network.ForeignBridge() {
+		return netip.Addr{} // whether there is a bridge is the other program's business: see endpoints
+	}
 	for _, s := range p.Network.Subnets {
 		if s.Gateway.Is6() == block.Addr().Is6() {
 			return s.Gateway

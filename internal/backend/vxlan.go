@@ -2,6 +2,7 @@ package backend
 
 import (
 	"fmt"
+	"net/netip"
 
 	"github.com/flatnet/flatnet/internal/dataplane"
 	"github.com/flatnet/flatnet/internal/model"
@@ -16,7 +17,7 @@ func vxlanDevice(p Place) []dataplane.Object {
 		return nil
 	}
 	link := dataplane.Link{
-		Name: n.TunnelName(), Kind: dataplane.VXLAN, Owner: "net/" + n.Name, MAC: model.TunnelMAC(n.Name, p.Self.ID), MTU: p.tunnelMTU(), Up: true,
+		Name: n.TunnelName(), Kind: dataplane.VXLAN, Owner: "net/" + n.Name, MAC: p.mac(), MTU: p.tunnelMTU(), Up: true,
 		Tunnel: dataplane.Tunnel{VNI: o.VNI, Port: o.Port, Local: local, NoTxCsum: o.NoChecksum},
 	}
 	objects := []dataplane.Object{link}
@@ -28,6 +29,27 @@ func vxlanDevice(p Place) []dataplane.Object {
 		{"net/ipv6/conf/%s/addr_gen_mode", "1"}, // no link-local address: nobody would answer there
 	} {
 		objects = append(objects, dataplane.Sysctl{Name: fmt.Sprintf(s.path, link.Name), Link: link.Name, Value: s.value})
+	}
+	return append(objects, p.endpoints(link.Name)...)
+}
+
+func (p Place) mac() model.MAC {
+	if p.MAC != (model.MAC{}) {
+		return p.MAC
+	}
+	return model.TunnelMAC(p.Network.Name, p.Self.ID)
+}
+
+// endpoints are the node's own addresses on the network where it has no bridge: the first of each block, on the tunnel, as flannel has
+// them. Without one, what the node itself sends would have a source to which the answer comes by another way.
+func (p Place) endpoints(tunnel string) []dataplane.Object {
+	if !p.Network.ForeignBridge() {
+		return nil
+	}
+	var objects []dataplane.Object
+	for _, s := range p.Network.Subnets {
+		first := s.Prefix.Masked().Addr()
+		objects = append(objects, dataplane.Address{Link: tunnel, Prefix: netip.PrefixFrom(first, first.BitLen())})
 	}
 	return objects
 }

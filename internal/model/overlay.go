@@ -24,6 +24,8 @@ type Overlay struct {
 	Nodes         []string       `json:",omitzero"` // member IDs or names of the nodes that have the network; none: all
 	Reserved      []Reservation  `json:",omitzero"`
 	Tunnel        string         `json:",omitzero"` // link name of the tunnel; empty: derived, see TunnelName
+	Inherited     bool           `json:",omitzero"` // another program has run the network on this host, flannel: what it left is in nobody's way
+	ForeignBridge bool           `json:",omitzero"` // the bridge and the workloads on it are another program's: here are the ways between the nodes and the rules
 }
 
 // Backend is how packets between the nodes of a cluster network travel.
@@ -46,6 +48,9 @@ const (
 	DefaultVNI       = 1
 	DefaultVXLANPort = 8472
 )
+
+// ForeignBridge reports whether another program makes the network's bridge, and attaches its workloads.
+func (n Network) ForeignBridge() bool { return n.Mode == Cluster && n.Cluster.ForeignBridge }
 
 // TunnelName is the link name of a cluster network's tunnel on each node.
 func (n Network) TunnelName() string {

@@ -108,6 +108,9 @@ func (n Network) Overlap(node Node, p netip.Prefix) (owner string, ok bool) {
 	if n.Mode == Bridged {
 		return "", false
 	}
+	if n.Mode == Cluster && n.Cluster.Inherited {
+		node = node.withoutOverlay(n)
+	}
 	if n.ProxyARP {
 		node = node.without(n.Uplink, p)
 	}
@@ -130,6 +133,18 @@ func (n Node) without(link string, p netip.Prefix) Node {
 		}
 		n.Links = append(n.Links, l)
 	}
+	return n
+}
+
+// withoutOverlay leaves out what another program left of a cluster network: its bridge and tunnel, and routes to single blocks.
+func (n Node) withoutOverlay(net Network) Node {
+	own := func(link string) bool { return link == net.BridgeName() || link == net.TunnelName() }
+	n.Routes = slices.DeleteFunc(slices.Clone(n.Routes), func(r HostRoute) bool {
+		pool, _ := net.Cluster.Pool(r.Dest.Addr())
+		_, block := pool.Index(r.Dest)
+		return block || own(r.Link)
+	})
+	n.Links = slices.DeleteFunc(slices.Clone(n.Links), func(l HostLink) bool { return own(l.Name) })
 	return n
 }
 

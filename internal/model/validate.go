@@ -127,7 +127,7 @@ func (c *networkCheck) bridge() {
 	}
 	if n.BorrowsBridge() {
 		c.borrowed()
-	} else if l, ok := c.view.Node.Link(name); ok {
+	} else if l, ok := c.view.Node.Link(name); ok && !n.ForeignBridge() {
 		c.add(Problem{Code: CodeLinkTaken, Path: "spec.bridge", Reason: fmt.Sprintf("the host has a link %s that flatnet did not make", l.Name),
 			Owner: describeLink(l), Fix: "choose another bridge name, or remove the link", Example: "fn-br0"})
 	}

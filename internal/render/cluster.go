@@ -40,7 +40,7 @@ func Peer(v model.View, network, id string, leases []model.Lease) (dataplane.Hos
 	var host dataplane.Host
 	n, ok := v.Networks[network]
 	m, known := v.Members[id]
-	if !ok || !inCluster(n) || !known || id == v.Self || len(leases) == 0 {
+	if !ok || !inCluster(n) || waits(n) || !known || id == v.Self || len(leases) == 0 {
 		return host, nil
 	}
 	b, ok := backend.Of(n.Cluster.Backend)
@@ -57,8 +57,22 @@ func Peer(v model.View, network, id string, leases []model.Lease) (dataplane.Hos
 	return host, err
 }
 
+// waits reports whether a network that another program has run here is not taken over yet: how its tunnel is known to others is known
+// only with the node's own block.
+func waits(n model.Network) bool { return n.Cluster.Inherited && len(n.Subnets) == 0 }
+
 func place(v model.View, n model.Network) backend.Place {
-	return backend.Place{Network: n, Self: v.Members[v.Self], Host: v.Node}
+	return backend.Place{Network: n, Self: v.Members[v.Self], MAC: tunnelMAC(v, n), Host: v.Node}
+}
+
+// tunnelMAC is that of the node's own tunnel link, if its leases say one: the others go by that.
+func tunnelMAC(v model.View, n model.Network) model.MAC {
+	for _, s := range n.Subnets {
+		if l, ok := v.Leases[model.LeaseKey{Network: n.Name, Block: s.Prefix}]; ok && l.Node == v.Self {
+			return l.MAC
+		}
+	}
+	return model.MAC{}
 }
 
 // peers are the parts of all other nodes, by part name.

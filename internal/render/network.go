@@ -13,7 +13,7 @@ import (
 // active has none.
 func Network(v model.View, n model.Network) (dataplane.Host, error) {
 	var host dataplane.Host
-	if !n.Active {
+	if !n.Active || waits(n) {
 		return host, nil
 	}
 	if n.Mode == model.Cable {
@@ -21,8 +21,11 @@ func Network(v model.View, n model.Network) (dataplane.Host, error) {
 	}
 	state := host.State(dataplane.HostNetns)
 	objects := [][]dataplane.Object{bridge(v, n), bridgeSysctls(n), networkElements(n), proxiedGateways(v, n), devices(v, n), clusterElements(v, n)}
-	if n.Mode == model.Bridged {
+	switch {
+	case n.Mode == model.Bridged:
 		objects = bridged(v, n)
+	case n.ForeignBridge():
+		objects = [][]dataplane.Object{networkElements(n), devices(v, n), clusterElements(v, n)}
 	}
 	for _, objects := range objects {
 		if err := state.Put(objects...); err != nil {
