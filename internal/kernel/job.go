@@ -16,15 +16,16 @@ import (
 // Most steps are sent on the assumption that the name is free; those for which it was not are looked into and sent again,
 // with the later ones that failed for their sake.
 type job struct {
-	k     *Kernel
-	space *space
-	steps []*task
-	batch netlink.Batch
-	sent  []*task                                 // by message of the batch
-	peers []*os.File                              // namespaces named in the batch
-	made  map[string]int                          // indexes of links that the batch makes, by name
-	known map[string]int                          // indexes that were asked for since the batch was begun, by name
-	rules map[dataplane.Key][]dataplane.RouteRule // ours before the job, once they were asked for
+	k      *Kernel
+	space  *space
+	steps  []*task
+	batch  netlink.Batch
+	sent   []*task                                 // by message of the batch
+	peers  []*os.File                              // namespaces named in the batch
+	made   map[string]int                          // indexes of links that the batch makes, by name
+	known  map[string]int                          // indexes that were asked for since the batch was begun, by name
+	rules  map[dataplane.Key][]dataplane.RouteRule // ours before the job, once they were asked for
+	routes map[dataplane.Key]route                 // whosever, once one was in the way
 
 	tunnels map[string]int // indexes of tunnel links of ours, by name
 }

@@ -165,7 +165,7 @@ func (j *job) fixLink(t *task, l dataplane.Link) error {
 		return nil // the index, not a name: once more with another
 	case t.seen == nil && l.Peer != "":
 		return j.freePeer(l)
-	case t.seen != nil && !t.seen.ours(j.space.path):
+	case t.seen != nil && !t.seen.ours(j.space.path) && !j.takeOverLink(t, l):
 		return ErrNotOurs
 	}
 	return nil

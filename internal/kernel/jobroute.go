@@ -20,21 +20,22 @@ func (j *job) encodeAddress(t *task, a dataplane.Address) error {
 	if err != nil {
 		return err
 	}
-	if t.how == retake {
-		encodeAddress(&j.batch, unix.RTM_DELADDR, 0, a, index)
+	flags := uint16(unix.NLM_F_CREATE | unix.NLM_F_EXCL)
+	if t.how == change {
+		flags = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
 	}
-	encodeAddress(&j.batch, unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, a, index)
+	encodeAddress(&j.batch, unix.RTM_NEWADDR, flags, a, index)
 	return nil
 }
 
-// fixAddress is for an address that is there already. One without our mark is made anew, as the mark can't be added: the
-// link is ours, and the address is the one it must have.
+// fixAddress is for an address that is there already: the link is ours, and the address is the one it must have. One without our mark
+// gets it, in place: with a link's last address its routes would go.
 func (j *job) fixAddress(t *task, a dataplane.Address) error {
 	index, err := linkIndex(j.space.conn, a.Link)
 	if err != nil {
 		return err
 	}
-	t.how = retake
+	t.how = change
 	return dumpAddresses(j.space.conn, index, func() {}, func(found address) {
 		if found.prefix == a.Prefix && found.ours() {
 			t.how = skip
@@ -66,11 +67,28 @@ func (j *job) encodeRoute(t *task, r dataplane.Route) error {
 
 // fixRoute is for a route whose destination and metric are taken in its table: it is replaced when the other is ours.
 func (j *job) fixRoute(t *task, r dataplane.Route) error {
-	taken := fmt.Errorf("a route of that destination and metric %w", ErrNotOurs)
-	err := dumpRoutes(j.space.conn, dataplane.RouteProtocol, func() {}, func(found route) {
-		if found.ours() && found.object(nil).Key() == r.Key() {
-			t.how, taken = change, nil
+	if err := j.lookAtRoutes(); err != nil {
+		return err
+	}
+	found := j.routes[r.Key()]
+	if !found.ours() && !j.takesOver(found, r) {
+		return fmt.Errorf("a route of that destination and metric %w", ErrNotOurs)
+	}
+	t.how = change
+	return nil
+}
+
+// lookAtRoutes reads all routes, once a job: there may be as many as are in the way.
+func (j *job) lookAtRoutes() error {
+	if j.routes != nil {
+		return nil
+	}
+	return dumpRoutes(j.space.conn, 0, func() { j.routes = map[dataplane.Key]route{} }, func(r route) {
+		if len(r.hops) > 0 {
+			key := r.object(nil).Key()
+			if _, ours := j.routes[key]; !ours || r.ours() {
+				j.routes[key] = r
+			}
 		}
 	})
-	return errors.Join(err, taken)
 }

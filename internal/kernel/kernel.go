@@ -44,6 +44,10 @@ type Config struct {
 	RunDir string // a directory of ours for marks that the kernel can't hold; its content is worthless after a reboot
 	Nft    Nft    // nil: the host has no nft objects
 	BPF    BPF    // nil: the host has no programs
+
+	// TakeOver has what another program left become ours when it is what is wanted, but for the mark: tunnel links of the host, and routes. For
+	// the daemon that takes flanneld's place. Otherwise it is in the way, and refused.
+	TakeOver bool
 }
 
 // Kernel is this machine's kernel, seen from the network namespace that New was called in: "the host". Its methods may be
@@ -60,6 +64,7 @@ type Kernel struct {
 	proxied  bell // rings when there is a proxied neighbour
 	memory   memory
 	told     told
+	heir     bool          // see Config.TakeOver
 	groups   atomic.Uint32 // of links to delete at once, used so far
 	applied  atomic.Uint64 // plans carried out on the host
 	busy     sync.RWMutex  // read-locked while Apply changes the host: Watch does not look at what is half done
@@ -90,7 +95,7 @@ func New(c Config) (*Kernel, error) {
 		hostNS.Close()
 		return nil, fmt.Errorf("kernel: %w", err)
 	}
-	k := &Kernel{nft: c.Nft, bpf: c.BPF, host: host, hostNS: hostNS, owned: owned, changed: changed, borrowed: borrowed, memory: newMemory(), proxied: make(bell, 1)}
+	k := &Kernel{nft: c.Nft, bpf: c.BPF, host: host, hostNS: hostNS, owned: owned, changed: changed, borrowed: borrowed, memory: newMemory(), heir: c.TakeOver, proxied: make(bell, 1)}
 	k.radios = newRadios(k.isRadio)
 	return k, nil
 }
