@@ -13,8 +13,12 @@ import (
 	"github.com/flatnet/flatnet/internal/model"
 )
 
-// Down takes the lab away, also one that is half up, and proves it: that something is left is an error which lists it.
+// Down takes the lab away, also one that is half up, and proves it: that something is left is an error which lists it. Of a
+// lab that is down already nothing is done.
 func (l *Lab) Down(ctx context.Context) error {
+	if _, err := os.Stat(l.dir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
 	return l.change(func() error { return l.down(ctx) })
 }
 
@@ -29,15 +33,16 @@ func (l *Lab) down(ctx context.Context) error {
 	if err := errors.Join(errs...); err != nil {
 		return err // its directory stays, so that it can be tried again
 	}
+	var left []string
+	_ = eventually(ctx, "nothing is left", func() bool { left = l.leftInKernel(); return len(left) == 0 })
+	if len(left) > 0 {
+		return model.Problem{Code: codeLeft, Reason: fmt.Sprintf("lab %q left something behind", l.Name()), Owner: strings.Join(left, "\n  "),
+			Fix: "end what holds it, and take the lab down again"}
+	}
 	if err := os.RemoveAll(l.dir); err != nil {
 		return err
 	}
 	_ = os.Remove(filepath.Dir(l.dir)) // when it was the last
-	var left []string
-	_ = eventually(ctx, "nothing is left", func() bool { left = l.Left(); return len(left) == 0 })
-	if len(left) > 0 {
-		return model.Problem{Code: codeLeft, Reason: fmt.Sprintf("lab %q left something behind", l.Name()), Owner: strings.Join(left, "\n")}
-	}
 	l.tell("lab %q is down, nothing left behind (checked: %s)", l.Name(), strings.Join(checked, ", "))
 	return nil
 }
@@ -56,6 +61,15 @@ func (l *Lab) machines() []*Machine {
 // Left lists what there is on this machine that carries the lab's mark, or is in one of its namespaces: all of the lab while it
 // is up, nothing when it is down.
 func (l *Lab) Left() []string {
+	left := l.leftInKernel()
+	if _, err := os.Lstat(l.dir); err == nil {
+		left = append(left, "directory "+l.dir)
+	}
+	return left
+}
+
+// leftInKernel is what would stay when the files were gone.
+func (l *Lab) leftInKernel() []string {
 	left := l.leftProcesses()
 	left = append(left, l.leftLinks()...)
 	left = append(left, l.leftMounts()...)
@@ -63,9 +77,6 @@ func (l *Lab) Left() []string {
 		for _, g := range groups {
 			left = append(left, "control group "+g)
 		}
-	}
-	if _, err := os.Lstat(l.dir); err == nil {
-		left = append(left, "directory "+l.dir)
 	}
 	return left
 }

@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -332,6 +333,11 @@ func moveTo(changed bool) func(context.Context, *Lab, []*Host) error {
 				}
 			}
 		})
+		for _, h := range hosts {
+			if !changed && h.Running() {
+				err = errors.Join(err, l.rejoin(ctx, h)) // routes by hand went with the address
+			}
+		}
 		if err != nil || slices.ContainsFunc(l.hosts, func(h *Host) bool { return !h.Running() }) {
 			return err
 		}

@@ -85,12 +85,15 @@ func Open(dir, name string, tell Tell) (*Lab, error) {
 	l := &Lab{dir: filepath.Join(dir, name), tell: tell}
 	text, err := os.ReadFile(filepath.Join(l.dir, stateFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, noLab(dir, name)
-	}
-	if err == nil {
+		if _, err := os.Stat(l.dir); err != nil {
+			return nil, noLab(dir, name)
+		}
+		// Whoever made it was ended before anything was made but the directory.
+		l.state = state{Spec: Spec{Name: name}, Mark: l.dir + "/unrecorded", LAN: &Machine{Name: lanName}}
+	} else if err == nil {
 		err = json.Unmarshal(text, &l.state)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("lab %q: %w", name, err)
 	}
 	l.adopt()
@@ -114,12 +117,17 @@ func Names(dir string) ([]string, error) {
 	if dir == "" {
 		dir = DefaultDir
 	}
-	found, err := filepath.Glob(filepath.Join(dir, "*", stateFile))
-	for i, f := range found {
-		found[i] = filepath.Base(filepath.Dir(f))
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
 	}
-	slices.Sort(found)
-	return found, err
+	var all []string
+	for _, e := range entries {
+		if e.IsDir() {
+			all = append(all, e.Name())
+		}
+	}
+	return all, err
 }
 
 func only(dir string) (string, error) {
@@ -278,26 +286,20 @@ func create(spec Spec) (*Lab, error) {
 	l.adopt()
 	l.state.Mark = fmt.Sprintf("flatnet-lab-%s-%s", spec.Name, strings.ToLower(rand.Text()[:8]))
 	if root := cgroupRoot(); root != "" {
-		dir := filepath.Join(root, l.state.Mark)
-		if os.Mkdir(dir, 0o755) == nil {
-			l.state.Cgroup = dir
-		}
+		l.state.Cgroup = filepath.Join(root, l.state.Mark)
 	}
 	err = os.MkdirAll(spec.Dir, 0o755)
 	if err == nil {
 		err = os.Mkdir(l.dir, 0o755)
 	}
-	if err == nil {
-		err = errors.Join(l.acquire(), l.record(nil))
-	}
-	if err != nil {
-		_ = removeGroups(l.state.Cgroup)
-	}
 	if errors.Is(err, fs.ErrExist) {
 		return nil, model.Problem{Code: codeTaken, Reason: fmt.Sprintf("a lab %q is up, or was left half-way", spec.Name),
 			Fix: "take it down, or give this one a name of its own", Example: "flatnet lab down --name " + spec.Name}
 	}
-	return l, err
+	if err == nil {
+		err = errors.Join(l.acquire(), l.record(nil))
+	}
+	return l, err // what is made now is on record
 }
 
 // ran is the time since, for people.

@@ -31,6 +31,9 @@ func processAt(proc string, pid int) (Process, error) {
 	return Process{pid, start}, err
 }
 
+// exiting is PF_EXITING of the kernel's include/linux/sched.h.
+const exiting = 0x4
+
 func startOf(dir string) (uint64, error) {
 	text, err := os.ReadFile(filepath.Join(dir, "stat"))
 	if err != nil {
@@ -42,8 +45,14 @@ func startOf(dir string) (uint64, error) {
 	if len(fields) < 20 {
 		return 0, fmt.Errorf("%s/stat: cannot be read", dir)
 	}
-	if fields[0] == "Z" || fields[0] == "X" {
-		return 0, unix.ESRCH // it has ended, and nobody has asked how
+	flags, err := strconv.ParseUint(fields[6], 10, 64)
+	if err != nil {
+		return 0, err
+	}
+	// One that has ended, and nobody has asked how. Or the first process of a namespace that is about to: it stays until
+	// somebody has asked how all of the others ended, for which not every machine has somebody.
+	if fields[0] == "Z" || fields[0] == "X" || flags&exiting != 0 {
+		return 0, unix.ESRCH
 	}
 	return strconv.ParseUint(fields[19], 10, 64)
 }

@@ -81,6 +81,13 @@ func (s Spec) complete() (Spec, error) {
 	if s.Dir == "" {
 		s.Dir = DefaultDir
 	}
+	for _, dir := range []*string{&s.Dir, &s.Bin} {
+		abs, err := filepath.Abs(*dir)
+		if err != nil {
+			return s, err
+		}
+		*dir = abs
+	}
 	if s.Tell == nil {
 		s.Tell = func(string, ...any) {}
 	}

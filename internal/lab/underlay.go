@@ -39,7 +39,7 @@ func (h *Host) plugIn(ctx context.Context) error {
 		return err
 	}
 	err := lan.IP(ctx,
-		fmt.Sprintf("link add %s mtu %d type veth peer name eth0 mtu %d netns %d", h.port(), mtu, mtu, h.Holder.PID),
+		fmt.Sprintf("link add %s mtu %d type veth peer name eth0 address %s mtu %d netns %d", h.port(), mtu, h.mac(), mtu, h.Holder.PID),
 		fmt.Sprintf("link set %s %s", h.port(), h.lab.alias()),
 		fmt.Sprintf("link set %s master %s up", h.port(), h.bridge()))
 	if err != nil {
@@ -51,6 +51,9 @@ func (h *Host) plugIn(ctx context.Context) error {
 	}
 	return h.IP(ctx, append(lines, h.defaultRoutes()...)...)
 }
+
+// mac is that of the host's eth0: a booted host has the same card.
+func (h *Host) mac() string { return fmt.Sprintf("02:f1:a7:00:%02x:%02x", h.Spec.LAN, h.Number) }
 
 // defaultRoutes lead to the router.
 func (h *Host) defaultRoutes() []string {
