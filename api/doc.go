@@ -31,6 +31,15 @@
 //	GET    /doctor                        []Finding
 //	POST   /doctor/fix                    Fix → []Step
 //	POST   /uninstall                     []Step                removes all that flatnet made from this host
+//	GET    /cluster                       Membership            this host's place in a cluster; FN2133 when it is in none
+//	POST   /cluster/init                  Init → Membership     begins a cluster; ?force=true in spite of what checks find, as for join
+//	POST   /cluster/join                  Join → Membership
+//	POST   /cluster/leave                 Membership            ?force=true also when the cluster cannot be told
+//	GET    /hosts                         []Host                the nodes of the cluster
+//	DELETE /hosts/HOST                    Host                  by name or ID, on a server; ?force=true also one that is alive
+//	GET    /tokens                        []Token               what lets hosts join; on a server, as the next two
+//	POST   /tokens                        TokenSpec → Token
+//	DELETE /tokens/NAME                   Token
 //	GET    /show/bridges                  []HostBridge          what the host has, flatnet's and others', with whose it is
 //	GET    /show/links|routes|neigh       []Link, []Route, []Neighbour   of the host; of a workload's namespace with ?workload=NAME
 //	GET    /show/nft                      []NFTObject           flatnet's own tables

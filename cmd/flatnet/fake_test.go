@@ -88,6 +88,7 @@ func (d *fakeDaemon) handler() http.Handler {
 	on("GET /v1/doctor", func(*http.Request, []byte) any { return fixedFindings() })
 	on("POST /v1/doctor/fix", func(*http.Request, []byte) any { return fixedSteps()[2:] })
 	on("POST /v1/uninstall", func(*http.Request, []byte) any { return fixedSteps() })
+	clusterCalls(on)
 	mux.HandleFunc("GET /v1/events", func(w http.ResponseWriter, _ *http.Request) {
 		_ = json.NewEncoder(w).Encode(api.Event{Time: epoch, Type: "repaired", Object: "network/lab", Text: "add link fn-lab", Steps: fixedSteps()})
 		_ = json.NewEncoder(w).Encode(api.Event{Time: epoch.Add(time.Second), Type: "exited", Object: "workload/web", Text: "code 0"})

@@ -35,13 +35,14 @@ func newRoot(a *app) *cobra.Command {
 		return usageError{cmd, err}
 	})
 	root.AddGroup(&cobra.Group{ID: "look", Title: "look"}, &cobra.Group{ID: "net", Title: "networks"},
-		&cobra.Group{ID: "work", Title: "workloads"}, &cobra.Group{ID: "files", Title: "files"}, &cobra.Group{ID: "host", Title: "this host"})
+		&cobra.Group{ID: "work", Title: "workloads"}, &cobra.Group{ID: "cluster", Title: "several hosts"}, &cobra.Group{ID: "files", Title: "files"}, &cobra.Group{ID: "host", Title: "this host"})
 	add := func(group string, cmds ...*cobra.Command) {
 		for _, c := range cmds {
 			c.GroupID = group
 			root.AddCommand(c)
 		}
 	}
+	add("cluster", newInit(a), newJoin(a), newLeave(a), newHost(a), newToken(a))
 	add("look", newStatus(a), newDoctor(a), newPlan(a), newEvents(a), newShow(a))
 	add("net", newNet(a), newEndpoint(a), newConnect(a, "flatnet"), newDisconnect(a, "flatnet"))
 	add("work", newRun(a), newExec(a), newPs(a), newLogs(a), newStop(a), newRm(a))

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/flatnet/flatnet/api"
+	"github.com/flatnet/flatnet/internal/agent/membership"
 	"github.com/flatnet/flatnet/internal/dataplane"
 	"github.com/flatnet/flatnet/internal/model"
 	"github.com/flatnet/flatnet/internal/reconcile"
@@ -35,7 +36,8 @@ type Agent struct {
 	again  chan struct{} // there are late ends
 	count  counters
 	looks  looks
-	past   past // the host's default routes before the last change
+	past   past                   // the host's default routes before the last change
+	place  *membership.Membership // this host's place in a cluster; nil: it can have none
 
 	op       chan struct{} // holds one token: who has it may change things
 	restored string        // why files could not be put back last time
@@ -79,6 +81,7 @@ func New(c Config, d Deps) *Agent {
 		conflicts: map[string]string{}, namespace: map[string]string{}, late: map[string]int{}, again: make(chan struct{}, 1),
 	}
 	a.rec = reconcile.New(d.Kernel, reconcile.Deps{Log: d.Log, Repaired: a.repaired})
+	a.place = a.newPlace()
 	return a
 }
 
@@ -87,16 +90,29 @@ func (a *Agent) Ready() <-chan struct{} { return a.ready }
 
 // Run starts the agent and keeps the host as asked until ctx ends, which leaves everything in the kernel as it is.
 func (a *Agent) Run(ctx context.Context) error {
+	if a.place != nil {
+		a.place.Resume()
+	}
+	if a.config.Elsewhere != nil {
+		_ = a.enterElsewhere(ctx) // or later
+	}
 	if err := a.start(ctx); err != nil {
 		return err
 	}
 	close(a.ready)
+	defer func() { _ = a.exit(ctx, false) }()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.rec.Run(ctx) })
 	g.Go(func() error { return a.watch(ctx) })
 	g.Go(func() error { return a.deps.Processes.Run(ctx, a.exited) })
 	g.Go(func() error { return a.noteLateEnds(ctx) })
 	g.Go(func() error { return a.keepRecords(ctx) })
+	if a.place != nil {
+		g.Go(func() error { return a.place.Run(ctx) })
+	}
+	if a.config.Elsewhere != nil {
+		g.Go(func() error { return a.residesElsewhere(ctx) })
+	}
 	g.Go(func() error {
 		select {
 		case <-a.leave:

@@ -37,6 +37,7 @@ func (a *Agent) Handler() http.Handler {
 	a.networkRoutes(handle)
 	a.workloadRoutes(handle)
 	a.changeRoutes(handle)
+	a.clusterRoutes(handle)
 	a.showRoutes(mux)
 	mux.HandleFunc("GET /v1/events", a.serveEvents)
 	mux.HandleFunc("GET /readyz", a.serveReady)

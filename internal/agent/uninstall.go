@@ -15,6 +15,11 @@ import (
 // Uninstall removes from the host all that flatnet made, and ends the agent. That it has begun is written down first: a crash
 // on the way makes the next start go on with it.
 func (a *Agent) Uninstall(ctx context.Context, dryRun bool) ([]api.Step, error) {
+	if !dryRun {
+		if err := a.leaveCluster(ctx); err != nil {
+			return nil, err
+		}
+	}
 	if err := a.begin(ctx); err != nil {
 		return nil, err
 	}

@@ -39,6 +39,16 @@ type Options struct {
 	Ready    func() // called once the host is as asked and requests are answered; may be nil
 
 	GroupChanges bool // members of Group may change too
+
+	Elsewhere *Elsewhere // a cluster in another system's records that this host is a node of; nil: none
+}
+
+// clusterDir is where this host keeps what it knows of its cluster.
+func (o Options) clusterDir() string {
+	if o.Elsewhere != nil {
+		return filepath.Join(o.StateDir, "elsewhere")
+	}
+	return filepath.Join(o.StateDir, clusterDir)
 }
 
 // SocketName is the socket's name in RunDir.
@@ -109,10 +119,12 @@ func Serve(ctx context.Context, o Options) (err error) {
 		return err
 	}
 
-	a := New(Config{RunDir: o.RunDir, NetnsDir: o.NetnsDir, BootID: boot, Version: o.Version}, Deps{
+	a := New(Config{RunDir: o.RunDir, NetnsDir: o.NetnsDir, BootID: boot, Version: o.Version, ClusterDir: o.clusterDir(), Elsewhere: o.Elsewhere}, Deps{
 		Store: kept, Journal: log, Kernel: host.Kernel, Host: host, Namespaces: namespaces{}, Processes: processes{watcher},
 		Kept:    map[string]Kept{"journal": log, "socket": listener, "notes on namespaces and sysctls": host.Kernel},
-		Foreign: rules{}, Surveyor: host.Kernel, Log: o.Log, Remove: func() error { return errors.Join(host.Leave(), removeFiles(o)) },
+		Foreign: rules{}, Surveyor: host.Kernel, Log: o.Log, Remove: func() error {
+			return errors.Join(host.Leave(), removeCluster(o.clusterDir()), removeFiles(o))
+		},
 	})
 	mux := http.NewServeMux()
 	mux.Handle("/", a.Handler())
@@ -169,7 +181,7 @@ func openHost(o Options) (*host, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := kernel.Config{RunDir: o.RunDir, Nft: ruleset}
+	c := kernel.Config{RunDir: o.RunDir, Nft: ruleset, TakeOver: o.Elsewhere != nil}
 	programs, err := bpf.New(bpf.Config{RunDir: o.RunDir})
 	var lacks *bpf.Unsupported
 	switch {

@@ -173,3 +173,12 @@ func readCSR(der []byte) (*ecdsa.PublicKey, Pin, error) {
 	}
 	return key, sha256.Sum256(csr.RawSubjectPublicKeyInfo), nil
 }
+
+// KeyPin is the Pin of a key.
+func KeyPin(key *ecdsa.PublicKey) (Pin, error) {
+	der, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		return Pin{}, err
+	}
+	return sha256.Sum256(der), nil
+}

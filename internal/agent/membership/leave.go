@@ -1,0 +1,146 @@
+package membership
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/flatnet/flatnet/api"
+	"github.com/flatnet/flatnet/internal/agent/etcdserver"
+	"github.com/flatnet/flatnet/internal/join"
+	"github.com/flatnet/flatnet/internal/model"
+	"github.com/flatnet/flatnet/internal/store"
+)
+
+// Leave takes this host out of its cluster. A server that leaves ends the cluster.
+func (m *Membership) Leave(ctx context.Context, dry, force bool) (api.Membership, error) {
+	if err := m.take(ctx); err != nil {
+		return api.Membership{}, err
+	}
+	defer m.give()
+	r := m.now()
+	if r == nil && m.broken == nil {
+		_, err := m.place()
+		return api.Membership{}, err
+	}
+	if r == nil {
+		r = &record{} // it cannot be read; so it goes unread
+	}
+	if err := m.mayLeave(ctx, *r); err != nil && !force {
+		return api.Membership{}, err
+	}
+	a := m.status(ctx, *r)
+	if dry {
+		return a, nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTime)
+	defer cancel()
+	r.Phase = leaving
+	if err := m.set(*r); err != nil {
+		return api.Membership{}, err
+	}
+	a.State = stateFree
+	if err := m.gone(ctx); err != nil {
+		return a, err
+	}
+	m.deps.Tell("cluster", "node", "left cluster "+r.Cluster)
+	return a, nil
+}
+
+// leaveTime bounds a leave; etcd may take ten seconds to end.
+const leaveTime = 50 * time.Second
+
+// mayLeave says what speaks against it.
+func (m *Membership) mayLeave(ctx context.Context, r record) error {
+	if r.Phase == joining {
+		return model.Problem{Code: model.CodeClusterAway, Reason: "this host began to join a cluster, which may have let it in and cannot be told that it leaves",
+			Fix: "flatnet leave --force, and flatnet host rm " + r.ID + " on a server if it is listed there"}
+	}
+	snap, err := m.snapshot(ctx)
+	if err == nil && !snap.Live {
+		err = store.ErrAway
+	}
+	if err != nil {
+		return model.Problem{Code: model.CodeClusterAway, Reason: "the cluster's store does not answer, so the cluster cannot be told that this host leaves",
+			Fix: "flatnet leave --force leaves anyway; then flatnet host rm " + r.ID + " on a server, or its blocks are free after a day"}
+	}
+	if others := len(snap.Members); r.Server && others > 1 {
+		return model.Problem{Code: model.CodeInUse, Reason: fmt.Sprintf("this host is the cluster's server, and %d others are in it", others-1),
+			Owner: "without it nobody joins, and no host can claim addresses", Fix: "let the others leave first; --force ends the cluster under them"}
+	}
+	return nil
+}
+
+// gone undoes a membership, of whatever phase: it may have been begun before. What cannot be told to the cluster ends there after its grace.
+func (m *Membership) gone(ctx context.Context) error {
+	r := m.now()
+	if r == nil {
+		return nil
+	}
+	m.mu.Lock()
+	entered := m.session != nil && m.session.client != nil
+	m.mu.Unlock()
+	if entered {
+		one, cancel := context.WithTimeout(ctx, 10*time.Second)
+		if err := m.deps.Exit(one, true); err != nil {
+			m.deps.Log.Warn("the cluster could not be told everything", "err", err)
+		}
+		cancel()
+	}
+	if !r.Server {
+		m.sayGoodbye(ctx, *r)
+	}
+	m.endSession()
+	if err := etcdserver.Stop(ctx, m.deps.Folder.Path(etcdLockFile)); err != nil {
+		return err
+	}
+	if err := m.wipe(); err != nil {
+		return recordsProblem(err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.record, m.broken = nil, nil
+	return nil
+}
+
+// sayGoodbye has a server take the node out.
+func (m *Membership) sayGoodbye(ctx context.Context, r record) {
+	p, err := openPapers(m.deps.Folder, r, m.deps.Now)
+	if err != nil {
+		return // never let in, or no way to prove it
+	}
+	own, err := p.nodeCertificate()
+	if err != nil {
+		return
+	}
+	var errs []error
+	for _, server := range r.Servers {
+		one, cancel := context.WithTimeout(ctx, 10*time.Second)
+		err := join.Member(server, p.ca, *own).Leave(one)
+		cancel()
+		if err == nil {
+			return
+		}
+		errs = append(errs, err)
+	}
+	m.deps.Log.Warn("no server could be told that this host leaves", "err", errors.Join(errs...))
+	m.deps.Tell("error", "node", "no server could be told that this host leaves; there: flatnet host rm "+r.ID)
+}
+
+// gone is behind the name of a folder that is being removed.
+const gone = ".gone"
+
+// wipe removes the folder: first its name, so that no part of it is ever taken for a whole.
+func (m *Membership) wipe() error {
+	f := m.deps.Folder
+	old := join.Folder(string(f) + gone)
+	if err := old.RemoveAll(); err != nil {
+		return err
+	}
+	if err := os.Rename(string(f), string(old)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return old.RemoveAll()
+}

@@ -1,0 +1,202 @@
+package membership
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/flatnet/flatnet/api"
+	"github.com/flatnet/flatnet/internal/agent/etcdserver"
+	"github.com/flatnet/flatnet/internal/join"
+	"github.com/flatnet/flatnet/internal/model"
+)
+
+// preflight is what was looked at before anything changed.
+type preflight struct {
+	checks   []api.Check
+	problems model.Problems
+}
+
+// add notes the outcome of a check: nil is good.
+func (p *preflight) add(what string, err error) {
+	p.say(what, "ok", err)
+}
+
+// say is add with other words for good.
+func (p *preflight) say(what, good string, err error) {
+	if err == nil {
+		p.checks = append(p.checks, api.Check{What: what, Result: good, OK: true})
+		return
+	}
+	var one model.Problem
+	var many model.Problems
+	switch {
+	case errors.As(err, &many):
+	case errors.As(err, &one):
+		many = model.Problems{one}
+	default:
+		many = model.Problems{{Code: model.CodeInternal, Reason: what + ": " + err.Error()}}
+	}
+	p.problems = append(p.problems, many...)
+	p.checks = append(p.checks, api.Check{What: what, Result: many[0].Reason})
+}
+
+// verdict is nil when all is well, or the caller goes on in spite of it.
+func (p *preflight) verdict(force bool) error {
+	if force {
+		return nil
+	}
+	return p.problems.Err()
+}
+
+// portFree tries to listen as we will.
+func portFree(ctx context.Context, network string, at netip.AddrPort) error {
+	l := net.ListenConfig{}
+	var err error
+	if network == "udp" {
+		var c net.PacketConn
+		if c, err = l.ListenPacket(ctx, network, at.String()); err == nil {
+			return c.Close()
+		}
+	} else {
+		var c net.Listener
+		if c, err = l.Listen(ctx, network, at.String()); err == nil {
+			return c.Close()
+		}
+	}
+	if errors.Is(err, unix.EADDRINUSE) {
+		return model.Problem{Code: model.CodePortTaken, Reason: fmt.Sprintf("%s port %d is in use on this host", network, at.Port()),
+			Owner: fmt.Sprintf("see who: ss -lpn sport = :%d", at.Port()), Fix: "end that, or see whether it is another overlay's or an etcd"}
+	}
+	return err
+}
+
+// tunnelPorts are free, in every family: a tunnel takes them on all addresses.
+func (p *preflight) tunnelPorts(ctx context.Context, networks []model.Network) {
+	seen := map[uint16]bool{}
+	for _, n := range networks {
+		if n.Cluster.Backend != model.VXLAN || seen[n.Cluster.Port] {
+			continue
+		}
+		seen[n.Cluster.Port] = true
+		p.add(fmt.Sprintf("udp/%d", n.Cluster.Port), portFree(ctx, "udp", netip.AddrPortFrom(netip.IPv4Unspecified(), n.Cluster.Port)))
+	}
+}
+
+// subnets are free on this host, and all else that its networks need.
+func (p *preflight) subnets(m *Membership, node model.Node, networks []model.Network) {
+	var problems model.Problems
+	for _, n := range networks {
+		problems = append(problems, m.deps.Check(node, n)...)
+	}
+	p.say("subnet", "free", problems.Err())
+}
+
+// founds looks at a host that is to be the first of a cluster.
+func (m *Membership) founds(ctx context.Context, node model.Node, u underlay, external bool, n model.Network) *preflight {
+	p := &preflight{}
+	ports := []uint16{join.Port}
+	if !external {
+		ports = append(ports, clientPort, peerPort)
+		_, err := etcdserver.Find()
+		if err != nil {
+			err = model.Problem{Code: model.CodeNotFound, Reason: err.Error(), Fix: "install it beside flatnetd, or use an etcd that runs elsewhere: --etcd URL"}
+		}
+		p.add(etcdserver.Program, err)
+	}
+	for _, port := range ports {
+		p.add(fmt.Sprintf("tcp/%d", port), portFree(ctx, "tcp", netip.AddrPortFrom(u.addrs[0], port)))
+	}
+	p.tunnelPorts(ctx, []model.Network{n})
+	p.subnets(m, node, []model.Network{n})
+	return p
+}
+
+// joins looks at a host that is to join: it has a token, and the cluster has said what there is.
+func (m *Membership) joins(ctx context.Context, node model.Node, u underlay, peer netip.AddrPort, pin join.Pin, answer join.Answer, path join.Path) *preflight {
+	p := &preflight{}
+	p.add(fmt.Sprintf("tcp/%d", peer.Port()), nil) // it has just answered
+	p.etcd(ctx, answer.Cluster.Etcd, pin)
+	p.tunnelPorts(ctx, answer.Cluster.Networks)
+	p.mtu(ctx, u, peer, answer.Cluster.MTU)
+	p.clock(path.Skew)
+	p.subnets(m, node, answer.Cluster.Networks)
+	return p
+}
+
+// etcd is reached, and is the cluster's.
+func (p *preflight) etcd(ctx context.Context, e join.Etcd, pin join.Pin) {
+	for _, endpoint := range e.Endpoints {
+		u, err := url.Parse(endpoint)
+		if err == nil {
+			err = dialEtcd(ctx, u, e.External, pin)
+		}
+		what := "etcd"
+		if u != nil && u.Port() != "" {
+			what = "tcp/" + u.Port()
+		}
+		if err != nil {
+			err = model.Problem{Code: model.CodePeer, Reason: fmt.Sprintf("the cluster's etcd at %s cannot be reached: %s", endpoint, err), Fix: fmt.Sprintf("open tcp %s towards the server", u.Port())}
+		}
+		p.add(what, err)
+	}
+}
+
+func dialEtcd(ctx context.Context, u *url.URL, external bool, pin join.Pin) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if external {
+		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", u.Host)
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	}
+	c, err := (&tls.Dialer{Config: join.Pinned(pin)}).DialContext(ctx, "tcp", u.Host)
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
+
+// mtu compares the links, and proves the way between them where something answers.
+func (p *preflight) mtu(ctx context.Context, u underlay, peer netip.AddrPort, theirs int) {
+	what := fmt.Sprintf("mtu %d", u.mtu)
+	if theirs != 0 && theirs != u.mtu {
+		p.add(what, model.Problem{Code: model.CodePathMTU, Reason: fmt.Sprintf("the MTU of %s is %d, that of the server's link is %d", u.link, u.mtu, theirs),
+			Fix: "make them equal; all hosts of a cluster need one MTU", Example: fmt.Sprintf("ip link set %s mtu %d", u.link, min(u.mtu, theirs))})
+		return
+	}
+	path, proven, err := probeMTU(ctx, peer, u.mtu)
+	switch {
+	case err == nil && proven && path < u.mtu:
+		p.add(what, model.Problem{Code: model.CodePathMTU, Reason: fmt.Sprintf("%s has MTU %d, but on the way to %s only %d bytes pass", u.link, u.mtu, peer.Addr(), path),
+			Fix: "give the links of the hosts the smaller MTU", Example: fmt.Sprintf("ip link set %s mtu %d", u.link, path)})
+	case err != nil || !proven:
+		p.say(what, "not proven: nothing answers a probe", nil)
+	default:
+		p.add(what, nil)
+	}
+}
+
+// mostSkew is how far clocks may differ: certificates are valid a day early, and tokens for minutes.
+const mostSkew = 5 * time.Minute
+
+func (p *preflight) clock(skew time.Duration) {
+	if skew.Abs() <= mostSkew {
+		p.add("clock", nil)
+		return
+	}
+	word := "behind"
+	if skew < 0 {
+		word = "ahead of"
+	}
+	p.add("clock", model.Problem{Code: model.CodeClocks, Reason: fmt.Sprintf("the clock of this host is %v %s the server's", skew.Abs().Round(time.Second), word), Fix: "set it", Example: "timedatectl set-ntp true"})
+}
