@@ -57,7 +57,7 @@ var layers = []layer{
 
 	{name: "root: several machines on one", packages: []string{"internal/lab"}, mayImport: append([]string{"api", "internal/model"}, effects...)},
 
-	{name: "daemon", packages: []string{"cmd/flatnetd"}, mayImport: []string{"internal/agent", "internal/lab"}},
+	{name: "daemon", packages: []string{"cmd/flatnetd"}, mayImport: []string{"internal/agent", "internal/compat", "internal/lab"}},
 	{name: "etcd's own daemon", packages: []string{"cmd/flatnet-etcd"}, mayImport: []string{"internal/store/etcd/server"}},
 	{name: "client", packages: []string{"cmd/flatnet"}, mayImport: []string{"api"}},
 

@@ -25,6 +25,7 @@ type config struct {
 	LogLevel  slog.Level
 	LogFormat string // text or json
 	Version   bool
+	Flannel   flannelConfig
 }
 
 // configFile is where the file is looked for; that it is missing is no error there.
@@ -53,7 +54,7 @@ func settings() []setting {
 			return nil
 		}
 	}
-	return []setting{
+	return append([]setting{
 		{"state-dir", "/var/lib/flatnet", "directory of what is kept for ever", path(func(c *config) *string { return &c.StateDir })},
 		{"run-dir", "/run/flatnet", "directory of what is kept until the next boot", path(func(c *config) *string { return &c.RunDir })},
 		{"netns-dir", "/run/netns", "directory of the namespaces made for workloads", path(func(c *config) *string { return &c.NetnsDir })},
@@ -79,7 +80,7 @@ func settings() []setting {
 			c.LogFormat = s
 			return nil
 		}},
-	}
+	}, flannelSettings()...)
 }
 
 // variable is the environment's name of a setting: state-dir is FLATNET_STATE_DIR.
@@ -158,14 +159,14 @@ func usage(w io.Writer, all []setting) {
 	fmt.Fprintln(w, "flatnetd keeps this machine's networks. Each setting is a flag, a variable or a key of the file; the first wins.")
 	fmt.Fprintln(w, "\nusage: flatnetd [flags]")
 	for _, s := range all {
-		fmt.Fprintf(w, "  --%-12s %-21s %s: %s", s.name, s.variable(), s.key(), s.help)
+		fmt.Fprintf(w, "  --%-19s %-27s %s: %s", s.name, s.variable(), s.key(), s.help)
 		if s.value != "" {
 			fmt.Fprintf(w, " (default %s)", s.value)
 		}
 		fmt.Fprintln(w)
 	}
-	fmt.Fprintf(w, "  --%-12s %-21s the file (default %s)\n", "config", environment+"CONFIG", configFile)
-	fmt.Fprintf(w, "  --%-12s print the version\n", "version")
+	fmt.Fprintf(w, "  --%-19s %-27s the file (default %s)\n", "config", environment+"CONFIG", configFile)
+	fmt.Fprintf(w, "  --%-19s print the version\n", "version")
 }
 
 // readSettings reads the file: one YAML object of strings, by key. A key that nobody knows is an error.

@@ -77,7 +77,8 @@ func TestFlagsBeatEnvironmentBeatsFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := config{StateDir: "/from/flag", RunDir: "/from/env", NetnsDir: "/from/file", GroupMay: "look", LogLevel: slog.LevelDebug, LogFormat: "text"}
+	want := config{StateDir: "/from/flag", RunDir: "/from/env", NetnsDir: "/from/file", GroupMay: "look", LogLevel: slog.LevelDebug, LogFormat: "text",
+		Flannel: flannelConfig{Prefix: "/coreos.com/network", SubnetFile: "/run/flannel/subnet.env", Bridge: "auto"}}
 	if c != want {
 		t.Errorf("got  %+v\nwant %+v", c, want)
 	}

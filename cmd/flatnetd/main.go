@@ -78,8 +78,13 @@ func serve(ctx context.Context, c config, getenv func(string) string, log *slog.
 	go manager.reloads(ctx, func() {})
 	stopping := context.AfterFunc(ctx, func() { manager.tell("STOPPING=1") })
 	defer stopping()
+	elsewhere, err := c.Flannel.elsewhere(log)
+	if err != nil {
+		return err
+	}
 	err = agent.Serve(ctx, agent.Options{
-		StateDir: c.StateDir, RunDir: c.RunDir, NetnsDir: c.NetnsDir, Socket: c.Socket, Group: c.Group, GroupChanges: c.GroupMay == "change", Version: release(), Log: log,
+		Elsewhere: elsewhere,
+		StateDir:  c.StateDir, RunDir: c.RunDir, NetnsDir: c.NetnsDir, Socket: c.Socket, Group: c.Group, GroupChanges: c.GroupMay == "change", Version: release(), Log: log,
 		Ready: func() {
 			log.Info("ready", "version", release())
 			manager.tell("READY=1")

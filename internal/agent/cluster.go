@@ -126,6 +126,7 @@ func (a *Agent) adopt(m *member, p fabric.Picture) {
 	} else {
 		a.settled(settling)
 	}
+	a.adoptedElsewhere()
 	if len(e.networks) > 0 {
 		a.checkOverlaps()
 		a.writeAllFiles()

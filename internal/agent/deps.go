@@ -22,6 +22,8 @@ type Config struct {
 	Version  string
 
 	ClusterDir string // what this host keeps of its cluster; empty: nothing
+
+	Elsewhere *Elsewhere // a cluster in another system's records; nil: none
 }
 
 // Deps are all that the agent needs from outside.

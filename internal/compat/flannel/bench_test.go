@@ -10,7 +10,7 @@ import (
 
 // crowded is a world of n other nodes.
 func crowded(n int) *world {
-	w := newWorld(Names{Network: "flannel", Bridge: "cni0"}, Subnet{}, "")
+	w := newWorld(Settings{Names: Names{Network: "flannel", Bridge: "cni0"}})
 	kvs := []etcd.KV{{Key: "/f/config", Value: []byte(`{"Network": "10.0.0.0/8", "Backend": {"Type": "vxlan"}}`), Modified: 1}}
 	for i := range n {
 		kvs = append(kvs, crowdKV(i, int64(i+2), 0))

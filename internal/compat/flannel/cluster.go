@@ -3,6 +3,7 @@ package flannel
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"strings"
@@ -24,13 +25,17 @@ const (
 
 // Settings say which flannel to join.
 type Settings struct {
-	Endpoints []string    // of etcd: URLs
-	Etcd      etcd.Config // TLS and Probe of it count
-	Prefix    string      // default DefaultPrefix
-	Names     Names       // default DefaultNetwork, DefaultBridge
-	Hint      Subnet      // what the node held before: see Env.Held
-	Self      string      // what this node will publish itself as, if that is known: MemberID of its address
+	Endpoints []string      // of etcd: URLs
+	TLS       *tls.Config   // nil: what the URLs say
+	Probe     time.Duration // see etcd.Config
+	Prefix    string        // default DefaultPrefix
+	Names     Names         // default DefaultNetwork, DefaultBridge
+	Hint      Subnet        // what the node held before: see Env.Held
 	Grace     time.Duration
+	Self      string // what this node will publish itself as, if that is known: MemberID of its address
+
+	// ForeignBridge has the node's bridge and workloads be those of flannel's CNI plugin.
+	ForeignBridge bool
 }
 
 // Cluster is one node's way to flannel's keys. It is a store.Cluster: the configuration is one network, or one of each family, and each
@@ -58,9 +63,8 @@ func Open(s Settings) (*Cluster, error) {
 	s.Names.Network = cmp.Or(s.Names.Network, DefaultNetwork)
 	s.Names.Bridge = cmp.Or(s.Names.Bridge, DefaultBridge)
 	c := &Cluster{root: strings.TrimRight(cmp.Or(s.Prefix, DefaultPrefix), "/") + "/", grace: cmp.Or(s.Grace, grace), board: store.NewBoard(),
-		world: newWorld(s.Names, s.Hint, s.Self)}
-	config := s.Etcd
-	config.Endpoints, config.Root = s.Endpoints, c.root
+		world: newWorld(s)}
+	config := etcd.Config{Endpoints: s.Endpoints, TLS: s.TLS, Probe: s.Probe, Root: c.root}
 	c.mu.Lock() // until raw is there
 	defer c.mu.Unlock()
 	var err error

@@ -90,7 +90,7 @@ func TestANodeTakesASubnetAsFlanneldDoes(t *testing.T) {
 	wants(t, "the lease", l.MAC, mac)
 	snap := n.sees("its lease", func(s store.ClusterSnapshot) bool { return s.Leases[l.Key()] == l })
 	wants(t, "the network", fmt.Sprintf("%+v", snap.Networks["flannel"].Cluster), fmt.Sprintf("%+v", model.Overlay{
-		Pools: []model.BlockPool{{Prefix: netip.MustParsePrefix("10.5.0.0/16"), Bits: 24}}, Backend: model.VXLAN, VNI: 1, Port: 8472, Tunnel: "flannel.1",
+		Pools: []model.BlockPool{{Prefix: netip.MustParsePrefix("10.5.0.0/16"), Bits: 24}}, Backend: model.VXLAN, VNI: 1, Port: 8472, Tunnel: "flannel.1", Inherited: true,
 		Reserved: []model.Reservation{{Block: netip.MustParsePrefix("10.5.0.0/24")}}}))
 	wants(t, "renewed", n.renews(), []netip.Prefix{l.Block})
 	again, _ := s.get(subs + Subnet{V4: l.Block}.String())

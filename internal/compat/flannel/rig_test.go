@@ -25,7 +25,6 @@ import (
 
 	"github.com/flatnet/flatnet/internal/model"
 	"github.com/flatnet/flatnet/internal/store"
-	"github.com/flatnet/flatnet/internal/store/etcd"
 )
 
 // TestMain runs everything in a network namespace of its own, where only loopback is: the process starts itself anew there, as goroutines of a
@@ -228,7 +227,7 @@ type node struct {
 
 // quick is a way to a server with the times of tests.
 func quick(s *server, more func(*Settings)) Settings {
-	settings := Settings{Endpoints: []string{s.url}, Etcd: etcd.Config{Probe: 250 * time.Millisecond}}
+	settings := Settings{Endpoints: []string{s.url}, Probe: 250 * time.Millisecond}
 	if more != nil {
 		more(&settings)
 	}

@@ -17,11 +17,12 @@ import (
 
 // world is what is known of flannel's keys, and who we are among them. It has no effects; a mutex of Cluster's guards it.
 type world struct {
-	names  Names
-	hint   Subnet // what the node held before, by its subnet.env
-	config Config
-	unread error // why there is no config yet; nil: there is. The first one stands, as with flanneld, until flatnetd starts anew
-	newer  error // what has become of config since
+	names   Names
+	hint    Subnet // what the node held before, by its subnet.env
+	foreign bool   // the bridge is the CNI plugin's
+	config  Config
+	unread  error // why there is no config yet; nil: there is. The first one stands, as with flanneld, until flatnetd starts anew
+	newer   error // what has become of config since
 
 	entries  map[string]*entry // by name
 	ordered  []*entry          // the same, in the order in which they came; nil: to be put together
@@ -62,8 +63,8 @@ type grip struct {
 	twin  bool // somebody else has written since
 }
 
-func newWorld(names Names, hint Subnet, self string) *world {
-	return &world{names: names, hint: hint, expect: self, unread: errors.New("not read yet"), entries: map[string]*entry{}, held: map[string]grip{}}
+func newWorld(s Settings) *world {
+	return &world{names: s.Names, hint: s.Hint, expect: s.Self, foreign: s.ForeignBridge, unread: errors.New("not read yet"), entries: map[string]*entry{}, held: map[string]grip{}}
 }
 
 const (
@@ -357,7 +358,8 @@ func (w *world) networks() []model.Network {
 func (w *world) network(r Range, tunnel, name string, next netip.Prefix) model.Network {
 	b := w.config.Backend
 	o := model.Overlay{Pools: []model.BlockPool{r.Pool()}, Backend: model.Backend(b.Type), VNI: model.DefaultVNI, Port: model.DefaultVXLANPort,
-		UnderlayV6: r.Network.Addr().Is6(), DirectRouting: b.DirectRouting, Reserved: r.reserved()}
+		UnderlayV6: r.Network.Addr().Is6(), DirectRouting: b.DirectRouting, Reserved: r.reserved(),
+		Inherited: true, ForeignBridge: w.foreign}
 	n := model.Network{Name: name, Mode: model.Cluster, Bridge: w.names.Bridge, Active: true, Autostart: true}
 	if b.Type == VXLAN {
 		o.VNI, o.Port, o.Tunnel = b.VNI, b.Port, fmt.Sprint(tunnel, b.VNI)
