@@ -40,6 +40,9 @@ type world struct {
 	boot    string
 	removed bool // an uninstall ended
 
+	cluster func() store.Cluster // nil: in none
+	self    string
+
 	fuse fuse
 	full atomic.Bool // the disk of store and journal
 	kept map[string]Kept
@@ -140,11 +143,16 @@ func (w *world) start() *daemon {
 }
 
 func (w *world) launch() *daemon {
-	a := New(Config{RunDir: w.runDir, NetnsDir: "/run/netns", BootID: w.boot, Version: "test"}, Deps{
+	a := New(Config{RunDir: w.runDir, NetnsDir: "/run/netns", BootID: w.boot, Version: "test", ClusterDir: filepath.Join(w.runDir, "cluster")}, Deps{
 		Store: dyingStore{w}, Journal: dyingJournal{w}, Kernel: w.kernel, Host: w.host, Namespaces: fakeNamespaces{w}, Processes: w.procs,
 		Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) },
 		Remove: func() error { return w.remove() }, Kept: w.kept,
 	})
+	if w.cluster != nil {
+		a.enter(w.cluster(), w.self, func(n model.Node) (model.Member, error) {
+			return model.Member{ID: w.self, Name: n.Name, Underlay4: n.AddrOn("eth0", false), MTU: 1500, Version: "test", Schema: store.Schema}, nil
+		})
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	d := &daemon{Agent: a, cancel: cancel, done: make(chan error, 1)}
 	go func() { d.done <- a.Run(ctx) }()

@@ -185,37 +185,55 @@ func (f *Fabric) reclaimDue(ctx context.Context) {
 // due is what to claim and what to give back. While the store is away, or says that the node holds what it has not been told of
 // yet, there is nothing to decide.
 func (f *Fabric) due() (asks []ipam.BlockAsk, away []model.Lease) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	s := f.sound
-	self, known := s.members[f.deps.Self]
-	if !s.snap.Live || !known {
+	b := f.books()
+	self, known := b.sound.members[f.deps.Self]
+	if !b.sound.snap.Live || !known {
 		return nil, nil
 	}
-	for key := range s.own {
-		if _, told := f.tenure[key]; !told {
+	for key := range b.sound.own {
+		if _, told := b.tenure[key]; !told {
 			return nil, nil
 		}
 	}
-	for key, t := range f.tenure {
-		if !f.sound.holds(key) {
+	for key, t := range b.tenure {
+		if !b.sound.holds(key) {
 			away = append(away, t.lease)
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(s.snap.Networks)) {
-		n := s.snap.Networks[name]
+	networks := b.sound.snap.Networks
+	for _, name := range slices.Sorted(maps.Keys(networks)) {
+		n := networks[name]
 		if n.Mode != model.Cluster || !n.Active || !n.Cluster.On(self) {
 			continue
 		}
 		for _, v6 := range []bool{false, true} {
-			a, wants, back := f.dueOf(n, v6)
+			ask, wants, back := f.dueOf(b, n, v6)
 			if wants {
-				asks = append(asks, a)
+				asks = append(asks, ask)
 			}
 			away = append(away, back...)
 		}
 	}
 	return asks, away
+}
+
+// books are a copy of what the decision hangs on: who is asked for more must not be asked under the lock.
+type books struct {
+	sound  sound
+	tenure map[model.LeaseKey]tenure
+	former map[string][]netip.Prefix
+	lost   map[string]int
+	waited map[string]bool
+}
+
+func (f *Fabric) books() books {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	b := books{sound: f.sound, tenure: maps.Clone(f.tenure), former: maps.Clone(f.former), lost: maps.Clone(f.lost), waited: map[string]bool{}}
+	for network, waiting := range f.wanted {
+		b.waited[network] = len(waiting) > 0
+	}
+	return b
 }
 
 // holds reports whether there is a network that has the block.
@@ -226,42 +244,41 @@ func (s sound) holds(key model.LeaseKey) bool {
 	return n.Mode == model.Cluster && ok
 }
 
-func (f *Fabric) dueOf(n model.Network, v6 bool) (a ipam.BlockAsk, wants bool, away []model.Lease) {
-	a = ipam.BlockAsk{Network: n.Name, Node: f.deps.Self, Last: slices.Clone(f.former[n.Name]), Lost: f.lost[n.Name], Taken: f.takenBy(f.sound.snap.Leases, n.Name)}
+func (f *Fabric) dueOf(b books, n model.Network, v6 bool) (ask ipam.BlockAsk, wants bool, away []model.Lease) {
+	ask = ipam.BlockAsk{Network: n.Name, Node: f.deps.Self, Last: b.former[n.Name], Lost: b.lost[n.Name], Reserved: map[netip.Prefix]string{}, Taken: b.taken(n.Name)}
+	only6 := true
 	for _, p := range n.Cluster.Pools {
+		only6 = only6 && p.Prefix.Addr().Is6()
 		if p.Prefix.Addr().Is6() == v6 {
-			a.Pools = append(a.Pools, p)
+			ask.Pools = append(ask.Pools, p)
 		}
 	}
-	if len(a.Pools) == 0 {
-		return a, false, nil
+	if len(ask.Pools) == 0 {
+		return ask, false, nil
 	}
-	a.Reserved = map[netip.Prefix]string{}
 	for _, r := range n.Cluster.Reserved {
-		a.Reserved[r.Block] = r.Node
+		ask.Reserved[r.Block] = r.Node
 	}
 	var held []ipam.HeldBlock
-	for key, t := range f.tenure {
+	for key, t := range b.tenure {
 		if key.Network == n.Name && key.Block.Addr().Is6() == v6 && t.is != store.Lost {
 			held = append(held, f.deps.Used(n.Name, key.Block))
 		}
 	}
-	for _, b := range ipam.Releases(held, emptyFor) {
-		away = append(away, model.Lease{Network: n.Name, Block: b, Node: f.deps.Self})
+	for _, block := range ipam.Releases(held, emptyFor) {
+		away = append(away, model.Lease{Network: n.Name, Block: block, Node: f.deps.Self})
 	}
-	only6 := !slices.ContainsFunc(n.Cluster.Pools, func(p model.BlockPool) bool { return p.Prefix.Addr().Is4() })
-	waited := len(f.wanted[n.Name]) > 0 && v6 == only6
-	return a, len(away) == 0 && (ipam.Grows(held) || waited), away
+	waited := b.waited[n.Name] && v6 == only6
+	return ask, len(away) == 0 && (ipam.Grows(held) || waited), away
 }
 
-// takenBy knows which blocks are held, also those that the node has claimed and not heard of yet.
-func (f *Fabric) takenBy(leases map[model.LeaseKey]model.Lease, network string) func(netip.Prefix) bool {
-	own := maps.Clone(f.tenure)
-	return func(b netip.Prefix) bool {
-		key := model.LeaseKey{Network: network, Block: b}
-		_, taken := leases[key]
-		_, mine := own[key]
-		return taken || mine
+// taken knows which blocks are held, also those that the node has claimed and not heard of yet.
+func (b books) taken(network string) func(netip.Prefix) bool {
+	return func(block netip.Prefix) bool {
+		key := model.LeaseKey{Network: network, Block: block}
+		_, others := b.sound.snap.Leases[key]
+		_, mine := b.tenure[key]
+		return others || mine
 	}
 }
 

@@ -54,7 +54,11 @@ func (f *Fabric) publish(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
-	if _, err := f.deps.Cluster.Write(ctx, store.PutMember(m, snap.Version(store.Member, f.deps.Self))); err != nil {
+	_, err = f.deps.Cluster.Write(ctx, store.PutMember(m, snap.Version(store.Member, f.deps.Self)))
+	if errors.Is(err, store.ErrExists) || errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrNotFound) {
+		return nil // a newer snapshot is on its way
+	}
+	if err != nil {
 		return err
 	}
 	if there {

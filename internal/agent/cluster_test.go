@@ -1,0 +1,130 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/flatnet/flatnet/api"
+	"github.com/flatnet/flatnet/internal/dataplane"
+	"github.com/flatnet/flatnet/internal/store"
+)
+
+// newNode is a world at 192.0.2.N that is node n-N of the hub's cluster.
+func newNode(t *testing.T, hub *store.Hub, n int) (*world, *store.HubClient) {
+	w := newWorld(t)
+	w.host.node.Name = fmt.Sprintf("h%d", n)
+	w.host.node.Links[0].Addrs = []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("192.0.2.%d/24", n))}
+	client := hub.Client()
+	w.self, w.cluster = fmt.Sprintf("n-%d", n), func() store.Cluster { return client }
+	return w, client
+}
+
+func pods() api.Manifest {
+	m := api.Manifest{Metadata: api.Metadata{Name: "pods"}, Network: &api.NetworkSpec{Mode: "cluster",
+		Cluster: &api.ClusterSpec{Pools: []api.PoolSpec{{Subnet: "10.244.0.0/16"}}}}}
+	return m
+}
+
+// routes are the routes of a host that lead to blocks of others.
+func (w *world) routes() string {
+	w.t.Helper()
+	state, err := w.kernel.Observe(context.Background(), dataplane.HostNetns)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var lines []string
+	for _, s := range dataplane.Diff(state, nil) {
+		switch s.Object.(type) {
+		case dataplane.Route, dataplane.FDB, dataplane.Neighbour:
+			lines = append(lines, s.Object.String())
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+// eventually waits until a host's ways to the others' blocks are these.
+func (w *world) eventually(what, ways string) {
+	w.t.Helper()
+	for end := time.Now().Add(5 * time.Second); w.routes() != ways; time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(end) {
+			w.t.Fatalf("never: %s. Is:\n%s\nwant:\n%s", what, w.routes(), ways)
+		}
+	}
+}
+
+// Two hosts, from the first network to the last host's end: each gets a block and the ways to the others', keeps both while the store is
+// away and over a restart in that time, follows a host that moves, and changes the backend.
+func TestClusterNetwork(t *testing.T) {
+	hub := store.NewHub(time.Hour, time.Minute, store.Boottime)
+	w1, _ := newNode(t, hub, 1)
+	w2, c2 := newNode(t, hub, 2)
+	d1 := w1.start()
+	ctx := context.Background()
+	changed, err := d1.CreateNetwork(ctx, pods(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := changed.Object.Status; got.Scope != "cluster" || len(got.Subnets) != 1 || got.Subnets[0].Gateway != "10.244.0.1" || got.MTU != 1450 {
+		t.Fatalf("the network as it was made: %+v", got)
+	}
+	d2 := w2.start()
+	eventually(t, "the second host has its block", func() bool { n, err := d2.Network("pods"); return err == nil && len(n.Status.Subnets) == 1 })
+	want2 := `neigh 10.244.0.0 dev fx-pods lladdr 02:4e:ea:47:bd:a1
+fdb 02:4e:ea:47:bd:a1 dev fx-pods dst 192.0.2.1
+route 10.244.0.0/24 via 10.244.0.0 dev fx-pods onlink src 10.244.1.1`
+	w2.eventually("the second host knows the way to the first", want2)
+	web, err := d2.CreateWorkload(ctx, api.WorkloadSpec{Name: "web", Endpoints: []api.EndpointSpec{{Network: "pods"}}}, false)
+	if err != nil || !strings.HasPrefix(web.Object.Endpoints[0].IPs[0], "10.244.1.2") {
+		t.Fatalf("a workload on the second host: %+v, %v", web.Object.Endpoints, err)
+	}
+
+	t.Log("the store goes away, and the daemon of the second host restarts")
+	eventually(t, "the cache is written", func() bool {
+		data, _ := os.ReadFile(d2.cache().Path)
+		return strings.Contains(string(data), `"own":[{"lease"`) && strings.Contains(string(data), "10.244.0.0/24")
+	})
+	c2.Cut(true)
+	if err := d2.end(t); err != nil {
+		t.Fatal(err)
+	}
+	w2.cluster = func() store.Cluster { c2 = hub.Client(); c2.Cut(true); return c2 }
+	steps := w2.kernel.Steps()
+	d2 = w2.start()
+	if now := w2.kernel.Steps(); now != steps || w2.routes() != want2 {
+		t.Fatalf("%d steps at a start without the store\n%s", now-steps, w2.routes())
+	}
+	if _, err := d2.CreateWorkload(ctx, api.WorkloadSpec{Name: "db", Endpoints: []api.EndpointSpec{{Network: "pods"}}}, false); err != nil {
+		t.Fatalf("a workload without the store: %v", err)
+	}
+	c2.Cut(false)
+
+	t.Log("the first host moves")
+	w1.host.set(func(h *fakeHost) {
+		h.node.Links = slices.Clone(h.node.Links)
+		h.node.Links[0].Addrs = []netip.Prefix{netip.MustParsePrefix("192.0.2.11/24")}
+	})
+	w1.host.events <- Event{Foreign: true}
+	w2.eventually("the second host follows", strings.ReplaceAll(want2, "dst 192.0.2.1", "dst 192.0.2.11"))
+
+	t.Log("another backend")
+	hostGW := "host-gw"
+	if _, err := d1.EditNetwork(ctx, "pods", api.NetworkEdit{Cluster: &api.ClusterEdit{Backend: &hostGW}}, consent{}, false); err != nil {
+		t.Fatal(err)
+	}
+	w2.eventually("the second host changes its ways too", "route 10.244.0.0/24 via 192.0.2.11 dev eth0 src 10.244.1.1")
+
+	t.Log("the first host leaves")
+	if err := d1.exit(ctx, true); err != nil {
+		t.Fatal(err)
+	}
+	w2.eventually("nothing leads to it any more", "")
+	if _, err := d1.Network("pods"); err == nil {
+		t.Error("the first host still has the network")
+	}
+}
