@@ -3,6 +3,7 @@ package dataplane
 import (
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 	"unique"
 
@@ -142,41 +143,58 @@ type Tuple struct {
 }
 
 // Text is the tuple in nft's words, its parts in the order of types.
-func (t Tuple) Text(types Types) string {
-	var parts []string
-	links := 0
+func (t Tuple) Text(types Types) string { return string(t.appendText(nil, types)) }
+
+// appendText is Text for one who has many: a plan is sorted by its steps' texts.
+func (t Tuple) appendText(b []byte, types Types) []byte {
+	links, start := 0, len(b)
 	for _, one := range types {
+		if one != 0 && len(b) > start {
+			b = append(b, " . "...)
+		}
 		switch one {
 		case IfName:
 			name := t.Link
 			if links++; links == 2 {
 				name = t.Link2
 			}
-			parts = append(parts, fmt.Sprintf("%q", name))
+			b = strconv.AppendQuote(b, name)
 		case IPv4Addr, IPv6Addr:
-			parts = append(parts, addrRange(t.Addr, t.AddrLast))
+			b = appendRange(b, t.Addr, t.AddrLast)
 		case NDAddr:
-			parts = append(parts, fmt.Sprintf("0x%x", t.Addr.AsSlice()))
+			b = fmt.Appendf(b, "0x%x", t.Addr.AsSlice())
 		case EtherAddr:
-			parts = append(parts, t.MAC.String())
+			b = appendMAC(b, t.MAC)
 		case InetProto:
-			parts = append(parts, t.Proto.String())
+			b = append(b, t.Proto.String()...)
 		case InetService:
-			s := fmt.Sprint(t.Port)
+			b = strconv.AppendUint(b, uint64(t.Port), 10)
 			if t.PortLast > t.Port {
-				s += fmt.Sprintf("-%d", t.PortLast)
+				b = append(b, '-')
+				b = strconv.AppendUint(b, uint64(t.PortLast), 10)
 			}
-			parts = append(parts, s)
 		}
 	}
-	return strings.Join(parts, " . ")
+	return b
 }
 
-func addrRange(first, last netip.Addr) string {
-	if !last.IsValid() || first == last {
-		return first.String()
+func appendMAC(b []byte, m model.MAC) []byte {
+	const digits = "0123456789abcdef"
+	for i, octet := range m {
+		if i > 0 {
+			b = append(b, ':')
+		}
+		b = append(b, digits[octet>>4], digits[octet&15])
 	}
-	return fmt.Sprintf("%s-%s", first, last)
+	return b
+}
+
+func appendRange(b []byte, first, last netip.Addr) []byte {
+	b = first.AppendTo(b)
+	if !last.IsValid() || first == last {
+		return b
+	}
+	return last.AppendTo(append(b, '-'))
 }
 
 // Element is one element of a set or map; Set.Element makes it. A host has thousands, and each pass compares them all: so
@@ -227,14 +245,17 @@ func (e Element) kind() kind { return kindElement }
 
 func (e Element) String() string {
 	set := e.Set()
-	return fmt.Sprintf("element %s %s %s { %s }", set.Family, TableName, set.Name, e.text())
+	b := make([]byte, 0, 128)
+	for _, word := range []string{"element ", string(set.Family), " ", TableName, " ", set.Name, " { "} {
+		b = append(b, word...)
+	}
+	return string(append(e.appendText(b, set), " }"...))
 }
 
-func (e Element) text() string {
-	set := e.Set()
-	s := e.Is().Text(set.Type)
-	if set.Value != (Types{}) {
-		s += " : " + e.Value().Text(set.Value)
+func (e Element) appendText(b []byte, set Set) []byte {
+	b = e.Is().appendText(b, set.Type)
+	if set.Value == (Types{}) {
+		return b
 	}
-	return s
+	return e.Value().appendText(append(b, " : "...), set.Value)
 }

@@ -1,7 +1,6 @@
 package dataplane
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -191,21 +190,24 @@ func tableOf(o Object) (Family, bool) {
 // inOrder sorts steps by dependence: by kind, then by turn and what is first within a kind, then by text.
 func inOrder(p Plan, turn func(Step) int) {
 	type placed struct {
-		Step
-		text string
+		*Step
+		group int // of kind and turn
+		text  string
 	}
+	const turns = 16
+	from := slices.Clone(p)
 	steps := make([]placed, len(p))
 	for i, s := range p {
-		steps[i] = placed{s, place(s.Object)}
+		steps[i] = placed{&from[i], int(s.Object.kind())*turns + turn(s), place(s.Object)}
 	}
 	slices.SortFunc(steps, func(a, b placed) int {
-		return cmp.Or(
-			cmp.Compare(a.Object.kind(), b.Object.kind()),
-			cmp.Compare(turn(a.Step), turn(b.Step)),
-			cmp.Compare(a.text, b.text))
+		if a.group != b.group {
+			return a.group - b.group
+		}
+		return strings.Compare(a.text, b.text)
 	})
 	for i, s := range steps {
-		p[i] = s.Step
+		p[i] = *s.Step
 	}
 }
 
