@@ -82,6 +82,17 @@ func newPlug(part dataplane.Host, w model.Workload, bridge, index int) plug {
 }
 
 func (f *floor) attach(p plug) error {
+	if err := f.link(p); err != nil {
+		return err
+	}
+	if err := f.nft.send(len(p.newElements)-2, p.newElements...); err != nil {
+		return fmt.Errorf("elements: %w", err)
+	}
+	return nil
+}
+
+// link makes an endpoint's veth and what is on it.
+func (f *floor) link(p plug) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	ns, err := unix.Open(p.netns, unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -94,9 +105,6 @@ func (f *floor) attach(p plug) error {
 	}
 	if err := f.inside(ns, p); err != nil {
 		return fmt.Errorf("inside: %w", err)
-	}
-	if err := f.nft.send(len(p.newElements)-2, p.newElements...); err != nil {
-		return fmt.Errorf("elements: %w", err)
 	}
 	return nil
 }

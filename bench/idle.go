@@ -75,3 +75,20 @@ func (d *daemon) calmDown() error {
 	}
 	return errors.New("the daemon does not come to rest")
 }
+
+// pause returns when the daemon has nothing to do for a moment: the notifications of a change keep it busy for a while.
+func (d *daemon) pause() error {
+	const (
+		moment   = 50 * time.Millisecond
+		patience = 10 * time.Second
+	)
+	last := time.Duration(0)
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(moment) {
+		now, err := cpuOf(d.pid)
+		if err != nil || now-last < time.Millisecond {
+			return err
+		}
+		last = now
+	}
+	return errors.New("the daemon does not come to rest")
+}

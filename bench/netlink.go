@@ -77,6 +77,11 @@ func (s *socket) send(acked int, messages ...message) error {
 		}
 		batch = append(batch, m...)
 	}
+	return s.sendBytes(batch, uint32(acked+1))
+}
+
+// sendBytes sends a batch that is laid out, and waits for the acknowledgement of the message of that number.
+func (s *socket) sendBytes(batch []byte, acked uint32) error {
 	if err := unix.Sendto(s.fd, batch, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return err
 	}
@@ -91,7 +96,7 @@ func (s *socket) send(acked int, messages ...message) error {
 				if code := int32(binary.NativeEndian.Uint32(b[unix.SizeofNlMsghdr:])); code != 0 {
 					return fmt.Errorf("message %d: %w", seq, unix.Errno(-code))
 				}
-				if seq == uint32(acked+1) {
+				if seq == acked {
 					return nil
 				}
 			}

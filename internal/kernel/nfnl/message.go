@@ -123,6 +123,9 @@ func (b *Batch) Message(typ, flags uint16, family uint8) {
 	b.buf = appendHeader(b.buf, unix.NFNL_SUBSYS_NFTABLES<<8|typ, flags|unix.NLM_F_REQUEST, family, 0)
 }
 
+// Bytes is a transaction as it is sent, with its begin message as number 1.
+func Bytes(b *Batch) []byte { return b.finish(1) }
+
 // finish numbers the messages from seq+1 on (the begin message has seq), asks for an acknowledgement of the last and adds the end.
 func (b *Batch) finish(seq uint32) []byte {
 	b.closeLast()
