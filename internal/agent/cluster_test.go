@@ -20,6 +20,10 @@ func newNode(t *testing.T, hub *store.Hub, n int) (*world, *store.HubClient) {
 	w := newWorld(t)
 	w.host.node.Name = fmt.Sprintf("h%d", n)
 	w.host.node.Links[0].Addrs = []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("192.0.2.%d/24", n))}
+	if err := w.kernel.AddForeign(dataplane.HostNetns, dataplane.Link{Name: "eth0", Kind: dataplane.Veth, Up: true},
+		dataplane.Address{Link: "eth0", Prefix: netip.MustParsePrefix(fmt.Sprintf("192.0.2.%d/24", n))}); err != nil {
+		t.Fatal(err)
+	}
 	client := hub.Client()
 	w.self, w.cluster = fmt.Sprintf("n-%d", n), func() store.Cluster { return client }
 	return w, client
@@ -51,7 +55,7 @@ func (w *world) routes() string {
 // eventually waits until a host's ways to the others' blocks are these.
 func (w *world) eventually(what, ways string) {
 	w.t.Helper()
-	for end := time.Now().Add(5 * time.Second); w.routes() != ways; time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); w.routes() != ways; time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
 			w.t.Fatalf("never: %s. Is:\n%s\nwant:\n%s", what, w.routes(), ways)
 		}
