@@ -40,7 +40,7 @@ func (t Token) Name() string { return fmt.Sprintf("%x", t.ID) }
 // ParseToken reads a token; the problem never repeats what was given.
 func ParseToken(s string) (Token, error) {
 	bad := func(reason string) (Token, error) {
-		return Token{}, model.Problem{Code: model.CodeToken, Path: "token", Reason: reason, Fix: "copy all of it, from " + tokenPrefix + " on, or make a new one on a server", Example: "sudo flatnet token create"}
+		return Token{}, model.Problem{Code: model.CodeToken, Path: "token", Reason: reason, Fix: "copy all of it, from " + tokenPrefix + " on, or make a new one on a server: flatnet token create"}
 	}
 	text, ok := strings.CutPrefix(strings.TrimSpace(s), tokenPrefix)
 	if !ok {
@@ -224,5 +224,5 @@ func (r Record) judge(t Token, by Use) (again bool, err error) {
 }
 
 func refused(why string) error {
-	return model.Problem{Code: model.CodeTokenRefused, Reason: "the token is not accepted: " + why, Fix: "make a new one on a server of the cluster", Example: "sudo flatnet token create"}
+	return model.Problem{Code: model.CodeTokenRefused, Reason: "the token is not accepted: " + why, Fix: "make a new one on a server of the cluster: flatnet token create"}
 }
