@@ -29,7 +29,7 @@ type Config struct {
 	Join      bool              // into a cluster that exists and has this server as a member already
 	TLS       TLS               // for nodes
 	PeerTLS   TLS               // for the other servers
-	Tick      int               // ms between heartbeats of the consensus, default 100; elections take ten of them
+	Tick      int               // ms between heartbeats of the consensus, default 100; elections take ten of them, and five with a single server
 	Compact   string            // how much history is kept for watches that come late, default 1h
 	Log       io.Writer         // of etcd's own warnings and errors; nil: nobody reads them
 }
@@ -97,8 +97,11 @@ func (c Config) embed() (*embed.Config, error) {
 		e.ClusterState = embed.ClusterStateFlagExisting
 	}
 	e.ClientTLSInfo, e.PeerTLSInfo = c.TLS.info(), c.PeerTLS.info()
-	if c.Tick != 0 {
+	switch {
+	case c.Tick != 0:
 		e.TickMs, e.ElectionMs = uint(c.Tick), 10*uint(c.Tick)
+	case len(c.Others) == 0 && !c.Join: // it has nobody to be out of step with; etcd wants five at least
+		e.ElectionMs = 5 * e.TickMs
 	}
 	e.AutoCompactionMode, e.AutoCompactionRetention = embed.CompactorModePeriodic, "1h"
 	if c.Compact != "" {
