@@ -107,6 +107,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.deps.Processes.Run(ctx, a.exited) })
 	g.Go(func() error { return a.noteLateEnds(ctx) })
 	g.Go(func() error { return a.keepRecords(ctx) })
+	g.Go(func() error { return a.finishes(ctx) })
 	if a.place != nil {
 		g.Go(func() error { return a.place.Run(ctx) })
 	}

@@ -25,9 +25,8 @@ func (a *Agent) putCluster(ctx context.Context, n model.Network, dryRun bool, ev
 	if changed.Steps, err = a.commit(ctx, putNetwork(here), true); err != nil {
 		return changed, fmt.Errorf("network %q: %w", n.Name, err)
 	}
-	base := m.seen.Version(n.Name)
 	if !dryRun {
-		if err := a.away(func() error { return m.write(ctx, store.PutNetwork(n, base), a.hasNetwork(m, here)) }); err != nil {
+		if err := a.away(func() error { return a.writeNetwork(ctx, m, n) }); err != nil {
 			return changed, fmt.Errorf("network %q: %w", n.Name, err)
 		}
 		a.event(event, "network/"+n.Name, "in the whole cluster")
@@ -37,6 +36,88 @@ func (a *Agent) putCluster(ctx context.Context, n model.Network, dryRun bool, ev
 	defer a.mu.RUnlock()
 	changed.Object = a.describeNetwork(here)
 	return changed, nil
+}
+
+// writeNetwork writes a network and waits until it has come round. A backend that needs a device gets it on every node before the first
+// of them sends by it.
+func (a *Agent) writeNetwork(ctx context.Context, m *member, n model.Network) error {
+	put := func(n model.Network) error {
+		a.mu.RLock()
+		base, here := m.seen.Version(n.Name), n.At(m.seen.Blocks(n.Name))
+		here.Active = n.Active && n.Cluster.On(m.seen.Members[m.seen.Self])
+		a.mu.RUnlock()
+		return m.write(ctx, store.PutNetwork(n, base), a.hasNetwork(m, here))
+	}
+	a.mu.RLock()
+	old, exists := m.seen.Networks[n.Name]
+	a.mu.RUnlock()
+	if exists && old.Cluster.Backend != n.Cluster.Backend && n.Cluster.Backend == model.VXLAN && !old.Cluster.Uses(model.VXLAN) {
+		ready := n
+		ready.Cluster.Backend, ready.Cluster.Also = old.Cluster.Backend, n.Cluster.Backend
+		if err := put(ready); err != nil {
+			return err
+		}
+		pause(ctx, readyTime)
+	}
+	err := put(n)
+	if err == nil && n.Cluster.Also != "" {
+		time.AfterFunc(alsoTime, func() { a.finish(m, n) })
+	}
+	return err
+}
+
+const (
+	readyTime = time.Second      // in which all nodes have heard of a change and followed it
+	alsoTime  = 30 * time.Second // after which no node sends by the backend of before
+)
+
+// finishes ends changes of a backend whose authors did not come to it: whoever may write will do.
+func (a *Agent) finishes(ctx context.Context) error {
+	since := map[string]time.Time{} // by network and version
+	for {
+		pause(ctx, alsoTime)
+		if ctx.Err() != nil {
+			return nil
+		}
+		a.mu.RLock()
+		m, old := a.fabric, since
+		since = map[string]time.Time{}
+		var late []model.Network
+		if m != nil {
+			for name, n := range m.seen.Networks {
+				if n.Cluster.Also == "" {
+					continue
+				}
+				key := name + " " + string(m.seen.Version(name))
+				if since[key] = old[key]; since[key].IsZero() {
+					since[key] = time.Now()
+				}
+				if time.Since(since[key]) > 4*alsoTime {
+					late = append(late, n)
+				}
+			}
+		}
+		a.mu.RUnlock()
+		for _, n := range late {
+			a.finish(m, n)
+		}
+	}
+}
+
+// finish ends a change of the backend, unless there was another one since.
+func (a *Agent) finish(m *member, n model.Network) {
+	a.mu.RLock()
+	now, base := m.seen.Networks[n.Name], m.seen.Version(n.Name)
+	a.mu.RUnlock()
+	if !sameNetwork(now, n) {
+		return
+	}
+	n.Cluster.Also = ""
+	ctx, cancel := context.WithTimeout(context.Background(), clusterTime)
+	defer cancel()
+	if _, err := m.cluster.Write(ctx, store.PutNetwork(n, base)); err != nil {
+		a.deps.Log.Warn("end a change of the backend", "network", n.Name, "err", err)
+	}
 }
 
 // dropCluster takes a network out of the cluster. The caller has the token, which is given back meanwhile.
@@ -152,9 +233,9 @@ func (r *networkReader) cluster(n *model.Network, spec *api.ClusterSpec) {
 		o.Reserved = append(o.Reserved, model.Reservation{Block: r.plainPrefix(fmt.Sprintf("spec.cluster.reserved[%d].block", i), v.Block), Node: v.Node})
 	}
 	if r.old != nil && r.old.Mode == model.Cluster {
-		o.Tunnel, o.Former = r.old.Cluster.Tunnel, r.old.Cluster.Former
+		o.Tunnel, o.Also = r.old.Cluster.Tunnel, r.old.Cluster.Also
 		if was := r.old.Cluster.Backend; was != o.Backend {
-			o.Former = was
+			o.Also = was
 		}
 	}
 	n.Cluster = o

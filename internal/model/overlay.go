@@ -14,7 +14,7 @@ const Cluster Mode = "cluster" // one flat network on many hosts: everybody keep
 type Overlay struct {
 	Pools         []BlockPool
 	Backend       Backend
-	Former        Backend        `json:",omitzero"` // the one before, while some nodes may still send by it: all nodes go on taking it
+	Also          Backend        `json:",omitzero"` // while the backend changes: the one that is coming or going. All nodes take what comes by it
 	VNI           uint32         // tells the network's tunnels from others' (RFC 7348): 1 to 16777215
 	Port          uint16         // UDP
 	DirectRouting bool           `json:",omitzero"` // vxlan: without a tunnel to nodes on a common link
@@ -69,7 +69,7 @@ func (o Overlay) On(m Member) bool {
 }
 
 // Uses reports whether packets may come by a backend.
-func (o Overlay) Uses(b Backend) bool { return o.Backend == b || o.Former == b }
+func (o Overlay) Uses(b Backend) bool { return o.Backend == b || o.Also == b }
 
 // Pool is the one that an address is of.
 func (o Overlay) Pool(a netip.Addr) (BlockPool, bool) {

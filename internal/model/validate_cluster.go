@@ -95,7 +95,7 @@ func (c *networkCheck) overlay() {
 	for _, b := range []struct {
 		path string
 		is   Backend
-	}{{"spec.cluster.backend", o.Backend}, {"spec.cluster.former", o.Former}} {
+	}{{"spec.cluster.backend", o.Backend}, {"spec.cluster.also", o.Also}} {
 		if b.is != VXLAN && b.is != HostGW && (b.is != "" || b.path == "spec.cluster.backend") {
 			bad(b.path, fmt.Sprintf("backend %s is not known", quote(string(b.is))), "backends: vxlan, host-gw", "vxlan")
 		}

@@ -87,13 +87,13 @@ func peers(v model.View) map[string]func() (dataplane.Host, error) {
 	return parts
 }
 
-// devices are what the backends of a cluster network need on this node, also the one that it is leaving.
+// devices are what the backends of a cluster network need on this node, also that which is coming or going.
 func devices(v model.View, n model.Network) []dataplane.Object {
 	if !inCluster(n) {
 		return nil
 	}
 	var objects []dataplane.Object
-	for _, name := range slices.Compact([]model.Backend{n.Cluster.Backend, n.Cluster.Former}) {
+	for _, name := range slices.Compact([]model.Backend{n.Cluster.Backend, n.Cluster.Also}) {
 		if b, ok := backend.Of(name); ok {
 			objects = append(objects, b.Device(place(v, n))...)
 		}
@@ -119,7 +119,10 @@ func clusterElements(v model.View, n model.Network) []dataplane.Object {
 		return nil
 	}
 	bridge := n.BridgeName()
-	objects := []dataplane.Object{setRouted.Element(dataplane.Tuple{Link: bridge}), setCluster.Element(dataplane.Tuple{Link: bridge})}
+	objects := []dataplane.Object{setRouted.Element(dataplane.Tuple{Link: bridge})}
+	if !n.Cluster.Inherited { // a node that flanneld runs on may drop what has a source to which its own answer goes by the tunnel (rp_filter)
+		objects = append(objects, setCluster.Element(dataplane.Tuple{Link: bridge}))
+	}
 	for _, p := range outermost(slices.Concat(n.Ranges(), n.Cluster.Keep)) {
 		objects = append(objects, setKeep[familyOf(p.Addr())].Element(dataplane.Tuple{Link: bridge, Addr: p.Masked().Addr(), AddrLast: lastAddr(p)}))
 	}
