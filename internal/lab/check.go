@@ -105,14 +105,22 @@ func (l *Lab) answer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.tell("  %-62s ok %s", fmt.Sprintf("%s  all %d directed pairs answer", l.overlay(ctx), pairs), ran(since))
+	l.tell("  %-72s ok %s", fmt.Sprintf("%s  all %d directed pairs answer", l.overlay(ctx), pairs), ran(since))
 	return nil
 }
 
 // overlay is the backend in a few words.
-func (l *Lab) overlay(context.Context) string {
+func (l *Lab) overlay(ctx context.Context) string {
 	if l.BackendName() == Static {
 		return "routes by hand"
 	}
-	return "overlay " + l.BackendName()
+	about := "overlay " + l.BackendName()
+	if l.BackendName() != "vxlan" {
+		return about
+	}
+	tunnels, _ := l.hosts[0].tunnels(ctx)
+	for _, t := range tunnels {
+		about += fmt.Sprintf(" (vni %d, udp %d, mtu %d)", t.LinkInfo.Data.ID, t.LinkInfo.Data.Port, t.MTU)
+	}
+	return about
 }

@@ -5,21 +5,90 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
+	"github.com/flatnet/flatnet/api"
+	"github.com/flatnet/flatnet/internal/kernel/netns"
+	"github.com/flatnet/flatnet/internal/lab/probe"
 	"github.com/flatnet/flatnet/internal/model"
 )
 
-// staticNetwork is the name of each host's network in a lab with routes by hand.
-const staticNetwork = "lab"
+// The names of the network that the workloads are on.
+const (
+	clusterNetwork = "cluster" // flatnet init makes it
+	staticNetwork  = "lab"     // each host's own, where routes are by hand
+)
 
 // network is what the workloads are on.
-func (l *Lab) network() string { return staticNetwork }
-
-// connect makes the network of the workloads.
-func (l *Lab) connect(ctx context.Context) error {
-	if l.BackendName() != Static {
-		return fmt.Errorf("backend %q: only %s yet", l.BackendName(), Static)
+func (l *Lab) network() string {
+	if l.BackendName() == Static {
+		return staticNetwork
 	}
+	return clusterNetwork
+}
+
+// connect makes the network of the workloads. It calls in with each host that is on it.
+func (l *Lab) connect(ctx context.Context, in func(*Host)) error {
+	if l.BackendName() == Static {
+		return l.connectByHand(ctx, in)
+	}
+	first, others := l.hosts[0], l.hosts[1:]
+	join, err := first.Output(ctx, "flatnet", "init", "-y")
+	if err != nil {
+		return err
+	}
+	in(first)
+	if err := l.raiseBackend(ctx); err != nil {
+		return err
+	}
+	// What init tells people to type on the other machines.
+	command := strings.Fields(strings.TrimPrefix(strings.TrimSpace(string(join)), "sudo "))
+	if len(others) > tokenUses {
+		if command, err = first.invite(ctx, command, len(others)); err != nil {
+			return err
+		}
+	}
+	for _, h := range others { // one after the other: their blocks are then in order
+		if _, err := h.Exec(ctx, command...); err != nil {
+			return err
+		}
+		in(h)
+	}
+	return nil
+}
+
+// tokenUses is how many hosts the token of an init lets in.
+const tokenUses = 10
+
+// invite is the join command with a token for more hosts.
+func (h *Host) invite(ctx context.Context, command []string, hosts int) ([]string, error) {
+	client := h.Client()
+	defer client.Close()
+	token, err := client.CreateToken(ctx, api.TokenSpec{Uses: hosts})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", h.Name, err)
+	}
+	return strings.Fields(strings.TrimPrefix(token.Join, "sudo ")), nil
+}
+
+// raiseBackend sets the backend that was asked for; init takes vxlan.
+func (l *Lab) raiseBackend(ctx context.Context) error {
+	if l.BackendName() == "vxlan" {
+		return nil
+	}
+	return l.setBackend(ctx, l.BackendName())
+}
+
+// setBackend is flatnet net set cluster --backend.
+func (l *Lab) setBackend(ctx context.Context, backend string) error {
+	client := l.hosts[0].Client()
+	defer client.Close()
+	_, err := client.EditNetwork(ctx, clusterNetwork, api.NetworkEdit{Cluster: &api.ClusterEdit{Backend: &backend}})
+	return err
+}
+
+// connectByHand makes a network on each host, and routes between them.
+func (l *Lab) connectByHand(ctx context.Context, in func(*Host)) error {
 	if err := l.eachHost(func(_ int, h *Host) error {
 		_, err := h.Flatnet(ctx, "net", "create", staticNetwork, "--mode", "routed", "--subnet", blockOf(h.Number-1).String())
 		return err
@@ -29,7 +98,10 @@ func (l *Lab) connect(ctx context.Context) error {
 	if err := l.lan.IP(ctx, l.staticRoutes(nil)...); err != nil {
 		return err
 	}
-	return l.eachHost(func(_ int, h *Host) error { return h.staticConnect(ctx) })
+	return l.eachHost(func(_ int, h *Host) error {
+		defer in(h)
+		return h.staticConnect(ctx)
+	})
 }
 
 // staticConnect gives a host its routes by hand.
@@ -58,21 +130,57 @@ func (l *Lab) staticRoutes(of *Host) []string {
 	return lines
 }
 
-// Backend changes how packets get from host to host, while everything runs.
+// Backend changes how packets get from host to host, while everything runs, and tells what a ping lost meanwhile.
 func (l *Lab) Backend(ctx context.Context, backend string) error {
 	if l.BackendName() == Static || backend == Static {
 		return model.Problem{Code: codeSpec, Path: "backend", Reason: "routes by hand are no backend: such a lab has no cluster",
 			Example: "flatnet lab up --backend " + backend}
 	}
 	return l.change(func() error {
-		if _, err := l.hosts[0].Flatnet(ctx, "net", "set", l.network(), "--backend", backend); err != nil {
+		traffic, about, err := l.startTraffic(ctx)
+		if err != nil {
 			return err
 		}
-		if err := l.record(func(s *state) { s.Spec.Backend = backend }); err != nil {
+		err = l.setBackend(ctx, backend)
+		if err == nil {
+			err = l.record(func(s *state) { s.Spec.Backend = backend })
+		}
+		if err == nil {
+			err = l.answer(ctx)
+		}
+		if traffic == nil {
 			return err
 		}
-		return l.answer(ctx)
+		time.Sleep(trafficAfter)
+		if sent, lost := traffic.Stop(); err == nil {
+			l.tell("  ping %s, every %v meanwhile: %d of %d lost", about, trafficPace, lost, sent)
+		}
+		return err
 	})
+}
+
+// A ping that runs while something is changed.
+const (
+	trafficPace  = 10 * time.Millisecond // between two packets
+	trafficAfter = time.Second           // it goes on after the change
+)
+
+// startTraffic pings from the first to the last workload, when that is another one.
+func (l *Lab) startTraffic(ctx context.Context) (traffic *probe.Traffic, about string, err error) {
+	workloads := l.Workloads()
+	if len(workloads) < 2 {
+		return nil, "", nil
+	}
+	from, to := workloads[0], workloads[len(workloads)-1]
+	addr, err := to.Address(ctx)
+	if err != nil {
+		return nil, "", fmt.Errorf("%s: %w", to.host.Name, err)
+	}
+	err = netns.Do(from.Netns(), func() (err error) {
+		traffic, err = probe.StartTraffic(addr, trafficPace)
+		return err
+	})
+	return traffic, from.Name + " → " + to.Name, err
 }
 
 // rejoin gives a host that has booted what its disk does not remember.

@@ -179,30 +179,28 @@ func (h *Host) read(ctx context.Context, into any, command ...string) error {
 	return nil
 }
 
-// tunnels are a host's VXLAN links by name, and their ports.
-func (h *Host) tunnels(ctx context.Context) (map[string]int, error) {
-	var links []struct {
-		IfName   string
-		LinkInfo struct {
-			Data struct{ Port int } `json:"info_data"`
-		}
+// tunnel is a VXLAN link as ip shows it.
+type tunnel struct {
+	IfName   string
+	MTU      int
+	LinkInfo struct {
+		Data struct{ ID, Port int } `json:"info_data"`
 	}
-	if err := h.read(ctx, &links, "ip", "-details", "-json", "link", "show", "type", "vxlan"); err != nil {
-		return nil, err
-	}
-	all := map[string]int{}
-	for _, l := range links {
-		all[l.IfName] = l.LinkInfo.Data.Port
-	}
-	return all, nil
+}
+
+// tunnels are a host's VXLAN links.
+func (h *Host) tunnels(ctx context.Context) ([]tunnel, error) {
+	var all []tunnel
+	err := h.read(ctx, &all, "ip", "-details", "-json", "link", "show", "type", "vxlan")
+	return all, err
 }
 
 // tunnelPort is the tunnels' UDP port; without any, the usual one.
 func (l *Lab) tunnelPort(ctx context.Context) int {
 	for _, h := range l.hosts {
 		tunnels, _ := h.tunnels(ctx) // a host may be down
-		for _, port := range tunnels {
-			return port
+		for _, t := range tunnels {
+			return t.LinkInfo.Data.Port
 		}
 	}
 	return 8472 // Linux's default for VXLAN, older than IANA's 4789
@@ -215,8 +213,8 @@ func planOnTunnels(ctx context.Context, hosts []*Host, what string, lines func(h
 		if err != nil {
 			return nil, nil, err
 		}
-		for tunnel := range tunnels {
-			all, err := lines(h, tunnel)
+		for _, t := range tunnels {
+			all, err := lines(h, t.IfName)
 			if err != nil {
 				return nil, nil, err
 			}

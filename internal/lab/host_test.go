@@ -96,7 +96,7 @@ func TestCommandLine(t *testing.T) {
 	t.Cleanup(func() { _ = exec.Command(flatnet, "lab", "down", "--name", "two-hosts").Run() })
 	says(run(5, "exec", "web1", "--", "true"), "no lab is up")
 	says(run(0, "up", "--backend", "static"), `lab "two-hosts": 2 hosts, 4 workloads, inside private namespaces. Your own network is not touched.`,
-		"h1   192.0.2.1     10.244.1.0/24     web1 .2  web2 .3", "all 12 directed pairs answer", "flatnet lab exec web1 -- ping -c3 db2", "stop: flatnet lab down")
+		"h1   192.0.2.1     10.244.1.0/24     web1 .2  web2 .3 ", "all 12 directed pairs answer", "flatnet lab exec web1 -- ping -c3 db2", "stop: flatnet lab down")
 	says(run(7, "up", "--backend", "static"), "FN6002", "flatnet lab down --name two-hosts")
 	says(run(0, "ls"), "two-hosts  2      4          static   up     -")
 	says(run(0, "exec", "web1", "--", "ping", "-c1", "db2"), "10.244.2.3", " 0% packet loss")

@@ -158,6 +158,9 @@ func (l *Lab) Name() string { return l.state.Spec.Name }
 // BackendName is how packets get from host to host.
 func (l *Lab) BackendName() string { return l.state.Spec.Backend }
 
+// Tell changes who is told what is done.
+func (l *Lab) Tell(tell Tell) { l.tell = tell }
+
 // Ready reports whether the lab came up; else whoever started it was ended before.
 func (l *Lab) Ready() bool { return l.state.Ready }
 

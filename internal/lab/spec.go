@@ -31,6 +31,7 @@ type Spec struct {
 	Dir  string `json:"-"` // where labs are; default: DefaultDir
 	Bin  string `json:"-"` // the directory of flatnetd, and of flatnet
 	Tell Tell   `json:"-"` // what is told while it is done; default: nothing
+	Deaf bool   `json:"-"` // it is up also when pairs don't answer, for tests of what doesn't work
 }
 
 // Tell is called with each line for people, without its newline.
@@ -114,6 +115,9 @@ func (s Spec) validate() error {
 	}
 	if len(s.Hosts) > MaxHosts {
 		return invalid("hosts", len(s.Hosts), fmt.Sprintf("a lab has at most %d hosts", MaxHosts))
+	}
+	if s.RoutedUnderlay && s.Backend == "host-gw" && !s.Deaf {
+		return invalid("backend", s.Backend, "its routes lead to hosts on the same LAN, and with a routed underlay there are two")
 	}
 	seen := map[string]bool{lanName: true}
 	for i, h := range s.Hosts {

@@ -16,6 +16,7 @@ func TestSpecs(t *testing.T) {
 		{Spec{Hosts: Hosts(3), RoutedUnderlay: true}, "three-hosts vxlan: h1 on 1 web1 web2, h2 on 2 db1 db2, h3 on 1 app1 app2"},
 		{Spec{Name: "x", RoutedUnderlay: true, Hosts: []HostSpec{{Name: "a", LAN: 2}, {Name: "b", Workloads: []string{"w"}}}}, "x vxlan: a on 2, b on 2 w"},
 		{Spec{Hosts: Hosts(9)[8:]}, "one-host vxlan: h9 on 1 web5 web6"},
+		{Spec{RoutedUnderlay: true, Backend: "host-gw"}, "FN6001: backend: host-gw cannot be: its routes lead to hosts on the same LAN, and with a routed underlay there are two"},
 		{Spec{Name: "../x"}, "FN6001: name: ../x cannot be: a lab's name has at most 32 small letters, digits and dashes"},
 		{Spec{Hosts: Hosts(101)}, "FN6001: hosts: 101 cannot be: a lab has at most 100 hosts"},
 		{Spec{Hosts: []HostSpec{{Name: "h1", Workloads: []string{"h1"}}}}, "FN6001: hosts[0]: h1 cannot be: each name is given once"},

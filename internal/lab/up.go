@@ -52,15 +52,21 @@ func (l *Lab) up(ctx context.Context) error {
 	if err := l.build(ctx); err != nil {
 		return err
 	}
-	took := make([]string, len(l.hosts))
+	took := make([]time.Duration, len(l.hosts)) // to its place in the cluster
 	if err := l.eachHost(func(i int, h *Host) error {
 		since := time.Now()
-		defer func() { took[i] = ran(since) }()
+		defer func() { took[i] = time.Since(since) }()
 		return h.boot(ctx)
 	}); err != nil {
 		return err
 	}
-	if err := l.connect(ctx); err != nil {
+	since := time.Now()
+	if err := l.connect(ctx, func(h *Host) {
+		took[h.Number-1] += time.Since(since)
+		if l.BackendName() != Static {
+			since = time.Now()
+		}
+	}); err != nil {
 		return err
 	}
 	if err := l.eachHost(func(i int, h *Host) error { return h.runAll(ctx) }); err != nil {
@@ -74,10 +80,12 @@ func (l *Lab) up(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		l.tell("%s ok %s", line, took[i])
+		l.tell("%s ok %.1fs", line, took[i].Seconds())
 	}
-	if err := l.answer(ctx); err != nil {
-		return err
+	if !spec.Deaf {
+		if err := l.answer(ctx); err != nil {
+			return err
+		}
 	}
 	if err := l.record(func(s *state) { s.Ready = true }); err != nil {
 		return err
@@ -137,7 +145,7 @@ func (h *Host) line(ctx context.Context) (string, error) {
 			}
 		}
 	}
-	return fmt.Sprintf("  %-4s %-13s %-17s %-24s", h.Name, h.Address(), subnet, strings.Join(places, "  ")), nil
+	return fmt.Sprintf("  %-4s %-13s %-17s %-35s", h.Name, h.Address(), subnet, strings.Join(places, "  ")), nil
 }
 
 // logs are the last words of each flatnetd.

@@ -1,0 +1,69 @@
+package lab_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/flatnet/flatnet/internal/lab"
+	"github.com/flatnet/flatnet/test/rig"
+)
+
+// A lab with a cluster: what it lives through by itself, and what it does not.
+func TestCluster(t *testing.T) {
+	rig.Program(t, "flatnet-etcd")
+	l := up(t, lab.Spec{Backend: "vxlan", Hosts: lab.Hosts(3)})
+	answer := func(when string) {
+		t.Helper()
+		if n, err := l.Answer(t.Context()); err != nil || n != 30 {
+			t.Fatalf("%s: %d pairs, %s", when, n, lab.Text(err))
+		}
+	}
+	for _, c := range []struct {
+		fault, host string
+		lives       bool // all pairs answer, if not at once, before it is fixed
+	}{
+		{"lost-route", "h2", true},
+		{"lost-fdb", "h2", true},
+		{"lost-neigh", "h2", true},
+		{"lost-tunnel", "h2", true},
+		{"nft-flush", "h2", true},
+		{"etcd-down", "h1", true},
+		{"changed-address", "h3", true},
+		{"changed-address", "h2", true},
+		{"blocked-port", "h2", false},
+		{"partition", "h3", false},
+		{"forward-drop", "h2", false},
+		{"host-down", "h2", false},
+		{"host-down", "h1", false},
+	} {
+		if _, err := l.Break(t.Context(), c.fault, c.host); err != nil {
+			t.Fatal(lab.Text(err))
+		}
+		if c.lives {
+			answer("with " + c.fault)
+		} else if pairs, err := l.Pairs(t.Context()); err == nil && len(lab.Deaf(pairs)) == 0 {
+			t.Errorf("with %s on %s all pairs answer", c.fault, c.host)
+		}
+		if _, err := l.Fix(t.Context(), c.fault); err != nil {
+			t.Fatal(lab.Text(err))
+		}
+		answer("after " + c.fault)
+	}
+}
+
+// The backend is changed under traffic.
+func TestBackendChange(t *testing.T) {
+	rig.Program(t, "flatnet-etcd")
+	l := up(t, lab.Spec{Backend: "vxlan"})
+	for _, backend := range []string{"host-gw", "vxlan"} {
+		var told strings.Builder
+		l.Tell(func(format string, args ...any) { fmt.Fprintf(&told, format+"\n", args...) })
+		if err := l.Backend(t.Context(), backend); err != nil {
+			t.Fatal(lab.Text(err))
+		}
+		if out := told.String(); !strings.Contains(out, "overlay "+backend) || !strings.Contains(out, ": 0 of ") {
+			t.Errorf("it is told:\n%s", out)
+		}
+	}
+}
