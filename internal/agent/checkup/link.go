@@ -118,7 +118,7 @@ func strayPorts(f Facts) []api.Finding {
 	var list []api.Finding
 	for _, l := range f.Host.Links {
 		n, ok := networkOn(f.View, l.Master)
-		if !ok || isOurs(l) || n.BorrowsBridge() || l.Name == n.Uplink {
+		if !ok || isOurs(l) || n.BorrowsBridge() || n.ForeignBridge() || l.Name == n.Uplink {
 			continue
 		}
 		found := api.Finding{Code: CodeStrayPort, Level: warning, What: fmt.Sprintf("%s was put into %s by hand: network %s (%s) is open to whatever is there, and nothing guards it", l.Name, l.Master, n.Name, n.Mode),

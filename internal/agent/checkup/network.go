@@ -66,6 +66,9 @@ type OtherBridge struct {
 func OtherBridges(f Facts) []OtherBridge {
 	var list []OtherBridge
 	for _, l := range f.Host.Links {
+		if n, ours := networkOn(f.View, l.Name); ours && n.ForeignBridge() {
+			continue // another's bridge, but our rules
+		}
 		if l.Kind != "bridge" || isOurs(l) || !isUp(l) || leadsOut(f, l.Name) || isLAN(f, l.Name) {
 			continue
 		}

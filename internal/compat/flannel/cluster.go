@@ -32,7 +32,7 @@ type Settings struct {
 	Names     Names         // default DefaultNetwork, DefaultBridge
 	Hint      Subnet        // what the node held before: see Env.Held
 	Grace     time.Duration
-	Self      string // what this node will publish itself as, if that is known: MemberID of its address
+	Member    model.Member // what this node says of itself; the zero Member: it is told by Write
 
 	// ForeignBridge has the node's bridge and workloads be those of flannel's CNI plugin.
 	ForeignBridge bool

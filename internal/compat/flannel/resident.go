@@ -66,8 +66,12 @@ func (r *Resident) Open(node model.Node) (store.Cluster, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
+	r.setSelf(MemberID(addr))
 	s := r.o.Settings
-	s.Self, s.Hint = MemberID(addr), r.hint()
+	if s.Member, err = r.Describe(node); err != nil {
+		return nil, "", err
+	}
+	s.Hint = r.hint()
 	bridge := s.Names.Bridge
 	if bridge == "" {
 		bridge = DefaultBridge
@@ -80,8 +84,14 @@ func (r *Resident) Open(node model.Node) (store.Cluster, string, error) {
 	r.o.Log.Info("one of flannel's nodes", "etcd", s.Endpoints, "as", addr, "keys", c.root, "bridge of the CNI plugin", s.ForeignBridge)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.self, r.cluster = s.Self, c
-	return c, s.Self, nil
+	r.cluster = c
+	return c, s.Member.ID, nil
+}
+
+func (r *Resident) setSelf(id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.self = id
 }
 
 // hint is the subnet that the file of before says; zero when there is none.

@@ -237,12 +237,7 @@ func quick(s *server, more func(*Settings)) Settings {
 func newNode(t testing.TB, s *server, ip string, more func(*Settings)) *node {
 	t.Helper()
 	n := &node{t: t, ip: ip, id: MemberID(netip.MustParseAddr(ip))}
-	c, err := Open(quick(s, func(set *Settings) {
-		set.Self = n.id
-		if more != nil {
-			more(set)
-		}
-	}))
+	c, err := Open(quick(s, more))
 	if err != nil {
 		t.Fatal(err)
 	}

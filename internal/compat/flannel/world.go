@@ -31,7 +31,6 @@ type world struct {
 
 	self    model.Member    // as last published; the zero Member: not yet
 	id      string          // what we call ourselves, whatever our address becomes; empty: not yet
-	expect  string          // what we shall call ourselves
 	held    map[string]grip // by name: ours
 	settled bool            // what was ours from before is in held
 	choice  Subnet          // what to take next
@@ -64,7 +63,8 @@ type grip struct {
 }
 
 func newWorld(s Settings) *world {
-	return &world{names: s.Names, hint: s.Hint, expect: s.Self, foreign: s.ForeignBridge, unread: errors.New("not read yet"), entries: map[string]*entry{}, held: map[string]grip{}}
+	return &world{names: s.Names, hint: s.Hint, foreign: s.ForeignBridge, self: s.Member, id: s.Member.ID,
+		unread: errors.New("not read yet"), entries: map[string]*entry{}, held: map[string]grip{}}
 }
 
 const (
@@ -315,7 +315,7 @@ func (w *world) snapshot() store.ClusterSnapshot {
 	for _, e := range good {
 		id := w.owner(e)
 		holds = holds || id == w.id
-		if id != w.id && id != w.expect {
+		if id != w.id {
 			s.Members[id], s.Alive[id] = stranger(id, e.value), true // that its key stands is all the sign of life there is
 		}
 		for _, l := range w.leases(e, id) {
