@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -28,6 +29,7 @@ type Event struct {
 var watchedGroups = []int{
 	unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
 	unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE,
+	unix.RTNLGRP_NEIGH,
 }
 
 // Watch calls each, one call at a time, for what changes on the host, until ctx ends, which it returns as nil. The first
@@ -42,6 +44,10 @@ func (k *Kernel) Watch(ctx context.Context, each func(Event)) error {
 		return err
 	}
 	defer listener.Close()
+	if err := k.ear.begin(listener); err != nil {
+		return err
+	}
+	defer k.ear.end()
 	var one sync.Mutex
 	tell := func(e Event) {
 		one.Lock()
@@ -82,7 +88,9 @@ func (w *watcher) run(ctx context.Context, l *netlink.Listener, tell func(Event)
 }
 
 func (w *watcher) drain(l *netlink.Listener) error {
-	w.k.busy.Lock()
+	if err := w.k.lockBusy(l.Keep); err != nil {
+		return err
+	}
 	defer w.k.busy.Unlock()
 	w.news.applied = w.k.Applied()
 	lost, err := l.Drain(w.message)
@@ -92,6 +100,33 @@ func (w *watcher) drain(l *netlink.Listener) error {
 	w.k.told.take(w.told)
 	clear(w.told)
 	return errors.Join(err, w.checkProxies())
+}
+
+// keepPause is between two looks at a queue that fills while Apply is at work: with some thousand notifications, where there is room for
+// twenty thousand.
+const keepPause = 2 * time.Millisecond
+
+// lockBusy waits for Apply to be done, and keeps the queue of what that makes the kernel tell from overflowing.
+func (k *Kernel) lockBusy(keep func() error) (err error) {
+	if k.busy.TryLock() {
+		return nil
+	}
+	locked := make(chan struct{})
+	go func() {
+		k.busy.Lock()
+		close(locked)
+	}()
+	for {
+		select {
+		case <-locked:
+			if err != nil {
+				k.busy.Unlock()
+			}
+			return err
+		case <-time.After(keepPause):
+			err = errors.Join(err, keep())
+		}
+	}
 }
 
 // news is what is to be told: the last event of each object, and whether anything else is to be looked at.
@@ -122,6 +157,13 @@ func (n *news) tell(each func(Event)) {
 		e.Applied = n.applied
 		each(e)
 	}
+	if len(n.order) > mostNews { // not to be held for ever
+		*n = news{}
+		return
+	}
 	clear(n.objects)
 	*n = news{objects: n.objects, order: n.order[:0]}
 }
+
+// mostNews is for how many objects room is kept.
+const mostNews = 1000

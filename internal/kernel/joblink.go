@@ -107,6 +107,9 @@ func (j *job) encodeCreate(t *task, l dataplane.Link) error {
 	j.made[l.Name] = t.index
 	if delete(j.tunnels, l.Name); l.Kind == dataplane.VXLAN {
 		j.tunnels[l.Name] = t.index
+		if err := j.listenTo(t.index); err != nil {
+			return err
+		}
 	}
 	j.k.memory.with(j.space.path, func(r *remembered) { r.made[l.Name] = t.index })
 	encodeCreate(&j.batch, l, t.index, master, peer)

@@ -64,6 +64,7 @@ type Kernel struct {
 	proxied  bell // rings when there is a proxied neighbour
 	memory   memory
 	told     told
+	ear      ear
 	heir     bool          // see Config.TakeOver
 	groups   atomic.Uint32 // of links to delete at once, used so far
 	applied  atomic.Uint64 // plans carried out on the host

@@ -133,6 +133,14 @@ func (j *job) checkTunnelFree(l dataplane.Link) error {
 	return errors.Join(err, taken)
 }
 
+// listenTo has Watch hear of what happens on a link from its making on.
+func (j *job) listenTo(index int) error {
+	if j.space.path != dataplane.HostNetns {
+		return nil
+	}
+	return j.k.ear.admit(index)
+}
+
 // collide reports whether two links can't be both: packets of IPv4 and of IPv6 come to sockets of their own.
 func collide(a, b dataplane.Tunnel) bool {
 	return a.VNI == b.VNI && a.Port == b.Port && a.Local.Is6() == b.Local.Is6()

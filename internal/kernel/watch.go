@@ -50,6 +50,11 @@ func (w *watcher) resync() error {
 		links[l.index] = &watchedLink{Link: l.object(names), marked: l.marked, fact: factOf(l)}
 		told[l.index] = toldOf(&l)
 	})
+	for index, l := range links {
+		if err == nil && l.marked && l.Kind == dataplane.VXLAN {
+			err = w.k.ear.admit(index)
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -91,6 +96,8 @@ func (w *watcher) message(m netlink.Message) error {
 		return w.address(m)
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
 		return w.route(m)
+	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
+		w.entry(m)
 	case unix.RTM_NEWNETCONF:
 		w.sysctl(m)
 	case unix.RTM_NEWRULE, unix.RTM_DELRULE:
@@ -131,9 +138,10 @@ func (w *watcher) linkIs(l link) error {
 		}
 		w.news.add(w.asWanted(now.Link), false)
 		w.wasMade(l)
-		if !l.Up {
-			return w.checkRoutes(l.Name)
+		if err := w.admitTunnel(l); err != nil || l.Up {
+			return err
 		}
+		return w.checkRoutes(l.Name)
 	case before != nil && before.marked: // its alias was changed
 		w.news.add(w.asWanted(before.Link), true)
 		w.news.foreign = true
@@ -147,6 +155,7 @@ func (w *watcher) linkIs(l link) error {
 func (w *watcher) linkGone(l link) error {
 	before := w.links[l.index]
 	delete(w.links, l.index)
+	w.k.ear.forget(l.index)
 	w.told[l.index] = toldLink{}
 	delete(w.names, l.index)
 	w.linkOfProxies(l.Name)

@@ -48,6 +48,8 @@ func (r *record) add(e kernel.Event) {
 	switch o, isLink := e.Object.(dataplane.Link); {
 	case isLink && e.Gone:
 		words = append(words, o.Key().String()) // how it was is of no interest
+	case e.Gone && isNeighbour(e.Object):
+		words = append(words, e.Object.Key().String()) // the kernel does not tell how it was
 	case e.Object != nil:
 		words = append(words, e.Object.String())
 	}

@@ -19,6 +19,8 @@ type Listener struct {
 	file *os.File
 	raw  syscall.RawConn
 	buf  []byte
+	kept []byte // messages that Keep took
+	lost bool   // when Keep found it
 }
 
 // Listen joins multicast groups of a netlink protocol, by number (RTNLGRP_LINK …).
@@ -45,6 +47,20 @@ func Listen(protocol int, groups ...int) (*Listener, error) {
 	return l, nil
 }
 
+// Filter drops the notifications for which a program of the classic packet filter returns 0, before they are queued; it runs on whole
+// messages. A new one takes the place of the last.
+func (l *Listener) Filter(program []unix.SockFilter) error {
+	p := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
+	var err error
+	controlErr := l.raw.Control(func(fd uintptr) {
+		err = os.NewSyscallError("setsockopt", unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &p))
+	})
+	if err = errors.Join(controlErr, err); err != nil {
+		return fmt.Errorf("netlink: filter: %w", err)
+	}
+	return nil
+}
+
 // Close ends the membership.
 func (l *Listener) Close() error { return l.file.Close() }
 
@@ -63,6 +79,11 @@ func (l *Listener) Wait(ctx context.Context) error {
 // Drain hands the notifications that have come so far to each, without waiting. Lost says that there were more, for which
 // there was no room.
 func (l *Listener) Drain(each func(Message) error) (lost bool, err error) {
+	kept := l.kept
+	lost, l.kept, l.lost = l.lost, nil, false
+	if err := Split(kept, each); err != nil {
+		return lost, err
+	}
 	for {
 		p, err := l.read()
 		switch {
@@ -76,6 +97,25 @@ func (l *Listener) Drain(each func(Message) error) (lost bool, err error) {
 		}
 		if err != nil {
 			return lost, err
+		}
+	}
+}
+
+// Keep takes what has come so far out of the kernel's queue for the next Drain, for when that has to wait: here a notification takes a
+// tenth of the room.
+func (l *Listener) Keep() error {
+	for {
+		p, err := l.read()
+		switch err {
+		case unix.EAGAIN:
+			return nil
+		case unix.ENOBUFS:
+			l.lost = true
+		case nil:
+			l.kept = append(l.kept, p...)
+			l.kept = append(l.kept, make([]byte, align(len(l.kept))-len(l.kept))...)
+		default:
+			return err
 		}
 	}
 }
