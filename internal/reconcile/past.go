@@ -1,8 +1,6 @@
 package reconcile
 
 import (
-	"slices"
-
 	"github.com/flatnet/flatnet/internal/dataplane"
 )
 
@@ -16,9 +14,12 @@ func (r *Reconciler) applied() uint64 {
 	return 0
 }
 
-// past is what the last plans of ours replaced on the host, in order. A notification of one plan may be looked at when the
+// past is what the last plans of ours replaced on the host. A notification of one plan may be looked at when the
 // next has been carried out; it is no surprise then, if it tells what was so between the two.
-type past []replaced
+type past struct {
+	order []replaced                   // by plan
+	of    map[dataplane.Key][]replaced // the same, of each object
+}
 
 type replaced struct {
 	plan   uint64 // its number
@@ -34,27 +35,46 @@ func (p *past) note(plan uint64, steps dataplane.Plan, have dataplane.State) {
 	if plan == 0 {
 		return
 	}
-	old := slices.IndexFunc(*p, func(r replaced) bool { return r.plan+mostPast > plan })
-	switch {
-	case old < 0:
-		*p = (*p)[:0]
-	case old > 0:
-		*p = slices.Delete(*p, 0, old)
-	}
+	p.forget(plan)
 	for _, s := range steps {
 		key := s.Object.Key()
 		before := have[key]
 		if (s.Op == dataplane.Del && before != nil) || (s.Op != dataplane.Del && before != s.Object) {
-			*p = append(*p, replaced{plan, key, before})
+			p.add(replaced{plan, key, before})
 		}
 	}
 }
 
+func (p *past) add(r replaced) {
+	if p.of == nil {
+		p.of = map[dataplane.Key][]replaced{}
+	}
+	p.order = append(p.order, r)
+	p.of[r.key] = append(p.of[r.key], r)
+}
+
+// forget drops what is too old once there is that plan.
+func (p *past) forget(plan uint64) {
+	n := 0
+	for n < len(p.order) && p.order[n].plan+mostPast <= plan {
+		key := p.order[n].key
+		if p.of[key] = p.of[key][1:]; len(p.of[key]) == 0 {
+			delete(p.of, key)
+		}
+		n++
+	}
+	if n == len(p.order) {
+		p.order = nil // there may have been thousands
+		return
+	}
+	p.order = p.order[n:]
+}
+
 // at is the object as it was when so many plans had been carried out; as it is now when that is not known.
-func (p past) at(plans uint64, key dataplane.Key, have dataplane.State) dataplane.Object {
+func (p *past) at(plans uint64, key dataplane.Key, have dataplane.State) dataplane.Object {
 	if plans > 0 {
-		for _, r := range p {
-			if r.plan > plans && r.key == key {
+		for _, r := range p.of[key] {
+			if r.plan > plans {
 				return r.before
 			}
 		}
