@@ -81,7 +81,7 @@ func TestWatchHearsNothingOfOrdinaryNeighbours(t *testing.T) {
 func TestWatchTellsOurOwnPeersAsApplied(t *testing.T) {
 	k := host(t)
 	quiet(t)
-	bare, full := tunnelled(0), tunnelled(10000)
+	bare, full := tunnelled(0), tunnelled(15000)
 	reach(t, k, "", bare)
 	k.Track("", sysctl("net/ipv4/conf/all/rp_filter", "", ""))
 	events := make(chan kernel.Event, 1000)
