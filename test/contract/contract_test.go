@@ -20,7 +20,7 @@ func TestKernelKeepsTheContract(t *testing.T) {
 		a.IP("link set lo down")
 		b.IP("link set lo down")
 		return kerneltest.Subject{
-			Kernel: open(t, host), A: a.Path, B: b.Path, Managed: filepath.Join(filepath.Dir(a.Path), "managed"),
+			Kernel: openKernel(t, host), A: a.Path, B: b.Path, Managed: filepath.Join(filepath.Dir(a.Path), "managed"),
 			Foreign: func(name string) { host.IP("link add " + name + " type veth peer name o-" + name) },
 			Delete:  func(name string) { host.IP("link delete " + name) },
 			Move:    func(name string) { host.IP("link set " + name + " netns " + b.Path) },
@@ -28,7 +28,7 @@ func TestKernelKeepsTheContract(t *testing.T) {
 	})
 }
 
-func open(t *testing.T, host *kerneltest.Machine) *kernel.Kernel {
+func openKernel(t testing.TB, host *kerneltest.Machine) *kernel.Kernel {
 	t.Helper()
 	var k *kernel.Kernel
 	host.Do(func() error {

@@ -1,0 +1,201 @@
+package contract
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/flatnet/flatnet/internal/dataplane"
+	"github.com/flatnet/flatnet/internal/kernel"
+	"github.com/flatnet/flatnet/internal/kernel/kerneltest"
+	"github.com/flatnet/flatnet/internal/model"
+	"github.com/flatnet/flatnet/internal/reconcile"
+)
+
+func part(objects ...dataplane.Object) dataplane.Host {
+	var h dataplane.Host
+	if err := h.State(dataplane.HostNetns).Put(objects...); err != nil {
+		panic(err)
+	}
+	return h
+}
+
+// network is the part of a cluster network that is the host's own: bridge, gateway and tunnel.
+func network() dataplane.Host {
+	return part(
+		dataplane.Link{Name: "fn-lab", Kind: dataplane.Bridge, Owner: "net/lab", MAC: model.BridgeMAC("lab"), MTU: 1450, Up: true},
+		dataplane.Address{Link: "fn-lab", Prefix: netip.MustParsePrefix("10.99.0.1/24")},
+		dataplane.Link{Name: "fx-lab", Kind: dataplane.VXLAN, Owner: "net/lab", MAC: model.BridgeMAC("fx"), MTU: 1450, Up: true,
+			Tunnel: dataplane.Tunnel{VNI: 7, Port: 8472, Local: netip.MustParseAddr("192.0.2.1")}})
+}
+
+// peers are parts, one for each peer from first on.
+func peers(first, n int) map[string]dataplane.Host {
+	parts := map[string]dataplane.Host{}
+	for i := first; i < first+n; i++ {
+		block, mac := netip.AddrFrom4([4]byte{10, byte(100 + i>>8), byte(i), 0}), model.MAC{2, 0xf1, 0, 0, byte(i >> 8), byte(i)}
+		parts[fmt.Sprintf("peer/lab/%d", i)] = part(
+			dataplane.Neighbour{Link: "fx-lab", Addr: block, MAC: mac},
+			dataplane.FDB{Link: "fx-lab", MAC: mac, Dst: netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})},
+			dataplane.Route{Dest: netip.PrefixFrom(block, 24), Via: block, OnLink: true, Link: "fx-lab", Source: netip.MustParseAddr("10.99.0.1")})
+	}
+	return parts
+}
+
+func cluster(n int) map[string]dataplane.Host {
+	parts := peers(0, n)
+	parts["net/lab"] = network()
+	return parts
+}
+
+// node is a host with what keeps it as it is wanted.
+type node struct {
+	host     *kerneltest.Machine
+	kernel   *kernel.Kernel
+	rec      *reconcile.Reconciler
+	repaired chan []reconcile.Change
+}
+
+func newNode(t testing.TB) *node {
+	t.Helper()
+	n := &node{host: kerneltest.NewTopology(t).Machine("host"), repaired: make(chan []reconcile.Change, 100)}
+	n.kernel = openKernel(t, n.host)
+	n.rec = reconcile.New(n.kernel, reconcile.Deps{Repaired: func(c []reconcile.Change) { n.repaired <- c }})
+	return n
+}
+
+// follow repairs until the test ends.
+func (n *node) follow(t testing.TB) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 2)
+	go func() {
+		done <- n.kernel.Watch(ctx, func(e kernel.Event) {
+			if e.Resync || e.Object != nil {
+				n.rec.Hint(reconcile.Hint{Object: e.Object, Gone: e.Gone, Resync: e.Resync, Applied: e.Applied})
+			}
+		})
+	}()
+	go func() { done <- n.rec.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		for range 2 {
+			if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+func (n *node) set(t testing.TB, parts map[string]dataplane.Host) {
+	t.Helper()
+	if _, err := n.rec.Set(context.Background(), parts); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestWhatLeadsToPeersIsRepaired takes it away by hand, of one peer and of all.
+func TestWhatLeadsToPeersIsRepaired(t *testing.T) {
+	n := newNode(t)
+	n.set(t, cluster(1000))
+	n.follow(t)
+	for _, line := range []string{
+		"ip neigh del 10.100.1.0 dev fx-lab",
+		"ip neigh flush dev fx-lab nud permanent",
+		"bridge fdb del 02:f1:00:00:00:01 dev fx-lab self",
+		"bridge fdb replace 02:f1:00:00:00:01 dev fx-lab dst 198.18.0.66 self permanent",
+		"ip route del 10.100.1.0/24",
+		"ip route flush dev fx-lab",
+		"ip link set fx-lab down",
+		"ip link set fx-lab type vxlan learning",
+		"ip link del fx-lab",
+	} {
+		before := time.Now()
+		n.host.Run("sh", "-c", line)
+		typed := time.Since(before)
+		kerneltest.Eventually(t, "the repair of "+line, func() bool {
+			drift, err := n.rec.Drift(context.Background())
+			return err == nil && len(drift) == 0
+		})
+		t.Logf("%s: typed in %v, seen whole %v later", line, typed, time.Since(before)-typed)
+	}
+}
+
+// TestOwnPeersAreNoReasonToLook: what we wrote ourselves is told too, thousands at a time.
+func TestOwnPeersAreNoReasonToLook(t *testing.T) {
+	n := newNode(t)
+	n.set(t, cluster(1))
+	n.follow(t)
+	kerneltest.Eventually(t, "the first look of the watch", func() bool { return n.rec.Stats().Passes > 2 })
+	before := n.rec.Stats().Passes
+	for range 3 {
+		if _, err := n.rec.Put(context.Background(), peers(1, 3000)); err != nil {
+			t.Fatal(err)
+		}
+		gone := peers(1, 3000)
+		for name := range gone {
+			gone[name] = dataplane.Host{}
+		}
+		if _, err := n.rec.Put(context.Background(), gone); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.host.Run("ip", "neigh", "del", "10.100.0.0", "dev", "fx-lab") // told after all that
+	<-n.repaired
+	if looks := n.rec.Stats().Passes - before; looks > 2 { // to repair and to see that it is repaired
+		t.Errorf("%d looks at the kernel, want 2", looks)
+	}
+}
+
+// BenchmarkStart is a node that starts with n peers on an empty host, watches, and has heard of all it did itself.
+func BenchmarkStart(b *testing.B) {
+	for _, peers := range []int{100, 1000, 5000, 10000} {
+		b.Run(fmt.Sprint(peers), func(b *testing.B) {
+			parts := cluster(peers)
+			spent, wall := 0.0, time.Duration(0)
+			for b.Loop() {
+				b.StopTimer()
+				n := newNode(b)
+				b.StartTimer()
+				before, begun := cpu(), time.Now()
+				n.follow(b)
+				n.set(b, parts)
+				wall += time.Since(begun)
+				n.host.Run("ip", "neigh", "del", "10.100.0.0", "dev", "fx-lab")
+				<-n.repaired
+				spent += cpu() - before
+			}
+			b.ReportMetric(spent*1e3/float64(b.N), "ms-cpu/op")
+			b.ReportMetric(float64(wall.Milliseconds())/float64(b.N), "ms-to-set/op")
+		})
+	}
+}
+
+// BenchmarkOnePeer changes one of n peers.
+func BenchmarkOnePeer(b *testing.B) {
+	for _, many := range []int{100, 5000, 10000} {
+		b.Run(fmt.Sprint(many), func(b *testing.B) {
+			n := newNode(b)
+			n.set(b, cluster(many))
+			n.follow(b)
+			moved := part(dataplane.FDB{Link: "fx-lab", MAC: model.MAC{2, 0xf1}, Dst: netip.MustParseAddr("198.19.0.1")})
+			there := peers(0, 1)["peer/lab/0"]
+			for i := 0; b.Loop(); i++ {
+				if _, err := n.rec.Put(context.Background(), map[string]dataplane.Host{"peer/lab/0": []dataplane.Host{moved, there}[i%2]}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// cpu is the time that this process has spent so far, in the kernel too, in seconds.
+func cpu() float64 {
+	var u unix.Rusage
+	unix.Getrusage(unix.RUSAGE_SELF, &u)
+	return float64(u.Utime.Nano()+u.Stime.Nano()) / 1e9
+}
