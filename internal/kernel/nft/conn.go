@@ -28,6 +28,7 @@ type Config struct {
 // Conn is a connection to nf_tables of one network namespace. Its methods may be called concurrently.
 type Conn struct {
 	notified *nfnl.Socket // for Watch only
+	heard    heard
 
 	mu    sync.Mutex
 	sock  *nfnl.Socket

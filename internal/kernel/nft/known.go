@@ -34,9 +34,7 @@ func (k *known) take(plan dataplane.Plan) {
 	for _, s := range plan {
 		k.state.Take(s)
 	}
-	if k.generation++; k.generation == 0 { // net/netfilter/nf_tables_api.c, nf_tables_commit
-		k.generation++
-	}
+	k.generation = nextGeneration(k.generation)
 }
 
 // copy is for one who may change it.

@@ -15,7 +15,7 @@ import (
 const reads = 20
 
 // Observe returns every object of our two tables. They are read only when somebody else changed the ruleset, or we did in a
-// way whose outcome was not sure, since the last Observe; when afresh, in any case. What nobody could want is returned as what it isn't: a rule that we did not
+// way whose outcome was not sure, since the last Observe; and while Watch runs only what of them others touched; when afresh, all in any case. What nobody could want is returned as what it isn't: a rule that we did not
 // write as one with the comment "foreign rule", a chain whose policy is not accept with another type, a set of types that we
 // don't have without types, a table that was put to sleep not at all.
 func (c *Conn) Observe(ctx context.Context, afresh bool) (dataplane.State, error) {
@@ -25,7 +25,7 @@ func (c *Conn) Observe(ctx context.Context, afresh bool) (dataplane.State, error
 	if err != nil {
 		return nil, err
 	}
-	if afresh || now != c.known.generation {
+	if afresh || now != c.known.generation && !c.catchUp(ctx, now) {
 		seen, err := c.read(ctx)
 		if err != nil {
 			return nil, err

@@ -32,28 +32,7 @@ func TestTamperingIsSeenAndMended(t *testing.T) {
 	dump := addForeign(t)
 	before := dump()
 	become(t, c, want)
-	for _, tamper := range []string{
-		`delete table inet flatnet`,
-		`delete table bridge flatnet`,
-		`add rule inet flatnet forward drop`,
-		`insert rule inet flatnet forward counter`,
-		`insert rule inet flatnet forward ip saddr { 192.0.2.1, 192.0.2.2 } accept`,
-		`flush chain inet flatnet input`,
-		`flush table inet flatnet`,
-		`delete element inet flatnet pair4 { "fn-net1" . 10.0.1.8 }`,
-		`delete element inet flatnet ranges4 { 10.0.1.8/31 . udp . 1010-1011 }`,
-		`add element inet flatnet uplinks { "evil0" }`,
-		`add element inet flatnet link_ports { "evil0" . 10.1.0.0/16 . tcp . 1-65535 }`,
-		`flush set bridge flatnet guard4`,
-		`delete element inet flatnet snat4 { "fn-net0" }; add element inet flatnet snat4 { "fn-net0" : 192.0.2.66 }`,
-		`add chain inet flatnet stray { type filter hook input priority 7; policy drop; }; add rule inet flatnet stray accept`,
-		`add chain inet flatnet stray2; add rule inet flatnet stray2 jump forward_ours; add rule inet flatnet forward jump stray2`,
-		`add set inet flatnet stray3 { type ipv4_addr; flags timeout; elements = { 192.0.2.1 timeout 1h } }`,
-		`add set inet flatnet stray4 { type mark . ipv4_addr; }`,
-		`add set inet flatnet stray5 { type ipv4_addr; flags interval; elements = { 192.0.2.0/24 } }; add rule inet flatnet input ip saddr @stray5 drop`,
-		`add chain inet flatnet forward { policy drop; }`,
-		`add table inet flatnet { flags dormant; }`,
-	} {
+	for _, tamper := range tampering {
 		nftCLI(t, tamper)
 		if len(dataplane.Diff(want, observe(t, c))) == 0 {
 			t.Errorf("not noticed: nft %s", tamper)
@@ -63,6 +42,30 @@ func TestTamperingIsSeenAndMended(t *testing.T) {
 	if after := dump(); after != before {
 		t.Errorf("foreign tables changed:\n%s\nwere:\n%s", after, before)
 	}
+}
+
+// tampering are changes of our tables by somebody else.
+var tampering = []string{
+	`delete table inet flatnet`,
+	`delete table bridge flatnet`,
+	`add rule inet flatnet forward drop`,
+	`insert rule inet flatnet forward counter`,
+	`insert rule inet flatnet forward ip saddr { 192.0.2.1, 192.0.2.2 } accept`,
+	`flush chain inet flatnet input`,
+	`flush table inet flatnet`,
+	`delete element inet flatnet pair4 { "fn-net1" . 10.0.1.8 }`,
+	`delete element inet flatnet ranges4 { 10.0.1.8/31 . udp . 1010-1011 }`,
+	`add element inet flatnet uplinks { "evil0" }`,
+	`add element inet flatnet link_ports { "evil0" . 10.1.0.0/16 . tcp . 1-65535 }`,
+	`flush set bridge flatnet guard4`,
+	`delete element inet flatnet snat4 { "fn-net0" }; add element inet flatnet snat4 { "fn-net0" : 192.0.2.66 }`,
+	`add chain inet flatnet stray { type filter hook input priority 7; policy drop; }; add rule inet flatnet stray accept`,
+	`add chain inet flatnet stray2; add rule inet flatnet stray2 jump forward_ours; add rule inet flatnet forward jump stray2`,
+	`add set inet flatnet stray3 { type ipv4_addr; flags timeout; elements = { 192.0.2.1 timeout 1h } }`,
+	`add set inet flatnet stray4 { type mark . ipv4_addr; }`,
+	`add set inet flatnet stray5 { type ipv4_addr; flags interval; elements = { 192.0.2.0/24 } }; add rule inet flatnet input ip saddr @stray5 drop`,
+	`add chain inet flatnet forward { policy drop; }`,
+	`add table inet flatnet { flags dormant; }`,
 }
 
 // TestReplacedRulesAreSeen replaces every rule of a chain by one that differs in one place, keeping comment and user data as

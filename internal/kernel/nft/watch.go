@@ -22,8 +22,10 @@ type Change struct {
 // notifications were lost it reports a change of everything. Only one Watch may run at a time.
 func (c *Conn) Watch(ctx context.Context, each func(Change)) error {
 	var seen Change
+	defer c.heard.lost()
 	for {
 		err := c.notified.Receive(ctx, func(m nfnl.Message) {
+			c.heard.note(m)
 			seen = seen.with(m)
 			if m.Type == unix.NFT_MSG_NEWGEN { // ends the transaction
 				each(seen)
@@ -34,6 +36,7 @@ func (c *Conn) Watch(ctx context.Context, each func(Change)) error {
 		case ctx.Err() != nil:
 			return nil
 		case errors.Is(err, unix.ENOBUFS):
+			c.heard.lost()
 			each(Change{Ours: true, Foreign: true})
 			seen = Change{}
 		case err != nil:
@@ -58,12 +61,17 @@ func (c Change) with(m nfnl.Message) Change {
 }
 
 func isOurFamily(n uint8) bool {
+	_, is := familyOf(n)
+	return is
+}
+
+func familyOf(n uint8) (f dataplane.Family, ours bool) {
 	for _, f := range families {
 		if number(f) == n {
-			return true
+			return f, true
 		}
 	}
-	return false
+	return "", false
 }
 
 func author(attrs []byte) string {
