@@ -261,6 +261,10 @@ func (s *state) touched(inverse edit) (map[string]dataplane.Host, error) {
 		t.member(id)
 	}
 	for key, was := range inverse.leases {
+		now, self := t.view.Leases[key], t.view.Self
+		if _, ok := t.view.Networks[key.Network]; ok && self != "" && (now.Node == self || was != nil && was.Node == self) {
+			t.networkOnly(key.Network) // the tunnel may be known by another MAC now
+		}
 		if was != nil {
 			t.peer(model.Holder{Network: key.Network, Node: was.Node})
 		}

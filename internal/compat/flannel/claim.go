@@ -148,7 +148,8 @@ func (c *Cluster) seen(name string, claimed bool) (have, want etcd.KV, err error
 	return have, want, nil
 }
 
-// value is what stands at a key of ours. The tunnel link keeps the MAC that it has by our oldest key: others know it by that.
+// value is what stands at a key of ours. The tunnel link keeps the MAC that it has by our oldest key, and when that is deleted, too: others
+// know it by that.
 func (w *world) value() (Value, error) {
 	if w.id == "" {
 		return Value{}, errUnpublished
@@ -163,21 +164,25 @@ func (w *world) value() (Value, error) {
 	if v.Type != VXLAN {
 		return v, nil
 	}
-	v.VTEP = VTEP{VNI: w.config.Backend.VNI, MAC: model.TunnelMAC(w.names.Network, w.id)}
-	if dual {
-		v.VTEPv6 = VTEP{VNI: w.config.Backend.VNI, MAC: model.TunnelMAC(w.names.Network+V6Suffix, w.id)}
+	if w.vtep == (VTEP{}) {
+		w.vtep, w.vtep6 = w.vteps()
 	}
+	if v.VTEP = w.vtep; dual {
+		v.VTEPv6 = w.vtep6
+	}
+	return v, nil
+}
+
+// vteps are the node's ends of its tunnels: as our oldest key has them, else derived.
+func (w *world) vteps() (four, six VTEP) {
 	good, _ := w.sound()
 	for _, e := range good {
 		if w.owner(e) == w.id {
-			v.VTEP = e.value.VTEP
-			if dual {
-				v.VTEPv6 = e.value.VTEPv6
-			}
-			break
+			return e.value.VTEP, e.value.VTEPv6
 		}
 	}
-	return v, nil
+	vni := w.config.Backend.VNI
+	return VTEP{vni, model.TunnelMAC(w.names.Network, w.id)}, VTEP{vni, model.TunnelMAC(w.names.Network+V6Suffix, w.id)}
 }
 
 // holdOnce does one attempt. Not done without an error: something has changed; it is known now.

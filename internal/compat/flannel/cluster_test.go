@@ -132,6 +132,9 @@ func TestANodeReplacesFlanneldInPlace(t *testing.T) {
 	after, _ := s.get(subs + "10.5.52.0-24")
 	wants(t, "the key", after, before)
 	wants(t, "claimed again", n.claims("10.5.52.0/24").Lease.MAC, "c6:d2:32:6f:8f:44")
+	s.delete(subs + "10.5.52.0-24")
+	n.sees("its loss", func(s store.ClusterSnapshot) bool { return len(s.Leases) == 1 })
+	wants(t, "claimed after its key was deleted", n.claims("10.5.52.0/24").Lease.MAC, "c6:d2:32:6f:8f:44")
 }
 
 func TestAReservationStaysOne(t *testing.T) {

@@ -32,8 +32,10 @@ type world struct {
 	self    model.Member    // as last published; the zero Member: not yet
 	id      string          // what we call ourselves, whatever our address becomes; empty: not yet
 	held    map[string]grip // by name: ours
-	settled bool            // what was ours from before is in held
-	choice  Subnet          // what to take next
+	vtep    VTEP            // of our keys, once one was written; kept when they are deleted
+	vtep6   VTEP
+	settled bool   // what was ours from before is in held
+	choice  Subnet // what to take next
 }
 
 // Names is what things are called on this node.
