@@ -37,7 +37,7 @@ func (r Route) String() string {
 func (r Route) path() string {
 	var b strings.Builder
 	if r.Via.IsValid() {
-		fmt.Fprintf(&b, " via %s", r.Via)
+		b.WriteString(" via " + r.Via.String())
 	}
 	if r.Link != "" {
 		b.WriteString(" dev " + r.Link)
@@ -46,7 +46,7 @@ func (r Route) path() string {
 		b.WriteString(" onlink")
 	}
 	if r.Source.IsValid() {
-		fmt.Fprintf(&b, " src %s", r.Source)
+		b.WriteString(" src " + r.Source.String())
 	}
 	if r.Metric != 0 {
 		fmt.Fprintf(&b, " metric %d", r.Metric)

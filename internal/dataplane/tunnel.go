@@ -42,7 +42,7 @@ func (n Neighbour) Key() Key { return Neighbour{Link: n.Link, Addr: n.Addr} }
 func (n Neighbour) kind() kind { return kindNeighbour }
 
 func (n Neighbour) String() string {
-	return fmt.Sprintf("neigh %s dev %s lladdr %s", n.Addr, n.Link, n.MAC)
+	return "neigh " + n.Addr.String() + " dev " + n.Link + " lladdr " + n.MAC.String()
 }
 
 // FDB says at which outer address a VXLAN link of ours reaches a MAC address (bridge fdb, self permanent). The kernel marks
@@ -58,7 +58,9 @@ func (f FDB) Key() Key { return FDB{Link: f.Link, MAC: f.MAC} }
 
 func (f FDB) kind() kind { return kindFDB }
 
-func (f FDB) String() string { return fmt.Sprintf("fdb %s dev %s dst %s", f.MAC, f.Link, f.Dst) }
+func (f FDB) String() string {
+	return "fdb " + f.MAC.String() + " dev " + f.Link + " dst " + f.Dst.String()
+}
 
 func (n Neighbour) command(op Op) string {
 	if op == Del {

@@ -12,7 +12,12 @@ import (
 type MAC [6]byte
 
 func (m MAC) String() string {
-	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5])
+	const digits = "0123456789abcdef"
+	b := make([]byte, 0, 3*len(m))
+	for _, octet := range m {
+		b = append(b, digits[octet>>4], digits[octet&15], ':')
+	}
+	return string(b[:len(b)-1])
 }
 
 // ParseMAC reads six hexadecimal octets separated by colons or dashes.
