@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 
 	"golang.org/x/sys/unix"
 
@@ -182,9 +183,10 @@ func (k *Kernel) observeHost(ctx context.Context, o *observation) error {
 }
 
 func (k *Kernel) stateOf(o *observation) dataplane.State {
-	state := o.nft
-	if state == nil {
-		state = make(dataplane.State, len(o.ours)+len(o.others)+len(o.confs))
+	state, rest := o.nft, len(o.ours)+len(o.others)+len(o.confs)
+	if rest > len(state) { // else there is room soon
+		state = make(dataplane.State, rest+len(o.nft))
+		maps.Copy(state, o.nft)
 	}
 	k.memory.with(o.netns, func(r *remembered) {
 		r.index = max(r.index, o.highest+1)
