@@ -61,9 +61,11 @@ type node struct {
 	repaired chan []reconcile.Change
 }
 
-func newNode(t testing.TB) *node {
+func newNode(t testing.TB) *node { return nodeIn(t, kerneltest.NewTopology(t), "host") }
+
+func nodeIn(t testing.TB, topo *kerneltest.Topology, name string) *node {
 	t.Helper()
-	n := &node{host: kerneltest.NewTopology(t).Machine("host"), repaired: make(chan []reconcile.Change, 100)}
+	n := &node{host: topo.Machine(name), repaired: make(chan []reconcile.Change, 100)}
 	n.kernel = openKernel(t, n.host)
 	n.rec = reconcile.New(n.kernel, reconcile.Deps{Repaired: func(c []reconcile.Change) { n.repaired <- c }})
 	return n
@@ -157,9 +159,10 @@ func BenchmarkStart(b *testing.B) {
 		b.Run(fmt.Sprint(peers), func(b *testing.B) {
 			parts := cluster(peers)
 			spent, wall := 0.0, time.Duration(0)
-			for b.Loop() {
+			topo := kerneltest.NewTopology(b)
+			for i := 0; b.Loop(); i++ {
 				b.StopTimer()
-				n := newNode(b)
+				n := nodeIn(b, topo, fmt.Sprintf("host%d", i))
 				b.StartTimer()
 				before, begun := cpu(), time.Now()
 				n.follow(b)
