@@ -119,6 +119,9 @@ func (a *Agent) learnNode(ctx context.Context, node model.Node) bool {
 	if m != nil {
 		m.Changed()
 	}
+	if a.place != nil {
+		a.place.Changed()
+	}
 	a.checkOverlaps()
 	a.rerender(ctx)
 	a.writeAllFiles()

@@ -26,7 +26,8 @@ const (
 // same key is made anew.
 type Pin [sha256.Size]byte
 
-func pinOf(c *x509.Certificate) Pin { return sha256.Sum256(c.RawSubjectPublicKeyInfo) }
+// PinOf is that of a certificate's key.
+func PinOf(c *x509.Certificate) Pin { return sha256.Sum256(c.RawSubjectPublicKeyInfo) }
 
 // Authority signs the cluster's certificates: ECDSA P-256. Who has its key can make any certificate, so it is as good as
 // root on etcd.
@@ -107,7 +108,7 @@ func serial() *big.Int {
 }
 
 // Pin is what tokens name the authority by.
-func (a *Authority) Pin() Pin { return pinOf(a.cert) }
+func (a *Authority) Pin() Pin { return PinOf(a.cert) }
 
 // Certificate is the authority's own.
 func (a *Authority) Certificate() *x509.Certificate { return a.cert }

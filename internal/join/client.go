@@ -42,7 +42,7 @@ var errStranger = errors.New("its certificate is not of the cluster that the tok
 
 func verifyPinned(shown []*x509.Certificate, pin Pin) error {
 	for _, authority := range shown {
-		if pinOf(authority) != pin || !authority.IsCA {
+		if PinOf(authority) != pin || !authority.IsCA {
 			continue
 		}
 		_, err := shown[0].Verify(x509.VerifyOptions{Roots: poolOf(authority), DNSName: ServerName, CurrentTime: shown[0].NotBefore,

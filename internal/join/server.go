@@ -248,7 +248,7 @@ func (s Server) member(ctx context.Context, c call) (id string, pin Pin, err err
 	if err != nil {
 		return "", Pin{}, err
 	}
-	if !ok || key != pinOf(c.peer) {
+	if !ok || key != PinOf(c.peer) {
 		return "", Pin{}, model.Problem{Code: model.CodeNotPermitted, Reason: fmt.Sprintf("node %q is not of this cluster any more", id), Fix: "flatnet leave --force there, then join again"}
 	}
 	return id, key, nil

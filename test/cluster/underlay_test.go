@@ -6,6 +6,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/flatnet/flatnet/api"
 	"github.com/flatnet/flatnet/internal/kernel/kerneltest"
 	"github.com/flatnet/flatnet/test/rig"
 )
@@ -84,4 +85,49 @@ func TestAnotherEtcdServes(t *testing.T) {
 	o.h(2).Flatnet("leave", "-y")
 	o.refused(2, "FN2132", "another flatnet cluster", "init", "-y", "--etcd", "http://192.0.2.200:2379")
 	o.outside(2)
+}
+
+// A node's new address is told to the others by itself; where a server went is told to them with a join of its new address, and costs
+// them nothing: who was a node stays the same one.
+func TestAddressesAreFollowed(t *testing.T) {
+	o := newOffice(t, 3)
+	line := o.begin()
+	o.join(2, line)
+	o.join(3, line)
+	o.sees(1, "h1:alive h2:alive h3:alive")
+	at := func(n int, host, addr string) func() bool {
+		return func() bool {
+			hosts, err := o.h(n).Client().Hosts(t.Context())
+			return err == nil && slices.ContainsFunc(hosts, func(h api.Host) bool { return h.Name == host && slices.Equal(h.Underlay, []string{addr}) })
+		}
+	}
+	o.h(2).Machine.IP("address del 192.0.2.2/24 dev eth0", "address add 192.0.2.22/24 dev eth0")
+	o.h(3).Eventually("h2 is at its new address", at(3, "h2", "192.0.2.22"))
+
+	before, err := o.h(2).Client().Membership(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.h(1).Machine.IP("address del 192.0.2.1/24 dev eth0", "address add 192.0.2.11/24 dev eth0")
+	o.h(1).Eventually("h1 serves at its new address", at(1, "h1", "192.0.2.11"))
+	var out string
+	o.h(1).Eventually("h1 makes tokens", func() bool {
+		out, err = o.h(1).Try("token", "create")
+		return err == nil
+	})
+	moved := o.joinLine(out)
+	if moved[1] != "192.0.2.11" {
+		t.Errorf("others are to join %s", moved[1])
+	}
+	o.h(2).Flatnet(moved...)
+	o.h(3).Flatnet(moved...)
+	o.sees(1, "h1:alive h2:alive h3:alive")
+	o.sees(2, "h1:alive h2:alive h3:alive")
+	after, err := o.h(2).Client().Membership(t.Context())
+	if err != nil || after.ID != before.ID || after.Name != "h2" || !slices.Equal(after.Blocks, before.Blocks) {
+		t.Errorf("h2 was %+v, is %+v, %v", before, after, err)
+	}
+	o.h(2).Kill()
+	o.h(2).Start()
+	o.sees(2, "h1:alive h2:alive h3:alive")
 }

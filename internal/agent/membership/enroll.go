@@ -20,6 +20,7 @@ import (
 type enrolment struct {
 	record record
 	fresh  bool // nothing of it is written down
+	again  bool // the host is a node already, and is told where a server is now
 	token  join.Token
 	client join.Client
 	peer   netip.AddrPort
@@ -34,7 +35,7 @@ func (m *Membership) Join(ctx context.Context, j api.Join, dry, force bool) (api
 		return api.Membership{}, err
 	}
 	defer m.give()
-	if r := m.now(); r != nil && r.Phase != joining {
+	if r := m.now(); r != nil && r.Phase != joining && !m.knows(*r, j.Token) {
 		return api.Membership{}, inCluster(*r)
 	}
 	e, err := m.enrol(ctx, j)
@@ -63,7 +64,7 @@ func (m *Membership) Join(ctx context.Context, j api.Join, dry, force bool) (api
 func (m *Membership) enrol(ctx context.Context, j api.Join) (enrolment, error) {
 	e := enrolment{fresh: true, record: record{ID: newID("n-")}, text: j.Token}
 	if r := m.now(); r != nil {
-		e.record, e.fresh = *r, false
+		e.record, e.fresh, e.again = *r, false, r.Phase == in
 	}
 	var err error
 	if e.token, err = join.ParseToken(j.Token); err != nil {
@@ -76,14 +77,29 @@ func (m *Membership) enrol(ctx context.Context, j api.Join) (enrolment, error) {
 	if e.node, err = m.deps.Node(ctx); err != nil {
 		return e, err
 	}
-	if e.record.Name, err = hostName(j.Name, e.node); err != nil {
-		return e, err
+	if !e.again || j.Name != "" {
+		if e.record.Name, err = hostName(j.Name, e.node); err != nil {
+			return e, err
+		}
 	}
 	if e.under, err = choose(e.node, j.Underlay, toward(e.peer.Addr())); err != nil {
 		return e, err
 	}
-	e.record.Phase, e.record.Asked, e.record.Underlay, e.record.Why = joining, j.Underlay, e.under.addrs, e.under.why
+	if !e.again {
+		e.record.Phase = joining
+	}
+	e.record.Asked, e.record.Underlay, e.record.Why = j.Underlay, e.under.addrs, e.under.why
 	return e, nil
+}
+
+// knows reports whether a token is of the cluster that the host is a node of, and no server.
+func (m *Membership) knows(r record, token string) bool {
+	t, err := join.ParseToken(token)
+	if err != nil || r.Phase != in || r.Server {
+		return false
+	}
+	ca, err := m.deps.Folder.Certificate(join.AuthorityFile)
+	return err == nil && ca != nil && join.PinOf(ca) == t.Pin
 }
 
 // resolve reads HOST or HOST:PORT.
@@ -129,7 +145,7 @@ func (m *Membership) look(ctx context.Context, e enrolment, lenient bool) (join.
 	if err != nil {
 		return answer, nil, err
 	}
-	p := m.joins(ctx, e.node, e.under, e.peer, e.token.Pin, answer, path)
+	p := m.joins(ctx, e, answer, path)
 	return answer, p.checks, p.verdict(lenient)
 }
 
@@ -140,8 +156,10 @@ func (m *Membership) request(e enrolment, key *ecdsa.PrivateKey) (join.Request, 
 
 // enrolled does it: what is about to happen is written down, then the host is let in, then that is.
 func (m *Membership) enrolled(ctx context.Context, e enrolment) (api.Membership, error) {
-	if err := m.set(e.record); err != nil {
-		return api.Membership{}, err
+	if !e.again {
+		if err := m.set(e.record); err != nil {
+			return api.Membership{}, err
+		}
 	}
 	key, err := m.deps.Folder.Key(nodeKeyFile)
 	if err != nil {
@@ -165,14 +183,9 @@ func (m *Membership) enrolled(ctx context.Context, e enrolment) (api.Membership,
 	if err := m.set(r); err != nil {
 		return api.Membership{}, err
 	}
-	if err := m.enter(r); err != nil {
+	if err := m.again(ctx, r); err != nil {
 		return api.Membership{}, err
 	}
-	s, err := m.open(r)
-	if err != nil {
-		return api.Membership{}, err
-	}
-	s.startNode()
 	m.deps.Tell("cluster", "node", fmt.Sprintf("joined cluster %s as %s", r.Cluster, r.Name))
 	m.awaitBlocks(ctx, r.ID)
 	return m.status(ctx, r), nil

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"strings"
 	"time"
 
@@ -84,9 +83,7 @@ func (m *Membership) plan(ctx context.Context, i api.Init) (record, *preflight, 
 		return r, nil, err
 	}
 	r.Underlay, r.Why = u.addrs, u.why
-	for _, a := range u.addrs {
-		r.Servers = append(r.Servers, netip.AddrPortFrom(a, join.Port).String())
-	}
+	r.Servers = serversAt(u.addrs)
 	r.Etcd = []string{urlOf(u.addrs[0], clientPort)}
 	if i.Etcd != nil {
 		if err := checkExternal(*i.Etcd); err != nil {

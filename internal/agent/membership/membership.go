@@ -47,6 +47,8 @@ type Membership struct {
 	work chan struct{} // something was begun that Run is to carry through
 	runs chan struct{} // closed when Run runs
 
+	changed chan struct{} // the host's addresses may be others
+
 	mu      sync.Mutex // guards the fields below
 	life    context.Context
 	record  *record  // nil: in no cluster
@@ -56,7 +58,7 @@ type Membership struct {
 
 // New has done nothing.
 func New(d Deps) *Membership {
-	return &Membership{deps: d, op: make(chan struct{}, 1), work: make(chan struct{}, 1), runs: make(chan struct{})}
+	return &Membership{deps: d, op: make(chan struct{}, 1), work: make(chan struct{}, 1), runs: make(chan struct{}), changed: make(chan struct{}, 1)}
 }
 
 // Resume takes up what an earlier life left: a node is a node again at once, whether or not the cluster answers.
@@ -92,7 +94,11 @@ func (m *Membership) Run(ctx context.Context) error {
 		s.startNode()
 	}
 	close(m.runs)
+	m.Changed() // meanwhile, perhaps
+	var following sync.WaitGroup
+	following.Go(func() { m.follow(ctx) })
 	m.carryThrough(ctx)
+	following.Wait()
 	m.endSession()
 	return nil
 }

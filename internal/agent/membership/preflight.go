@@ -120,14 +120,18 @@ func (m *Membership) founds(ctx context.Context, node model.Node, u underlay, ex
 }
 
 // joins looks at a host that is to join: it has a token, and the cluster has said what there is.
-func (m *Membership) joins(ctx context.Context, node model.Node, u underlay, peer netip.AddrPort, pin join.Pin, answer join.Answer, path join.Path) *preflight {
+func (m *Membership) joins(ctx context.Context, e enrolment, answer join.Answer, path join.Path) *preflight {
 	p := &preflight{}
-	p.add(fmt.Sprintf("tcp/%d", peer.Port()), nil) // it has just answered
-	p.etcd(ctx, answer.Cluster.Etcd, pin)
-	p.tunnelPorts(ctx, answer.Cluster.Networks)
-	p.mtu(ctx, u, peer, answer.Cluster.MTU)
+	p.add(fmt.Sprintf("tcp/%d", e.peer.Port()), nil) // it has just answered
+	p.etcd(ctx, answer.Cluster.Etcd, e.token.Pin)
+	if !e.again { // else it is this node that has them
+		p.tunnelPorts(ctx, answer.Cluster.Networks)
+	}
+	p.mtu(ctx, e.under, e.peer, answer.Cluster.MTU)
 	p.clock(path.Skew)
-	p.subnets(m, node, answer.Cluster.Networks)
+	if !e.again {
+		p.subnets(m, e.node, answer.Cluster.Networks)
+	}
 	return p
 }
 
