@@ -77,6 +77,9 @@ type ReservationSpec struct {
 type ClusterEdit struct {
 	Pools         []PoolSpec        `json:"pools,omitzero"`
 	Backend       *string           `json:"backend,omitempty"`
+	VNI           *uint32           `json:"vni,omitempty"` // this, the port and the underlay interrupt what goes on while the nodes follow
+	Port          *uint16           `json:"port,omitempty"`
+	Underlay      *string           `json:"underlay,omitempty"`
 	DirectRouting *bool             `json:"directRouting,omitempty"`
 	Checksum      *bool             `json:"checksum,omitempty"`
 	NoMasquerade  []string          `json:"noMasquerade,omitzero"`
@@ -137,7 +140,9 @@ type NetworkStatus struct {
 	Return    *ReturnRoutes  `json:"return,omitempty"`
 	Endpoints []Endpoint     `json:"endpoints,omitempty"`
 	Forwards  []Forward      `json:"forwards,omitempty"`
-	Nodes     []NodeBlocks   `json:"nodes,omitempty"` // of mode cluster: who holds which blocks
+	Nodes     []NodeBlocks   `json:"nodes,omitempty"`   // of mode cluster: who holds which blocks
+	MTUNote   string         `json:"mtuNote,omitempty"` // of mode cluster: what the MTU is made of
+	Also      string         `json:"also,omitempty"`    // of mode cluster, while the backend changes: the one that comes or goes
 }
 
 // NodeBlocks is a node's part in a cluster network.
@@ -151,7 +156,7 @@ type NodeBlocks struct {
 	Problem  string   `json:"problem,omitempty"` // why it is not reached
 }
 
-// ReturnRoutes is how machines of the LAN come to a routed network.
+// ReturnRoutes is how machines of the LAN come to a routed network, or to one of the cluster.
 type ReturnRoutes struct {
 	Note   string        `json:"note"`             // what they are needed for
 	Routes []ReturnRoute `json:"routes,omitempty"` // none with proxy ARP

@@ -17,7 +17,7 @@ func (a *Agent) Manifests() []api.Manifest {
 	list := []api.Manifest{}
 	v := a.state.view
 	for _, name := range slices.Sorted(maps.Keys(v.Networks)) {
-		list = append(list, networkManifest(v.Networks[name]))
+		list = append(list, networkManifest(a.asStored(v.Networks[name])))
 	}
 	for _, name := range slices.Sorted(maps.Keys(v.Forwards)) {
 		list = append(list, forwardManifest(v.Forwards[name]))
@@ -35,7 +35,8 @@ func forwardManifest(f model.Forward) api.Manifest {
 		Forward: &api.ForwardSpec{Publish: f.Publish(), Workload: f.Workload, Network: f.Network}}
 }
 
-// Apply makes networks and forwards be as the manifests say: all of them, or none. What is so already costs no step.
+// Apply makes networks and forwards be as the manifests say: all of them, or none; those of the cluster come first, each by itself. What
+// is so already costs no step.
 func (a *Agent) Apply(ctx context.Context, manifests []api.Manifest, yes consent, dryRun bool) (api.Changed[[]api.Manifest], error) {
 	changed := api.Changed[[]api.Manifest]{DryRun: dryRun, Object: []api.Manifest{}, Steps: []api.Step{}}
 	if err := a.begin(ctx); err != nil {
@@ -51,10 +52,19 @@ func (a *Agent) Apply(ctx context.Context, manifests []api.Manifest, yes consent
 		return changed, err
 	}
 	changed.Object = p.objects
+	for _, n := range p.shared {
+		done, err := a.putCluster(ctx, n, dryRun, "applied")
+		if err != nil {
+			return changed, err
+		}
+		changed.Steps = append(changed.Steps, done.Steps...)
+	}
 	if p.e.empty() {
 		return changed, nil
 	}
-	if changed.Steps, err = a.commit(ctx, p.e, dryRun); err != nil || dryRun {
+	did, err := a.commit(ctx, p.e, dryRun)
+	changed.Steps = append(changed.Steps, did...)
+	if err != nil || dryRun {
 		return changed, err
 	}
 	for _, c := range p.changes {
@@ -63,7 +73,7 @@ func (a *Agent) Apply(ctx context.Context, manifests []api.Manifest, yes consent
 	a.checkOverlaps()
 	a.writeAllFiles()
 	a.flush(ctx, p.flushed)
-	a.event("applied", p.about(), fmt.Sprintf("%d networks, %d forwards", len(p.e.networks), len(p.e.forwards)), changed.Steps...)
+	a.event("applied", p.about(), fmt.Sprintf("%d networks, %d forwards", len(p.e.networks), len(p.e.forwards)), did...)
 	return changed, nil
 }
 
@@ -73,6 +83,7 @@ type applying struct {
 	yes      consent
 	e        edit
 	changes  []change
+	shared   []model.Network // of the cluster, to be written there
 	objects  []api.Manifest
 	new      []model.Forward // whose ports must be free
 	flushed  []model.Forward
@@ -120,13 +131,21 @@ func (p *applying) each(manifests []api.Manifest, seen map[string]bool, s *state
 func (p *applying) network(s *state, m api.Manifest) model.Problems {
 	a := p.agent
 	old, exists := s.view.Networks[m.Metadata.Name]
+	if exists {
+		if err := staysWhere(old, *m.Network); err != nil {
+			return asProblems(err, "")
+		}
+	}
 	n, err := readNetwork(s, m, a.deps.Now().UTC())
 	if err != nil {
 		return asProblems(err, "")
 	}
 	p.objects = append(p.objects, networkManifest(n))
-	if exists && sameNetwork(old, n) {
+	if exists && sameNetwork(a.asStored(old), n) {
 		return nil
+	}
+	if n.Mode == model.Cluster {
+		return p.ofCluster(s, n)
 	}
 	e := putNetwork(n)
 	if exists {
@@ -140,6 +159,20 @@ func (p *applying) network(s *state, m api.Manifest) model.Problems {
 	maps.Copy(p.e.networks, e.networks)
 	maps.Copy(p.e.workloads, e.workloads)
 	maps.Copy(p.e.forwards, e.forwards)
+	return nil
+}
+
+// ofCluster notes a network that is to be written to the cluster.
+func (p *applying) ofCluster(s *state, n model.Network) model.Problems {
+	if _, err := p.agent.inCluster(); err != nil {
+		return asProblems(err, "")
+	}
+	if ps := p.agent.keepsBlocks(n); len(ps) > 0 {
+		return ps
+	}
+	here := n.At(s.view.BlocksOf(n.Name, s.view.Self))
+	s.apply(putNetwork(here))
+	p.shared = append(p.shared, n)
 	return nil
 }
 

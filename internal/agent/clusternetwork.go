@@ -20,6 +20,9 @@ func (a *Agent) putCluster(ctx context.Context, n model.Network, dryRun bool, ev
 	if err != nil {
 		return changed, err
 	}
+	if ps := a.keepsBlocks(n); len(ps) > 0 {
+		return changed, ps
+	}
 	here := n.At(m.seen.Blocks(n.Name))
 	here.Active = n.Active && n.Cluster.On(m.seen.Members[m.seen.Self])
 	if changed.Steps, err = a.commit(ctx, putNetwork(here), true); err != nil {
@@ -35,6 +38,7 @@ func (a *Agent) putCluster(ctx context.Context, n model.Network, dryRun bool, ev
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	changed.Object = a.describeNetwork(here)
+	changed.Object.Spec = networkSpec(n)
 	return changed, nil
 }
 
@@ -43,10 +47,9 @@ func (a *Agent) putCluster(ctx context.Context, n model.Network, dryRun bool, ev
 func (a *Agent) writeNetwork(ctx context.Context, m *member, n model.Network) error {
 	put := func(n model.Network) error {
 		a.mu.RLock()
-		base, here := m.seen.Version(n.Name), n.At(m.seen.Blocks(n.Name))
-		here.Active = n.Active && n.Cluster.On(m.seen.Members[m.seen.Self])
+		base := m.seen.Version(n.Name)
 		a.mu.RUnlock()
-		return m.write(ctx, store.PutNetwork(n, base), a.hasNetwork(m, here))
+		return m.write(ctx, store.PutNetwork(n, base), a.hasNetwork(m, n))
 	}
 	a.mu.RLock()
 	old, exists := m.seen.Networks[n.Name]
@@ -180,11 +183,12 @@ func (a *Agent) hasNetwork(m *member, want model.Network) func() bool {
 	return func() bool {
 		a.mu.RLock()
 		defer a.mu.RUnlock()
-		n, there := a.state.view.Networks[want.Name]
+		n, there := m.seen.Networks[want.Name]
 		if !there || !sameNetwork(n.At(nil), want.At(nil)) {
-			return a.unfit[want.Name] != ""
+			return false
 		}
-		return !n.Active || len(n.Subnets) > 0 || m.Why(n.Name) != "" || time.Now().After(patience)
+		here := a.state.view.Networks[want.Name]
+		return !here.Active || len(here.Subnets) > 0 || a.unfit[want.Name] != "" || m.Why(want.Name) != "" || time.Now().After(patience)
 	}
 }
 
@@ -230,10 +234,11 @@ func (r *networkReader) cluster(n *model.Network, spec *api.ClusterSpec) {
 		o.Keep = append(o.Keep, r.plainPrefix(fmt.Sprintf("spec.cluster.noMasquerade[%d]", i), text))
 	}
 	for i, v := range spec.Reserved {
-		o.Reserved = append(o.Reserved, model.Reservation{Block: r.plainPrefix(fmt.Sprintf("spec.cluster.reserved[%d].block", i), v.Block), Node: v.Node})
+		o.Reserved = append(o.Reserved, model.Reservation{Block: r.plainPrefix(fmt.Sprintf("spec.cluster.reserved[%d].block", i), v.Block), Node: r.memberID(v.Node)})
 	}
 	if r.old != nil && r.old.Mode == model.Cluster {
 		o.Tunnel, o.Also = r.old.Cluster.Tunnel, r.old.Cluster.Also
+		o.Inherited, o.ForeignBridge = r.old.Cluster.Inherited, r.old.Cluster.ForeignBridge
 		if was := r.old.Cluster.Backend; was != o.Backend {
 			o.Also = was
 		}
@@ -247,6 +252,16 @@ func (r *networkReader) plainPrefix(path, text string) netip.Prefix {
 		r.add(model.Problem{Code: model.CodeCluster, Path: path, Reason: fmt.Sprintf("%q is not a prefix", short(text)), Fix: "an address, a slash and a number of bits", Example: "192.168.0.0/16"})
 	}
 	return p
+}
+
+// memberID is the id of the node that somebody calls by its name; what is no name of a node is taken as an id.
+func (r *networkReader) memberID(name string) string {
+	for id, m := range r.view.Members {
+		if m.Name == name && name != "" {
+			return id
+		}
+	}
+	return name
 }
 
 func (r *networkReader) freeVNI(name string) uint32 {
@@ -327,6 +342,15 @@ func clusterSpec(o model.Overlay) *api.ClusterSpec {
 func mergeCluster(spec *api.ClusterSpec, e api.ClusterEdit) {
 	if e.Backend != nil {
 		spec.Backend = *e.Backend
+	}
+	if e.VNI != nil {
+		spec.VNI = *e.VNI
+	}
+	if e.Port != nil {
+		spec.Port = *e.Port
+	}
+	if e.Underlay != nil {
+		spec.Underlay = *e.Underlay
 	}
 	if e.DirectRouting != nil {
 		spec.DirectRouting = *e.DirectRouting

@@ -191,6 +191,7 @@ func (a *Agent) changeNetwork(ctx context.Context, name string, dryRun bool, eve
 	if !ok {
 		return none, notFound("network", name, a.view().Networks)
 	}
+	old = a.asStored(old)
 	n, err := judged(ctx, a, func() (model.Network, error) {
 		n := old
 		err := change(&n)
@@ -202,7 +203,7 @@ func (a *Agent) changeNetwork(ctx context.Context, name string, dryRun bool, eve
 	if sameNetwork(n, old) {
 		a.mu.RLock()
 		defer a.mu.RUnlock()
-		return api.Changed[api.Network]{Object: a.describeNetwork(n), Steps: []api.Step{}, DryRun: dryRun}, nil
+		return api.Changed[api.Network]{Object: a.describeNetwork(a.view().Networks[name]), Steps: []api.Step{}, DryRun: dryRun}, nil
 	}
 	return a.putNetwork(ctx, n, dryRun, event)
 }

@@ -27,11 +27,12 @@ func (a *Agent) EditNetwork(ctx context.Context, name string, e api.NetworkEdit,
 	if !ok {
 		return changed, notFound("network", name, a.view().Networks)
 	}
+	old = a.asStored(old)
 	n, err := judged(ctx, a, func() (model.Network, error) { return readEdit(a.state, old, e) })
 	if err != nil {
 		return changed, err
 	}
-	if n.Mode == model.Cluster && old.Mode == model.Cluster && !sameNetwork(old.At(nil), n) {
+	if n.Mode == model.Cluster && !sameNetwork(old, n) {
 		return a.putCluster(ctx, n, dryRun, "changed")
 	}
 	if n.Mode != model.Cluster && !sameNetwork(old, n) {
@@ -51,6 +52,9 @@ func (a *Agent) EditNetwork(ctx context.Context, name string, e api.NetworkEdit,
 	}
 	a.mu.RLock()
 	defer a.mu.RUnlock()
+	if n.Mode == model.Cluster {
+		n = a.view().Networks[name]
+	}
 	changed.Object = a.describeNetwork(n)
 	return changed, nil
 }
@@ -71,13 +75,21 @@ func readEdit(s *state, old model.Network, e api.NetworkEdit) (model.Network, er
 		delete(meta.Labels, k)
 	}
 	r := networkReader{view: s.view, seed: s.seed, old: &old, fresh: e.Subnets != nil}
-	if was, now := old.Mode == model.Cluster, model.Mode(spec.Mode) == model.Cluster; was != now {
-		return old, model.Problem{Code: model.CodeCluster, Path: "spec.mode", Reason: "a network of the cluster cannot become one of this host, nor the reverse",
-			Fix: "make another network and connect the workloads to it", Example: "flatnet net create NAME --mode " + short(spec.Mode)}
+	if err := staysWhere(old, spec); err != nil {
+		return old, err
 	}
 	n := r.read(meta, spec)
 	n.Created = old.Created
 	return n, r.check(n)
+}
+
+// staysWhere refuses to move a network between this host and the cluster.
+func staysWhere(old model.Network, spec api.NetworkSpec) error {
+	if was, now := old.Mode == model.Cluster, model.Mode(spec.Mode) == model.Cluster; was != now {
+		return model.Problem{Code: model.CodeCluster, Path: "spec.mode", Reason: "a network of the cluster cannot become one of this host, nor the reverse",
+			Fix: "make another network and connect the workloads to it", Example: "flatnet net create NAME --mode " + short(spec.Mode)}
+	}
+	return nil
 }
 
 // merged puts what is asked for into a spec.

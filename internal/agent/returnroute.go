@@ -9,10 +9,10 @@ import (
 	"github.com/flatnet/flatnet/internal/model"
 )
 
-// returnRoutes says how machines of the LAN come to a routed network: to each of its subnets by way of this host. It is nil for other
-// networks, and for one that is not started.
+// returnRoutes says how machines of the LAN come to a routed network, or to one of the cluster: to each of its ranges by way of this host.
+// It is nil for other networks, and for one that is not started.
 func returnRoutes(v model.View, n model.Network) *api.ReturnRoutes {
-	if n.Mode != model.Routed || !n.Active {
+	if n.Mode != model.Routed && n.Mode != model.Cluster || !n.Active {
 		return nil
 	}
 	if n.ProxyARP {
@@ -22,9 +22,12 @@ func returnRoutes(v model.View, n model.Network) *api.ReturnRoutes {
 	if n.Masquerade {
 		d.Note = "the LAN needs these routes only to come in; what leaves has this host's address"
 	}
-	for _, s := range n.Subnets {
-		if via := lanAddr(v, n, s.Prefix.Addr().Is6()); via.IsValid() {
-			d.Routes = append(d.Routes, returnRoute(s.Prefix, via))
+	if n.Mode == model.Cluster {
+		d.Note = "the LAN comes in only with these routes; any node will do, not only the workload's own"
+	}
+	for _, r := range n.Ranges() {
+		if via := lanAddr(v, n, r.Addr().Is6()); via.IsValid() {
+			d.Routes = append(d.Routes, returnRoute(r, via))
 		}
 	}
 	if len(d.Routes) == 0 {

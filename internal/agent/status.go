@@ -14,7 +14,6 @@ import (
 	"github.com/flatnet/flatnet/internal/ipam"
 	"github.com/flatnet/flatnet/internal/model"
 	"github.com/flatnet/flatnet/internal/reconcile"
-	"github.com/flatnet/flatnet/internal/render"
 )
 
 // The states of a network.
@@ -38,7 +37,7 @@ func (a *Agent) describeNetwork(n model.Network) api.Network {
 		d.Status.Bridge = n.BridgeName()
 	}
 	if n.Mode == model.Cluster {
-		d.Status.Scope, d.Status.Nodes = "cluster", a.describeNodes(n)
+		a.describeCluster(n, &d)
 	}
 	if n.Routes() || n.Uplink != "" {
 		d.Status.Uplinks = uplinks(v, n)
@@ -56,29 +55,6 @@ func (a *Agent) describeNetwork(n model.Network) api.Network {
 		}
 	}
 	return d
-}
-
-// describeNodes says who holds which blocks of a cluster network, and who is not reached.
-func (a *Agent) describeNodes(n model.Network) []api.NodeBlocks {
-	v := a.state.view
-	var list []api.NodeBlocks
-	for _, id := range slices.Sorted(maps.Keys(v.Members)) {
-		m := v.Members[id]
-		if !n.Cluster.On(m) {
-			continue
-		}
-		d := api.NodeBlocks{ID: id, Name: m.Name, Underlay: texts(m.Underlays()), Self: id == v.Self, Problem: a.state.refused[render.PeerPart(n.Name, id)]}
-		if a.fabric != nil {
-			d.Alive = a.fabric.seen.Alive[id]
-		}
-		held := slices.Collect(maps.Keys(a.state.holders[model.Holder{Network: n.Name, Node: id}]))
-		slices.SortFunc(held, model.CompareLeases)
-		for _, key := range held {
-			d.Blocks = append(d.Blocks, key.Block.String())
-		}
-		list = append(list, d)
-	}
-	return list
 }
 
 func networkID(n model.Network) string {

@@ -24,6 +24,10 @@ func meantMode(word string) (mode Mode, remark string) {
 		return Isolated, ""
 	case "cable", "veth", "patch":
 		return Cable, ""
+	case "cluster", "overlay", "vxlan", "flannel", "pod", "pods", "podnetwork", "swarm", "multihost", "manyhosts", "kubernetes", "k8s", "geneve", "calico", "weave", "cilium":
+		return Cluster, ""
+	case "hostgw":
+		return Cluster, " with --backend host-gw"
 	}
 	return "", ""
 }

@@ -119,8 +119,8 @@ func (v View) BlocksOf(network, member string) []netip.Prefix {
 	return blocks
 }
 
-// underlayLink is the host's link that has the node's own underlay address for a cluster network.
-func (v View) underlayLink(n Network) (HostLink, bool) {
+// UnderlayLink is the host's link that has the node's own underlay address for a cluster network.
+func (v View) UnderlayLink(n Network) (HostLink, bool) {
 	name, ok := v.Node.Has(v.Members[v.Self].Underlay(n.Cluster.UnderlayV6))
 	if !ok {
 		return HostLink{}, false
@@ -131,7 +131,7 @@ func (v View) underlayLink(n Network) (HostLink, bool) {
 // clusterMTU is what fits between the nodes: the underlay link's less what the backends put around a packet.
 func (v View) clusterMTU(n Network) int {
 	mtu := DefaultMTU
-	if l, ok := v.underlayLink(n); ok {
+	if l, ok := v.UnderlayLink(n); ok {
 		mtu = l.MTU
 	}
 	return mtu - n.Cluster.Overhead()
