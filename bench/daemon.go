@@ -21,14 +21,19 @@ type daemon struct {
 }
 
 func startDaemon(ctx context.Context, b *bench, label string) (*daemon, error) {
+	if err := netns.Create("/run/netns/host-" + label); err != nil {
+		return nil, err
+	}
+	return startDaemonIn(ctx, b, label)
+}
+
+// startDaemonIn is startDaemon in a host namespace that is there.
+func startDaemonIn(ctx context.Context, b *bench, label string) (*daemon, error) {
 	dir := filepath.Join("/run", label)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
 	host := "/run/netns/host-" + label
-	if err := netns.Create(host); err != nil {
-		return nil, err
-	}
 	socket := filepath.Join(dir, "flatnetd.sock")
 	d := &daemon{label: label, client: api.New(socket)}
 	d.cmd = exec.Command(b.daemon, "--state-dir", filepath.Join(dir, "state"), "--run-dir", filepath.Join(dir, "run"),

@@ -29,6 +29,7 @@ var measures = []struct {
 	{"pass", emptyPass},
 	{"repair", repairs},
 	{"idle", idleDaemon},
+	{"cluster", largeClusters},
 }
 
 // bench is what the measures share.
@@ -39,7 +40,7 @@ type bench struct {
 
 func main() {
 	daemon := flag.String("flatnetd", "bin/flatnetd", "the daemon to measure")
-	only := flag.String("only", "", "one of attach, forwards, pass, repair, idle")
+	only := flag.String("only", "", "one of attach, forwards, pass, repair, idle, cluster")
 	quick := flag.Bool("quick", false, "few repetitions: to see that it works")
 	inside := flag.Bool("inside", false, "set by itself: runs in namespaces of its own")
 	flag.Parse()

@@ -104,7 +104,13 @@ func (a *Agent) adopt(m *member, p fabric.Picture) {
 	ctx, cancel := detached(context.Background())
 	defer cancel()
 	began := a.deps.Now()
+	unfit := a.unfit
 	e, inverse := a.take(m, p)
+	for name, reason := range a.unfit {
+		if unfit[name] != reason {
+			a.event("conflict", "network/"+name, "the cluster's network cannot run here: "+reason)
+		}
+	}
 	if e.empty() {
 		return
 	}
