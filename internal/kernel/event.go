@@ -54,7 +54,7 @@ func (k *Kernel) Watch(ctx context.Context, each func(Event)) error {
 		defer one.Unlock()
 		each(e)
 	}
-	w := &watcher{k: k}
+	w := &watcher{k: k, lookAtRoutes: map[string]bool{}}
 	if err := w.resync(); err != nil {
 		return err
 	}
@@ -99,7 +99,7 @@ func (w *watcher) drain(l *netlink.Listener) error {
 	}
 	w.k.told.take(w.told)
 	clear(w.told)
-	return errors.Join(err, w.checkProxies())
+	return errors.Join(err, w.checkRoutes(), w.checkProxies())
 }
 
 // keepPause is between two looks at a queue that fills while Apply is at work: with some thousand notifications, where there is room for

@@ -163,6 +163,17 @@ func putTunnel(s dataplane.State, r *rand.Rand, i int) {
 	}
 }
 
+// TestTenThousandPeers: ten times as many neighbours as the kernel's table is said to hold, and ordinary ones still are learned beside them.
+func TestTenThousandPeers(t *testing.T) {
+	k := host(t)
+	reach(t, k, "", tunnelled(10000))
+	run(t, "ip neigh add 10.99.0.7 dev fn-a lladdr 02:00:00:00:00:77 nud reachable")
+	if line := run(t, "ip neigh show 10.99.0.7 dev fn-a"); !strings.Contains(line, "02:00:00:00:00:77") {
+		t.Errorf("an ordinary neighbour is %q", line)
+	}
+	reach(t, k, "", tunnelled(0))
+}
+
 // TestTunnelsAreMended changes by hand what is on and of a tunnel link: all that is there is ours, whoever put it there.
 func TestTunnelsAreMended(t *testing.T) {
 	k := host(t)

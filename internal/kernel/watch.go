@@ -18,7 +18,8 @@ type watcher struct {
 	routes map[dataplane.Key]dataplane.Route
 	rules  map[dataplane.Key]dataplane.RouteRule
 
-	lookAtProxies bool // a link that has some has changed
+	lookAtProxies bool            // a link that has some has changed
+	lookAtRoutes  map[string]bool // by links that have changed
 }
 
 // watchedLink is a link as it was last told.
@@ -93,9 +94,9 @@ func (w *watcher) message(m netlink.Message) error {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
 		return w.link(m)
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
-		return w.address(m)
+		w.address(m)
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
-		return w.route(m)
+		w.route(m)
 	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
 		w.entry(m)
 	case unix.RTM_NEWNETCONF:
@@ -115,7 +116,8 @@ func (w *watcher) link(m netlink.Message) error {
 		w.port(m, l)
 		return nil
 	case m.Type == unix.RTM_DELLINK:
-		return w.linkGone(l)
+		w.linkGone(l)
+		return nil
 	}
 	return w.linkIs(l)
 }
@@ -138,10 +140,10 @@ func (w *watcher) linkIs(l link) error {
 		}
 		w.news.add(w.asWanted(now.Link), false)
 		w.wasMade(l)
-		if err := w.admitTunnel(l); err != nil || l.Up {
-			return err
+		if !l.Up {
+			w.lookAtRoutes[l.Name] = true
 		}
-		return w.checkRoutes(l.Name)
+		return w.admitTunnel(l)
 	case before != nil && before.marked: // its alias was changed
 		w.news.add(w.asWanted(before.Link), true)
 		w.news.foreign = true
@@ -152,7 +154,7 @@ func (w *watcher) linkIs(l link) error {
 	return nil
 }
 
-func (w *watcher) linkGone(l link) error {
+func (w *watcher) linkGone(l link) {
 	before := w.links[l.index]
 	delete(w.links, l.index)
 	w.k.ear.forget(l.index)
@@ -163,22 +165,22 @@ func (w *watcher) linkGone(l link) error {
 	switch {
 	case before != nil && before.marked:
 		w.news.add(w.asWanted(before.Link), true)
-		return w.checkRoutes(before.Name)
+		w.lookAtRoutes[before.Name] = true
 	case !w.isBeingMade(l):
 		w.news.foreign = true
 	}
-	return nil
 }
 
-// checkRoutes looks which of our routes by a link are still there: the kernel does not tell of the IPv4 routes that go with
+// checkRoutes looks which of our routes by some links are still there: the kernel does not tell of the IPv4 routes that go with
 // a link, with its going down, or with its last address.
-func (w *watcher) checkRoutes(link string) error {
+func (w *watcher) checkRoutes() error {
 	missing := map[dataplane.Key]dataplane.Route{}
 	for key, r := range w.routes {
-		if r.Link == link {
+		if w.lookAtRoutes[r.Link] {
 			missing[key] = r
 		}
 	}
+	clear(w.lookAtRoutes)
 	if len(missing) == 0 {
 		return nil
 	}
@@ -236,7 +238,7 @@ func (w *watcher) isOurs(index int) bool {
 	return l != nil && (l.marked || w.isBeingMade(link{Link: l.Link, index: index}))
 }
 
-func (w *watcher) address(m netlink.Message) error {
+func (w *watcher) address(m netlink.Message) {
 	a, ok := parseAddress(m.Data)
 	name, known := w.names[a.index]
 	switch {
@@ -245,18 +247,17 @@ func (w *watcher) address(m netlink.Message) error {
 		gone := m.Type == unix.RTM_DELADDR
 		w.news.add(dataplane.Address{Link: name, Prefix: a.prefix}, gone)
 		if gone {
-			return w.checkRoutes(name)
+			w.lookAtRoutes[name] = true
 		}
 	case !w.isOurs(a.index): // others' addresses on our links are no facts of the node
 		w.news.foreign = true
 	}
-	return nil
 }
 
-func (w *watcher) route(m netlink.Message) error {
+func (w *watcher) route(m netlink.Message) {
 	r, ok := parseRoute(m.Data)
 	if !ok || r.cloned {
-		return nil
+		return
 	}
 	o := r.object(w.names)
 	known, isKnown := w.routes[o.Key()]
@@ -271,9 +272,8 @@ func (w *watcher) route(m netlink.Message) error {
 		w.news.foreign = true
 	}
 	if !r.ours() && isKnown { // it may have replaced ours
-		return w.checkRoutes(known.Link)
+		w.lookAtRoutes[known.Link] = true
 	}
-	return nil
 }
 
 func (w *watcher) allOurs(hops []hop) bool {
