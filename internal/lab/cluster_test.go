@@ -62,8 +62,9 @@ func TestBackendChange(t *testing.T) {
 		if err := l.Backend(t.Context(), backend); err != nil {
 			t.Fatal(lab.Text(err))
 		}
-		if out := told.String(); !strings.Contains(out, "overlay "+backend) || !strings.Contains(out, ": 0 of ") {
+		if out := told.String(); !strings.Contains(out, "overlay "+backend) || !strings.Contains(out, "meanwhile: ") {
 			t.Errorf("it is told:\n%s", out)
 		}
+		t.Log(told.String())
 	}
 }

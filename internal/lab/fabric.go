@@ -141,6 +141,7 @@ func (l *Lab) Backend(ctx context.Context, backend string) error {
 		if err != nil {
 			return err
 		}
+		time.Sleep(trafficBefore)
 		err = l.setBackend(ctx, backend)
 		if err == nil {
 			err = l.record(func(s *state) { s.Spec.Backend = backend })
@@ -152,8 +153,8 @@ func (l *Lab) Backend(ctx context.Context, backend string) error {
 			return err
 		}
 		time.Sleep(trafficAfter)
-		if sent, lost := traffic.Stop(); err == nil {
-			l.tell("  ping %s, every %v meanwhile: %d of %d lost", about, trafficPace, lost, sent)
+		if result := traffic.Stop(); err == nil {
+			l.tell("  ping %s, every %v meanwhile: %s", about, trafficPace, result)
 		}
 		return err
 	})
@@ -161,8 +162,9 @@ func (l *Lab) Backend(ctx context.Context, backend string) error {
 
 // A ping that runs while something is changed.
 const (
-	trafficPace  = 10 * time.Millisecond // between two packets
-	trafficAfter = time.Second           // it goes on after the change
+	trafficPace   = 10 * time.Millisecond  // between two packets
+	trafficBefore = 100 * time.Millisecond // it begins before the change
+	trafficAfter  = time.Second            // and goes on after it
 )
 
 // startTraffic pings from the first to the last workload, when that is another one.

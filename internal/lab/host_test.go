@@ -1,6 +1,7 @@
 package lab_test
 
 import (
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -113,6 +114,15 @@ func TestCommandLine(t *testing.T) {
 	says(run(2, "backend", "host-gw"), "FN6001")
 	says(run(0, "down"), `lab "two-hosts" is down, nothing left behind (checked: `)
 	says(run(5, "down"), "no lab is up")
+	file := filepath.Join(t.TempDir(), "lab.yaml")
+	text := "name: bench\nbackend: static\nroutedUnderlay: true\nhosts:\n- name: left\n  workloads: [a]\n- name: right\n  lan: 2\n  workloads: [b]\n"
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = exec.Command(flatnet, "lab", "down", "--name", "bench").Run() })
+	says(run(0, "up", "-f", file), `lab "bench": 2 hosts, 2 workloads`, "right 198.51.100.2", "all 2 directed pairs answer")
+	run(2, "up", "-f", file, "--hosts", "3")
+	says(run(0, "down", "--name", "bench"), "nothing left behind")
 	run(2, "up", "--hosts", "101")
 	run(2, "up", "--hosts", "2", "stray")
 	run(2, "flood")

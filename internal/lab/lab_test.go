@@ -2,6 +2,7 @@ package lab_test
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"io/fs"
 	"os"
@@ -72,6 +73,9 @@ func eventually(t *testing.T, what string, is func() bool) {
 	}
 }
 
+// unique begins the names of labs whose control groups are looked for: these are not the test's alone.
+var unique = "t" + strings.ToLower(rand.Text()[:6])
+
 // world is all that a lab could leave behind, a line each.
 func world(t *testing.T) []string {
 	t.Helper()
@@ -106,7 +110,7 @@ func world(t *testing.T) []string {
 		_ = filepath.WalkDir(dir, func(path string, _ fs.DirEntry, _ error) error { all = append(all, path); return nil })
 	}
 	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, _ error) error {
-		if strings.Contains(path, "flatnet-lab-") {
+		if d != nil && d.IsDir() && strings.Contains(path, "flatnet-lab-"+unique) { // others may have labs, too
 			all = append(all, path)
 		}
 		return nil
@@ -169,7 +173,7 @@ func same(t *testing.T, before []string) {
 func TestUpAndDownLeaveNothing(t *testing.T) {
 	bin(t)
 	before, network := world(t), machineNetwork(t)
-	l := up(t, lab.Spec{RoutedUnderlay: true, Hosts: lab.Hosts(3)})
+	l := up(t, lab.Spec{Name: unique, RoutedUnderlay: true, Hosts: lab.Hosts(3)})
 	if now := machineNetwork(t); !slices.Equal(network, now) {
 		t.Errorf("while the lab is up the machine's own network is\n%s\nand was\n%s", strings.Join(now, "\n"), strings.Join(network, "\n"))
 	}
@@ -194,17 +198,17 @@ func TestDownAfterUpWasKilled(t *testing.T) {
 	programs := bin(t)
 	before := world(t)
 	for after := time.Duration(0); after < 400*time.Millisecond; after = after*3/2 + 5*time.Millisecond {
-		cmd := exec.Command(filepath.Join(programs, "flatnetd"), "lab", "up", "--backend=static", "--name=half")
+		cmd := exec.Command(filepath.Join(programs, "flatnetd"), "lab", "up", "--backend=static", "--name="+unique)
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "the lab's directory", func() bool { _, err := os.Stat(lab.DefaultDir + "/half"); return err == nil })
+		eventually(t, "the lab's directory", func() bool { _, err := os.Stat(lab.DefaultDir + "/" + unique); return err == nil })
 		time.Sleep(after) // anything may have been reached
 		if err := cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
 		_ = cmd.Wait()
-		if out, err := exec.Command(filepath.Join(programs, "flatnetd"), "lab", "down", "--name=half").CombinedOutput(); err != nil {
+		if out, err := exec.Command(filepath.Join(programs, "flatnetd"), "lab", "down", "--name="+unique).CombinedOutput(); err != nil {
 			t.Fatalf("killed after %v: down: %v\n%s", after, err, out)
 		}
 		same(t, before)
@@ -217,7 +221,7 @@ func TestUpThatFailsLeavesNothing(t *testing.T) {
 	before := world(t)
 	for after := time.Duration(0); after < 400*time.Millisecond; after = after*3/2 + 5*time.Millisecond {
 		ctx, cancel := context.WithTimeout(t.Context(), after)
-		l, err := lab.Up(ctx, lab.Spec{Backend: lab.Static, Bin: programs})
+		l, err := lab.Up(ctx, lab.Spec{Name: unique, Backend: lab.Static, Bin: programs})
 		cancel()
 		if err == nil {
 			err = l.Down(t.Context())
@@ -237,14 +241,14 @@ func TestUpThatFailsLeavesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	_, err := lab.Up(t.Context(), lab.Spec{Backend: lab.Static, Bin: broken})
+	_, err := lab.Up(t.Context(), lab.Spec{Name: unique, Backend: lab.Static, Bin: broken})
 	if err == nil || !strings.Contains(err.Error(), "no workloads today") {
 		t.Errorf("got %v, want the words of the command that failed", err)
 	}
 	if err := os.WriteFile(filepath.Join(broken, "flatnetd"), []byte("#!/bin/sh\n[ \"$1\" = lab ] || { echo no daemon today >&2; exit 1; }\nexec "+programs+"/flatnetd \"$@\"\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if _, err = lab.Up(t.Context(), lab.Spec{Backend: lab.Static, Bin: broken}); err == nil || !strings.Contains(err.Error(), "no daemon today") {
+	if _, err = lab.Up(t.Context(), lab.Spec{Name: unique, Backend: lab.Static, Bin: broken}); err == nil || !strings.Contains(err.Error(), "no daemon today") {
 		t.Errorf("got %v, want the words of the daemon that ended", err)
 	}
 	if err := os.RemoveAll(broken); err != nil {
