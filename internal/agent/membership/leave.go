@@ -21,7 +21,7 @@ func (m *Membership) Leave(ctx context.Context, dry, force bool) (api.Membership
 	}
 	defer m.give()
 	r := m.now()
-	if r == nil && m.broken == nil {
+	if r == nil && m.unread() == nil {
 		_, err := m.place()
 		return api.Membership{}, err
 	}

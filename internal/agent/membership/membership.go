@@ -50,10 +50,9 @@ type Membership struct {
 	changed chan struct{} // the host's addresses may be others
 
 	mu      sync.Mutex // guards the fields below
-	life    context.Context
-	record  *record  // nil: in no cluster
-	session *session // nil: nothing is open
-	broken  error    // why the folder cannot be read
+	record  *record    // nil: in no cluster
+	session *session   // nil: nothing is open
+	broken  error      // why the folder cannot be read
 }
 
 // New has done nothing.
@@ -86,7 +85,6 @@ func (m *Membership) Resume() {
 // stays a node.
 func (m *Membership) Run(ctx context.Context) error {
 	m.mu.Lock()
-	m.life = ctx
 	s := m.session
 	m.mu.Unlock()
 	if s != nil {
@@ -177,6 +175,13 @@ func (m *Membership) now() *record {
 	return &r
 }
 
+// unread says why the record cannot be used.
+func (m *Membership) unread() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.broken
+}
+
 // set writes the record down.
 func (m *Membership) set(r record) error {
 	if err := r.save(m.deps.Folder); err != nil {
@@ -192,8 +197,8 @@ func (m *Membership) set(r record) error {
 func (m *Membership) place() (record, error) {
 	r := m.now()
 	switch {
-	case m.broken != nil:
-		return record{}, model.Problem{Code: model.CodeStoreDamaged, Reason: "this host's place in its cluster cannot be read: " + m.broken.Error(), Fix: "flatnet leave --force, then join again"}
+	case m.unread() != nil:
+		return record{}, model.Problem{Code: model.CodeStoreDamaged, Reason: "this host's place in its cluster cannot be read: " + m.unread().Error(), Fix: "flatnet leave --force, then join again"}
 	case r == nil:
 		return record{}, model.Problem{Code: model.CodeNoCluster, Reason: "this host is in no cluster", Fix: "flatnet init begins one, flatnet join ADDRESS --token T joins one"}
 	case r.Phase == joining:
@@ -272,7 +277,7 @@ func words[T fmt.Stringer](list []T) []string {
 // Status is this host's place.
 func (m *Membership) Status(ctx context.Context) (api.Membership, error) {
 	r := m.now()
-	if r == nil || m.broken != nil {
+	if r == nil || m.unread() != nil {
 		_, err := m.place()
 		return api.Membership{}, err
 	}

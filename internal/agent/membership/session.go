@@ -194,8 +194,8 @@ func (s *session) describe(ctx context.Context) (join.Cluster, error) {
 	return c, nil
 }
 
-// lookEvery is how often a certificate's dates and addresses are looked at.
-const lookEvery = time.Minute
+// lookEvery is how often a certificate's dates and addresses are looked at. Nobody is kept out by an old address in it.
+const lookEvery = 10 * time.Minute
 
 // renewals keeps the node's certificate fresh.
 func (s *session) renewals() {

@@ -107,7 +107,11 @@ func (a *Admin) Tokens(ctx context.Context) (map[string][]byte, error) {
 type admitted struct {
 	Member model.Member // as it said when it came
 	Key    []byte       // SHA-256 of its public key
+	At     time.Time
 }
+
+// silent is how long who was let in may take to say where it is, before its address is free for others: its join was given up.
+const silent = 10 * time.Minute
 
 // register is everything that admission is judged by, at one moment.
 type register struct {
@@ -132,7 +136,10 @@ func (a *Admin) read(ctx context.Context) (register, error) {
 			return register{}, fmt.Errorf("store: etcd: %s: %w", kv.Key, err)
 		}
 		id := strings.TrimPrefix(string(kv.Key), a.beside+adminMembers)
-		r.admitted[id], r.facts.Members[id] = one.Value, one.Value.Member
+		r.admitted[id] = one.Value
+		if time.Since(one.Value.At) < silent {
+			r.facts.Members[id] = one.Value.Member
+		}
 	}
 	for id, m := range readEach[model.Member](kvs(0), root+nodes) {
 		r.facts.Members[id] = m
@@ -163,7 +170,11 @@ func readEach[T any](kvs []*mvccpb.KeyValue, prefix string) map[string]T {
 
 // judge says why a host cannot be let in.
 func (r register) judge(m model.Member, key [32]byte) error {
-	if other, ok := r.facts.Members[m.ID]; ok && string(r.admitted[m.ID].Key) != string(key[:]) {
+	other, says := r.facts.Members[m.ID]
+	if was, ok := r.admitted[m.ID]; (ok || says) && string(was.Key) != string(key[:]) {
+		if !says {
+			other = was.Member
+		}
 		return model.Problem{Code: model.CodeMemberTaken, Path: "id", Reason: fmt.Sprintf("another node has the node id %s", m.ID),
 			Owner: fmt.Sprintf("node %q at %s", other.Name, addrsOf(other)), Fix: "if that is a copy of this host's disk: flatnet leave --force here, then join again; if it is gone for good, take it out on a server",
 			Example: "sudo flatnet host rm " + m.ID}
@@ -196,7 +207,7 @@ func (a *Admin) Admit(ctx context.Context, m model.Member, key [32]byte) error {
 	value, err := json.Marshal(struct {
 		Schema int      `json:"schema"`
 		Value  admitted `json:"value"`
-	}{store.Schema, admitted{m, key[:]}})
+	}{store.Schema, admitted{m, key[:], time.Now().UTC()}})
 	if err != nil {
 		return err
 	}

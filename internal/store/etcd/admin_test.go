@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -191,4 +192,43 @@ func TestAdmissionGivesAndTakesRights(t *testing.T) {
 		t.Error("a dismissed node writes")
 	}
 	waitFor(t, open(t, g.config("b")), "its block is free", func(s store.ClusterSnapshot) bool { return s.Live && len(s.Leases) == 0 && len(s.Members) == 0 })
+}
+
+// Who was let in and never said where it is gave up; its address is free after a while, and its id is not.
+func TestAnAdmissionThatWasGivenUpHoldsNoAddress(t *testing.T) {
+	t.Parallel()
+	c := quick("/silent/", cluster(t, 1)[0].client)
+	a := admin(t, c, true)
+	if err := a.Admit(t.Context(), guest("a", "192.0.2.1"), [32]byte{1}); err != nil {
+		t.Fatal(err)
+	}
+	if got := problem(a.Admit(t.Context(), guest("b", "192.0.2.1"), [32]byte{2})); got != `FN2121 node "host-a" a` {
+		t.Errorf("at once: %s", got)
+	}
+	key := a.beside + adminMembers + "a"
+	resp, err := a.etcd.Get(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var one struct {
+		Schema int      `json:"schema"`
+		Value  admitted `json:"value"`
+	}
+	if err := json.Unmarshal(resp.Kvs[0].Value, &one); err != nil {
+		t.Fatal(err)
+	}
+	one.Value.At = one.Value.At.Add(-silent)
+	old, err := json.Marshal(one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.etcd.Put(t.Context(), key, string(old)); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Admit(t.Context(), guest("b", "192.0.2.1"), [32]byte{2}); err != nil {
+		t.Errorf("later: %v", err)
+	}
+	if got := problem(a.Admit(t.Context(), guest("a", "192.0.2.3"), [32]byte{3})); got != `FN2131 node "host-a" at 192.0.2.1` {
+		t.Errorf("its id: %s", got)
+	}
 }
