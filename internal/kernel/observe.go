@@ -184,7 +184,7 @@ func (k *Kernel) observeHost(ctx context.Context, o *observation) error {
 
 func (k *Kernel) stateOf(o *observation) dataplane.State {
 	state, rest := o.nft, len(o.ours)+len(o.others)+len(o.confs)
-	if rest > len(state) { // else there is room soon
+	if state == nil || rest > len(state) { // else there is room soon
 		state = make(dataplane.State, rest+len(o.nft))
 		maps.Copy(state, o.nft)
 	}
