@@ -39,7 +39,7 @@ func newLab(a *app) *cobra.Command {
 	fix := labCommand(a, "fix [FAULT]", "undo what was broken", "sudo flatnet lab fix", cobra.MaximumNArgs(1))
 	down := labCommand(a, "down", "take a lab away, and look whether anything is left", "sudo flatnet lab down", cobra.NoArgs)
 	for _, c := range []*cobra.Command{up, exec, backend, breaks, fix, down} {
-		c.Flags().String("name", "", "the lab (default: the only one; up: by the number of hosts)")
+		c.Flags().String("name", "", "the lab (FLATNET_LAB; default: the only one; up: by the number of hosts)")
 	}
 	return group("lab", "several hosts on this machine, to try things out", "sudo flatnet lab up", up, ls, exec, backend, breaks, fix, down)
 }

@@ -97,7 +97,7 @@ func (c labCommand) usage(format string, args ...any) error {
 
 // parse reads the flags and returns the other arguments.
 func (c *labCommand) parse(args []string, least, most int) ([]string, error) {
-	c.flags.StringVar(&c.name, "name", "", "the lab (default: the only one)")
+	c.flags.StringVar(&c.name, "name", os.Getenv("FLATNET_LAB"), "the lab (default: the only one)")
 	var rest []string
 	for { // flags may stand between and after the others
 		if err := c.flags.Parse(args); errors.Is(err, flag.ErrHelp) {
