@@ -7,6 +7,7 @@ import (
 	"io"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -152,6 +153,13 @@ func check(v any, t reflect.Type, at string) []Problem {
 			}
 		}
 		return wrongKind(v, at, "a whole number", "")
+	case reflect.Uint16, reflect.Uint32:
+		if n, ok := v.(json.Number); ok {
+			if _, err := strconv.ParseUint(n.String(), 10, t.Bits()); err == nil {
+				return nil
+			}
+		}
+		return wrongKind(v, at, fmt.Sprintf("a whole number from 0 to %d", uint64(1)<<t.Bits()-1), "")
 	}
 	return []Problem{{Code: CodeMalformed, Path: at, Reason: fmt.Sprintf("no rule for %s", t)}}
 }

@@ -92,7 +92,9 @@ func (c *consent) editNetwork(ctx context.Context, a *app, how change, old api.N
 		writeResolvers(stdout, e)
 	} else {
 		fmt.Fprintln(a.stderr, createdLine(done.Object, len(done.Steps)))
-		writeReturn(a.stderr, done.Object)
+		if done.Object.Spec.Mode != modeCluster { // its routes are what they were
+			writeReturn(a.stderr, done.Object)
+		}
 	}
 	return nil
 }

@@ -81,3 +81,19 @@ func fixedHosts() []api.Host {
 		{ID: "n-86d6b7abde", Name: "h3", State: "silent", Underlay: []string{"192.0.2.2"}, MTU: 1500, Version: "1.0", Schema: 1, Problem: `FN2121: underlay4: 192.0.2.2 is the underlay address of two nodes (node "h2" n-8f3a63b99a)`},
 	}
 }
+
+// fixedPods is a network of the cluster, in the middle of a change of its backend.
+func fixedPods() api.Network {
+	return api.Network{Name: "pods", ID: hexID("pods"), Spec: api.NetworkSpec{Mode: "cluster", Cluster: &api.ClusterSpec{Pools: []api.PoolSpec{{Subnet: "10.244.0.0/16", Block: 24}}, Backend: "host-gw",
+		VNI: 1, Port: 8472, NoMasquerade: []string{"192.168.0.0/16"}, Reserved: []api.ReservationSpec{{Block: "10.244.9.0/24", Node: "n-86d6b7abde"}, {Block: "10.244.8.0/24"}}}},
+		Status: api.NetworkStatus{State: "active", Scope: "cluster", Created: epoch, Bridge: "fn-pods", MTU: 1450, MTUNote: "1500 of eth1 less 50: IPv4 20, UDP 8, VXLAN 8, Ethernet 14, until vxlan is gone", Also: "vxlan",
+			Subnets: []api.SubnetStatus{{Subnet: "10.244.1.0/24", Gateway: "10.244.1.1", Available: 253}}, Uplinks: []string{"eth1"}, NAT: []string{"10.244.1.0/24 leaves as the address of eth1"},
+			Nodes: []api.NodeBlocks{
+				{ID: "n-bc9915c0fb", Name: "h1", Underlay: []string{"192.0.2.1", "2001:db8::1"}, Blocks: []string{"10.244.0.0/24", "10.244.5.0/24"}, Alive: true},
+				{ID: "n-8f3a63b99a", Name: "h2", Underlay: []string{"192.0.2.2"}, Blocks: []string{"10.244.1.0/24"}, Alive: true, Self: true},
+				{ID: "n-86d6b7abde", Name: "h3", Underlay: []string{"198.51.100.3"}, Problem: "FN1604: 198.51.100.3 is not on a link of this host"},
+				{ID: "n-0000000004", Name: "h4", Underlay: []string{"192.0.2.4"}, Blocks: []string{"10.244.3.0/24"}},
+			},
+			Return: &api.ReturnRoutes{Note: "the LAN comes in only with these routes; any node will do, not only the workload's own", Routes: []api.ReturnRoute{{Subnet: "10.244.0.0/16", Via: "192.0.2.2",
+				Linux: "ip route add 10.244.0.0/16 via 192.0.2.2", Windows: "route -p add 10.244.0.0 mask 255.255.0.0 192.0.2.2", Router: "ip route 10.244.0.0 255.255.0.0 192.0.2.2"}}}}}
+}

@@ -250,6 +250,9 @@ func editNetwork(r *http.Request, body []byte) any {
 	if err := json.Unmarshal(body, &e); err != nil {
 		return api.Fail(api.ExitUsage, api.Problem{Code: api.CodeMalformed, Reason: err.Error()})
 	}
+	if e.Cluster != nil && e.Cluster.VNI != nil && *e.Cluster.VNI == 0 {
+		return api.Fail(api.ExitUsage, api.Problem{Code: "FN1603", Path: "spec.cluster.vni", Reason: "VNI 0 is out of bounds", Fix: "1 to 16777215", Example: "1"})
+	}
 	if e.MTU != nil && *e.MTU == 1 {
 		return api.Fail(api.ExitUsage, api.Problem{Code: "FN1301", Path: "spec.mtu", Reason: "MTU 1 is out of bounds", Example: "1450"})
 	}
@@ -307,6 +310,7 @@ func fixedNetworks() []api.Network {
 			Status: api.NetworkStatus{State: "inactive", Scope: "node", Created: epoch, MTU: 1500}},
 		{Name: "lab", ID: hexID("lab"), Spec: api.NetworkSpec{Mode: "host-only", IsolatePorts: true}, Status: api.NetworkStatus{State: "conflict", Reason: "10.8.0.0/24 overlaps a route of tun0",
 			Scope: "node", Created: epoch, Bridge: "fn-lab", MTU: 1400, Subnets: []api.SubnetStatus{{Subnet: "10.8.0.0/24", Gateway: "10.8.0.254", IPRange: "10.8.0.64/26", Reserved: []string{"10.8.0.70"}, InUse: 0, Available: 61}}}},
+		fixedPods(),
 	}
 }
 

@@ -48,7 +48,7 @@ func networkTable() table[api.Network] {
 		columns: []column[api.Network]{
 			{"NAME", false, func(n api.Network) string { return n.Name }},
 			{"MODE", false, func(n api.Network) string { return n.Spec.Mode }},
-			{"SUBNET", false, func(n api.Network) string { return subnetCells(n, subnetCell) }},
+			{"SUBNET", false, rangeCells},
 			{"GATEWAY", false, func(n api.Network) string { return subnetCells(n, gatewayCell) }},
 			{"DHCP", false, func(api.Network) string { return "" }},
 			{"ENDPOINTS", false, endpointCount},
@@ -56,6 +56,7 @@ func networkTable() table[api.Network] {
 			{"AUTOSTART", true, autostartCell},
 			{"UPLINK", true, func(n api.Network) string { return strings.Join(n.Status.Uplinks, ",") }},
 			{"NAT", true, func(n api.Network) string { return strings.Join(n.Status.NAT, "; ") }},
+			{"BLOCKS", true, blockCells},
 			{"SCOPE", true, func(n api.Network) string { return n.Status.Scope }},
 		},
 		name:    func(n api.Network) string { return n.Name },
@@ -71,6 +72,26 @@ func subnetCells(n api.Network, part func(api.SubnetStatus) string) string {
 		}
 	}
 	return strings.Join(cells, ",")
+}
+
+// rangeCells are the addresses of a network: its subnets, or the pools of one of the cluster.
+func rangeCells(n api.Network) string {
+	if n.Spec.Cluster == nil {
+		return subnetCells(n, subnetCell)
+	}
+	var cells []string
+	for _, p := range n.Spec.Cluster.Pools {
+		cells = append(cells, p.Subnet)
+	}
+	return strings.Join(cells, ",")
+}
+
+// blockCells are the blocks of a cluster network that this host holds.
+func blockCells(n api.Network) string {
+	if n.Spec.Cluster == nil {
+		return ""
+	}
+	return subnetCells(n, subnetCell)
 }
 
 func endpointCount(n api.Network) string {

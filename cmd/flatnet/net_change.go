@@ -51,7 +51,7 @@ type netPrune struct {
 
 func newNetPrune(a *app) *cobra.Command {
 	c := &netPrune{app: a}
-	cmd := command(a, "prune [flags]", "remove active networks without endpoints, but not default", "flatnet net prune -y", cobra.NoArgs, c.run)
+	cmd := command(a, "prune [flags]", "remove active networks of this host without endpoints, but not default", "flatnet net prune -y", cobra.NoArgs, c.run)
 	cmd.Flags().BoolVarP(&c.yes, "yes", "y", false, "do not ask")
 	cmd.Flags().BoolVarP(&c.yes, "force", "f", false, "docker's word for --yes")
 	c.change.flags(cmd)
@@ -65,7 +65,8 @@ func (c *netPrune) run(ctx context.Context, _ []string, stdout io.Writer) error 
 	}
 	var unused []string
 	for _, n := range nets {
-		if len(n.Status.Endpoints) == 0 && n.Name != "default" && n.Status.State != "inactive" {
+		// Of the cluster's networks others may have endpoints.
+		if len(n.Status.Endpoints) == 0 && n.Name != "default" && n.Status.Scope != modeCluster && n.Status.State != "inactive" {
 			unused = append(unused, n.Name)
 		}
 	}

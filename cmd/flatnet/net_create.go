@@ -24,14 +24,16 @@ type netCreate struct {
 	intern, attachable                       bool
 	hostAdapter, ipv6, guard                 onOff
 	isolate, masquerade, proxyARP            onOff
+	cluster                                  clusterFlags
 }
 
 func newNetCreate(a *app) *cobra.Command {
 	c := &netCreate{app: a}
 	cmd := command(a, "create NAME [flags]", "make a network and start it",
-		"flatnet net create lab --subnet 10.8.0.0/24 --gateway 10.8.0.254\nflatnet net create quiet --mode host-only --explain", cobra.ExactArgs(1), c.run)
+		"flatnet net create lab --subnet 10.8.0.0/24 --gateway 10.8.0.254\nflatnet net create quiet --mode host-only --explain\nflatnet net create pods --mode cluster --pool 10.80.0.0/16:26 --backend host-gw", cobra.ExactArgs(1), c.run)
 	cmd.Long = "modes: nat (default; leaves with the host's address), routed (keeps its own address; the LAN needs a route), bridged (machines\n" +
-		"of the LAN), host-only (workloads and the host), isolated (workloads only), cable (two workloads, one veth). Who reaches whom: flatnet help modes\n" +
+		"of the LAN), host-only (workloads and the host), isolated (workloads only), cable (two workloads, one veth), cluster (one network on all\n" +
+		"hosts of the cluster: flatnet init). Who reaches whom: flatnet help modes\n" +
 		"A switch without a word means on: --masquerade, --masquerade off. All of this can be changed later: flatnet net set"
 	c.flags(cmd)
 	return cmd
@@ -47,11 +49,11 @@ func newNetDefine(a *app) *cobra.Command {
 func (c *netCreate) flags(cmd *cobra.Command) {
 	cmd.Args = oneName
 	f := cmd.Flags()
-	f.StringVar(&c.mode, "mode", "", "nat, routed, bridged, host-only, isolated or cable")
+	f.StringVar(&c.mode, "mode", "", "nat, routed, bridged, host-only, isolated, cable or cluster")
 	f.StringArrayVar(&c.subnets, "subnet", nil, "10.8.0.0/24, auto, auto4 or auto6; may be repeated")
 	f.StringArrayVar(&c.gateways, "gateway", nil, "the host's address in the subnet that holds it; may be repeated")
 	f.StringArrayVar(&c.ranges, "ip-range", nil, "automatic addresses come from here: a prefix, or its first-last; may be repeated")
-	f.StringSliceVar(&c.reserved, "reserve", nil, "addresses never given automatically")
+	f.StringSliceVar(&c.reserved, "reserve", nil, "addresses never given automatically; cluster: a block that no node gets, or BLOCK=NODE")
 	f.IntVar(&c.mtu, "mtu", 0, "bytes; 0 follows the uplink")
 	f.StringVar(&c.uplink, "uplink", "", "leave by this link only; bridged: the NIC that is put into the bridge")
 	switchFlag(cmd, &c.masquerade, "masquerade", "routed: leave with the host's address")
@@ -75,8 +77,9 @@ func (c *netCreate) flags(cmd *cobra.Command) {
 	for _, hidden := range []string{"attachable", "aux-address", "ipv6", "host-adapter", "guard"} {
 		_ = f.MarkHidden(hidden)
 	}
+	c.cluster.flags(cmd, c.app)
 	c.change.flags(cmd)
-	_ = cmd.RegisterFlagCompletionFunc("mode", words("nat", "routed", "bridged", "host-only", "isolated", "cable"))
+	_ = cmd.RegisterFlagCompletionFunc("mode", words("nat", "routed", "bridged", "host-only", "isolated", "cable", "cluster"))
 }
 
 func (c *netCreate) run(ctx context.Context, args []string, stdout io.Writer) error {
@@ -86,7 +89,7 @@ func (c *netCreate) run(ctx context.Context, args []string, stdout io.Writer) er
 	}
 	done, err := c.app.client().CreateNetwork(ctx, m, c.change.options()...)
 	if err != nil {
-		return err
+		return namingFlags(err)
 	}
 	c.change.done(stdout, done.Object.Name, done.Steps)
 	if !c.change.dry() {
@@ -108,6 +111,9 @@ func createdLine(n api.Network, steps int) string {
 	}
 	if n.Status.Bridge != "" {
 		parts = append(parts, "bridge "+n.Status.Bridge)
+	}
+	if n.Spec.Mode == modeCluster && len(n.Status.Subnets) == 0 {
+		parts = append(parts, "no block on this host yet")
 	}
 	line := "  " + strings.Join(parts, "  ")
 	if steps > 0 {
@@ -132,10 +138,29 @@ func (c *netCreate) manifest(name string) (api.Manifest, error) {
 	if m.Metadata.Labels, err = parseLabels(c.labels); err != nil {
 		return m, err
 	}
-	if spec.Subnets, err = c.subnetSpecs(); err != nil {
+	if err = c.places(spec); err != nil {
 		return m, err
 	}
 	return m, applyDockerOptions(spec, c.opts)
+}
+
+// places says where the addresses come from: subnets, or the pools of a cluster.
+func (c *netCreate) places(spec *api.NetworkSpec) (err error) {
+	if spec.Mode == "" && c.cluster.given() != "" {
+		spec.Mode = modeCluster
+	}
+	if spec.Mode != modeCluster {
+		if flag := c.cluster.given(); flag != "" {
+			return badUsage("--%s is for --mode cluster, not %s", flag, spec.Mode)
+		}
+		spec.Subnets, err = c.subnetSpecs()
+		return err
+	}
+	if len(c.subnets) > 0 {
+		return badUsage("--subnet %s: a network of the cluster has pools, which its hosts share: --pool %s", c.subnets[0], c.subnets[0])
+	}
+	spec.Cluster, err = c.cluster.spec(c.reserved)
+	return err
 }
 
 // unlessOn leaves out what is so anyway.
@@ -255,7 +280,11 @@ func (c *netCreate) otherDriver(name string) string {
 	case "ipvlan":
 		return fmt.Sprintf("addresses of the LAN behind one MAC are proxy ARP here:\n    %s\n  with MACs of their own:\n    %s", proxied, bridged)
 	case "overlay":
-		return "networks over several hosts come later"
+		pool := "10.80.0.0/16"
+		if len(c.subnets) > 0 {
+			pool = c.subnets[0]
+		}
+		return fmt.Sprintf("one network on many hosts is mode cluster here, of hosts that flatnet init and join brought together:\n    flatnet net create %s --mode cluster --pool %s", name, pool)
 	case "host", "none", "null":
 		return "that is no network here: flatnet run --network " + strings.Replace(c.driver, "null", "none", 1)
 	}

@@ -183,6 +183,9 @@ func editOf(old, now api.Manifest) api.NetworkEdit {
 	setList(&e.SNATIPs, a.SNATIPs, b.SNATIPs)
 	setList(&e.DNS, a.DNS, b.DNS)
 	setList(&e.Subnets, a.Subnets, b.Subnets)
+	if !reflect.DeepEqual(a.Cluster, b.Cluster) {
+		e.Cluster = clusterEdit(a.Cluster, b.Cluster)
+	}
 	for k, v := range now.Metadata.Labels {
 		if was, ok := old.Metadata.Labels[k]; !ok || was != v {
 			if e.Labels == nil {

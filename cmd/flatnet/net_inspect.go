@@ -84,16 +84,24 @@ func networkFacts(n api.Network) []fact {
 	if n.Status.Reason != "" {
 		state += ": " + n.Status.Reason
 	}
-	return []fact{
+	mtu := fmt.Sprint(n.Status.MTU)
+	if n.Status.MTUNote != "" {
+		mtu += " = " + n.Status.MTUNote
+	}
+	facts := []fact{
 		{"name", one(n.Name)}, {"id", one(n.ID)}, {"mode", one(n.Spec.Mode)}, {"state", one(state)}, {"scope", one(n.Status.Scope)},
 		{"created", one(n.Status.Created.UTC().Format("2006-01-02 15:04:05 UTC"))},
-		{"bridge", one(n.Status.Bridge)}, {"subnet", subnets}, {"mtu", one(fmt.Sprint(n.Status.MTU))},
+		{"bridge", one(n.Status.Bridge)}, {"subnet", subnets}, {"mtu", one(mtu)},
 		{"uplink", one(strings.Join(n.Status.Uplinks, ", "))}, {"nat", n.Status.NAT}, {"masquerade", routedOnly(n, n.Spec.Masquerade)}, {"proxy ARP", routedOnly(n, n.Spec.ProxyARP)}, {"return route", returnLines(n)}, {"dns", one(strings.Join(n.Spec.DNS, ", "))},
 		{"host adapter", one(yesNo(hasHostAdapter(n)))}, {"guard", one(onUnless(n.Spec.Guard))},
 		{"isolate ports", one(yesNo(n.Spec.IsolatePorts))}, {"autostart", one(onUnless(n.Spec.Autostart))},
 		{"labels", labels(n.Labels)}, {"endpoints", endpoints}, {"forwards", forwards},
 	}
+	return slices.Insert(facts, afterCreated, clusterFacts(n)...)
 }
+
+// afterCreated is where in the facts of a network stands what a cluster network has beyond others.
+const afterCreated = 6
 
 // routedOnly is a switch that only routed networks have.
 func routedOnly(n api.Network, on bool) []string {
@@ -105,7 +113,7 @@ func routedOnly(n api.Network, on bool) []string {
 
 // hasHostAdapter reports whether the host itself is on the network; in the other modes it never is.
 func hasHostAdapter(n api.Network) bool {
-	return slices.Contains([]string{"nat", "routed", "host-only"}, n.Spec.Mode) && (n.Spec.HostAdapter == nil || *n.Spec.HostAdapter)
+	return slices.Contains([]string{"nat", "routed", "host-only", modeCluster}, n.Spec.Mode) && (n.Spec.HostAdapter == nil || *n.Spec.HostAdapter)
 }
 
 func onUnless(b *bool) string { return yesNo(b == nil || *b) }

@@ -25,19 +25,21 @@ type netSet struct {
 	intern                                            bool
 	masquerade, proxyARP                              onOff
 	nat, hostAdapter, guard, isolate, ipv6, autostart onOff
+	cluster                                           clusterFlags
 	given                                             func(flag string) bool
 }
 
 func newNetSet(a *app) *cobra.Command {
 	c := &netSet{app: a}
 	cmd := command(a, "set NAME [flags]", "change a network while workloads are on it",
-		"flatnet net set lab --mtu 1400 --dns 9.9.9.9\nflatnet net set lab --nat on\nflatnet net set lab --subnet 10.9.0.0/24 --renumber --explain", cobra.ExactArgs(1), c.run)
+		"flatnet net set lab --mtu 1400 --dns 9.9.9.9\nflatnet net set lab --nat on\nflatnet net set lab --subnet 10.9.0.0/24 --renumber --explain\nflatnet net set cluster --backend host-gw", cobra.ExactArgs(1), c.run)
 	cmd.Long = "What is not named stays. A switch without a word means on: --masquerade, --masquerade off. Workloads keep their connections on the network, through any change of its mode but to or from cable.\n\n" +
 		"  --nat on    a host-only network shares the host's connection (it becomes nat); a routed one masquerades\n" +
 		"  --nat off   the NAT device is taken away: nat becomes host-only, a routed network leaves with its own addresses\n\n" +
 		"What follows from a mode comes and goes by itself: a gateway, a subnet where none was, an uplink. The word none takes a list or name\n" +
 		"away. A subnet takes the place of the one of its family; addresses that do not fit any more need --renumber, published ports that the\n" +
-		"new mode cannot have --force. On a terminal the plan is shown and asked about; -y answers, --explain only shows it."
+		"new mode cannot have --force. Of a network of the cluster pools may be added, and the backend changes without a packet lost; another\n" +
+		"VNI, port or underlay interrupts it while the hosts follow. On a terminal the plan is shown and asked about; -y answers, --explain only shows it."
 	cmd.Args = oneName
 	f := cmd.Flags()
 	c.given = f.Changed
@@ -49,7 +51,7 @@ func newNetSet(a *app) *cobra.Command {
 	f.StringArrayVar(&c.subnets, "subnet", nil, "instead of those of its family: 10.9.0.0/24, auto, auto4 or auto6 (another one); may be repeated")
 	f.StringArrayVar(&c.gateways, "gateway", nil, "of the subnet that holds it; may be repeated")
 	f.StringArrayVar(&c.ranges, "ip-range", nil, "automatic addresses come from here, from now on: a prefix, or its first-last; may be repeated")
-	f.StringSliceVar(&c.reserved, "reserve", nil, "addresses never given automatically")
+	f.StringSliceVar(&c.reserved, "reserve", nil, "addresses never given automatically; cluster: all the blocks that no node gets, or BLOCK=NODE")
 	switchFlag(cmd, &c.ipv6, "ipv6", "with an IPv6 subnet, or without")
 	f.IntVar(&c.mtu, "mtu", 0, "bytes; 0 follows the uplink")
 	f.StringVar(&c.uplink, "uplink", "", "leave by this link only; bridged: the NIC that is put into the bridge")
@@ -67,6 +69,7 @@ func newNetSet(a *app) *cobra.Command {
 	for _, hidden := range []string{"internal", "no-host-adapter", "no-guard", "no-ipv6"} {
 		_ = f.MarkHidden(hidden)
 	}
+	c.cluster.flags(cmd, a)
 	c.consent.flags(cmd)
 	c.change.flags(cmd)
 	cmd.ValidArgsFunction = a.completeEach(networkNames)
@@ -89,7 +92,7 @@ func (c *netSet) run(ctx context.Context, args []string, stdout io.Writer) error
 	if reflect.DeepEqual(e, api.NetworkEdit{}) {
 		return badUsage("what is to change? say it with a flag, or in an editor: flatnet net edit %s", old.Name)
 	}
-	return c.consent.editNetwork(ctx, c.app, c.change, old, e, stdout)
+	return namingFlags(c.consent.editNetwork(ctx, c.app, c.change, old, e, stdout))
 }
 
 // edit says with the flags what is to be changed.
@@ -113,7 +116,16 @@ func (c *netSet) edit(old api.Network) (api.NetworkEdit, error) {
 	given("bridge", func() { e.Bridge = unlessNone(c.bridge) })
 	given("snat-ip", func() { e.SNATIPs = listUnlessNone(c.snat) })
 	given("dns", func() { e.DNS = listUnlessNone(c.dns) })
-	if c.given("subnet") || c.given("gateway") || c.given("ip-range") || c.given("reserve") || c.ipv6.is != nil {
+	if old.Spec.Mode == modeCluster {
+		if len(c.subnets) > 0 {
+			return e, badUsage("--subnet %s: a network of the cluster has pools, which its hosts share; all of them: --pool …", c.subnets[0])
+		}
+		if e.Cluster, err = c.cluster.edit(c.reserved); err != nil {
+			return e, err
+		}
+	} else if flag := c.cluster.given(); flag != "" {
+		return e, badUsage("--%s is for networks of mode cluster, and %s is %s", flag, old.Name, old.Spec.Mode)
+	} else if c.given("subnet") || c.given("gateway") || c.given("ip-range") || c.given("reserve") || c.ipv6.is != nil {
 		if e.Subnets, err = c.subnetSpecs(old.Spec.Subnets); err != nil {
 			return e, err
 		}

@@ -72,7 +72,7 @@ func switchFlag(cmd *cobra.Command, v flagValue, name, usage string) {
 }
 
 // switchNames are the switches of networks, whose on or off may stand behind a space.
-var switchNames = [...]string{"nat", "masquerade", "proxy-arp", "host-adapter", "guard", "isolate-ports", "ipv6", "autostart", "no-host-adapter", "no-guard", "no-ipv6"}
+var switchNames = [...]string{"nat", "masquerade", "proxy-arp", "host-adapter", "guard", "isolate-ports", "ipv6", "autostart", "no-host-adapter", "no-guard", "no-ipv6", "direct-routing", "checksum"}
 
 // joinSwitches makes --guard off one word, as the flag alone means something already.
 func joinSwitches(args []string) []string {
