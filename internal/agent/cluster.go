@@ -148,7 +148,14 @@ func (a *Agent) take(m *member, p fabric.Picture) (e, inverse edit) {
 	defer a.mu.Unlock()
 	v := a.state.view
 	a.state.view.Self = p.Self
-	e = edit{networks: a.networksOf(p), members: differing(p.Members, v.Members), leases: differing(p.Leases, v.Leases)}
+	e = edit{networks: a.networksOf(p)}
+	members, leases := p.Differs(m.seen)
+	if members {
+		e.members = differing(p.Members, v.Members)
+	}
+	if leases {
+		e.leases = differing(p.Leases, v.Leases)
+	}
 	inverse = a.state.apply(e)
 	m.seen = p
 	return e, inverse

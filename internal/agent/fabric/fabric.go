@@ -115,7 +115,13 @@ func (f *Fabric) saw(snap store.ClusterSnapshot) {
 	if snap.Token == "" {
 		return // nothing was ever read: what an earlier life knew stands
 	}
-	s := judge(snap, f.deps.Self)
+	f.mu.Lock()
+	was := f.sound
+	f.mu.Unlock()
+	s, ok := judgeChange(was, snap, f.deps.Self)
+	if !ok {
+		s = judge(snap, f.deps.Self)
+	}
 	f.mu.Lock()
 	f.sound, f.cached = s, false
 	for key, t := range f.tenure {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 
 	"github.com/flatnet/flatnet/internal/model"
@@ -38,22 +39,24 @@ type sound struct {
 	leases  map[model.LeaseKey]model.Lease
 	refused map[string]string
 	own     map[model.LeaseKey]model.Lease // of the node, by the store
+	at      map[netip.Addr]string          // underlay addresses of the sound members
 }
 
 func judge(snap store.ClusterSnapshot, self string) sound {
 	s := sound{snap: snap, refused: map[string]string{}, leases: make(map[model.LeaseKey]model.Lease, len(snap.Leases)), own: map[model.LeaseKey]model.Lease{}}
-	facts := model.ClusterFacts{Self: self, Members: snap.Members, Pools: map[string][]model.BlockPool{}}
-	for name, n := range snap.Networks {
-		if n.Mode == model.Cluster {
-			facts.Pools[name] = n.Cluster.Pools
-		}
-	}
+	facts := model.ClusterFacts{Self: self, Members: snap.Members, Pools: poolsOf(snap)}
 	var refused map[string]model.Problems
 	s.members, refused = facts.SoundMembers()
 	for id, ps := range refused {
 		s.refused["node "+id] = ps.Error()
 	}
 	facts.Members = s.members
+	s.at = make(map[netip.Addr]string, len(s.members))
+	for id, m := range s.members {
+		for _, a := range m.Underlays() {
+			s.at[a] = id
+		}
+	}
 	all := slices.AppendSeq(make([]model.Lease, 0, len(snap.Leases)), maps.Values(snap.Leases))
 	good, bad := facts.SoundLeases(all)
 	for _, l := range good {
@@ -74,6 +77,122 @@ func judge(snap store.ClusterSnapshot, self string) sound {
 	return s
 }
 
+func poolsOf(snap store.ClusterSnapshot) map[string][]model.BlockPool {
+	pools := map[string][]model.BlockPool{}
+	for name, n := range snap.Networks {
+		if n.Mode == model.Cluster {
+			pools[name] = n.Cluster.Pools
+		}
+	}
+	return pools
+}
+
+// judgeChange is judge for a snapshot that follows on another of which everything was sound, and differs by a few sound things that have
+// nothing to do with each other; else ok is false. It is what makes a change among thousands of nodes cheap.
+func judgeChange(was sound, snap store.ClusterSnapshot, self string) (s sound, ok bool) {
+	members, leases := changedIn(was.snap.Members, snap.Members), changedIn(was.snap.Leases, snap.Leases)
+	if was.at == nil || len(was.refused) > 0 || len(snap.Unread) > 0 || len(members)+len(leases) > mostChanges || !reflect.DeepEqual(poolsOf(was.snap), poolsOf(snap)) {
+		return s, false
+	}
+	s = was
+	s.snap = snap
+	facts := model.ClusterFacts{Self: self, Members: map[string]model.Member{}, Pools: poolsOf(snap)}
+	if len(members) > 0 {
+		s.members, s.at = maps.Clone(was.members), maps.Clone(was.at)
+	}
+	for _, id := range members {
+		for _, a := range was.members[id].Underlays() {
+			delete(s.at, a)
+		}
+		delete(s.members, id)
+	}
+	for _, id := range members {
+		m, there := snap.Members[id]
+		if !there {
+			continue
+		}
+		for _, a := range m.Underlays() {
+			if _, taken := s.at[a]; taken {
+				return s, false
+			}
+			s.at[a] = id
+		}
+		if m.ID != id || len(facts.CheckMember(m)) > 0 {
+			return s, false
+		}
+		s.members[id] = m
+	}
+	if len(leases) > 0 {
+		s.leases, s.own = maps.Clone(was.leases), maps.Clone(was.own)
+	}
+	for _, key := range leases {
+		l, there := snap.Leases[key]
+		delete(s.leases, key)
+		delete(s.own, key)
+		if !there {
+			continue
+		}
+		if _, bad := facts.CheckLease(l); bad {
+			return s, false
+		}
+		s.leases[key] = l
+		if l.Node == self {
+			s.own[key] = l
+		}
+	}
+	return s, s.everyHolder(members, leases)
+}
+
+// mostChanges is how many changes are judged one by one.
+const mostChanges = 64
+
+// everyHolder reports whether no lease is left without its member by these changes.
+func (s sound) everyHolder(members []string, leases []model.LeaseKey) bool {
+	for _, key := range leases {
+		l, there := s.leases[key]
+		if _, known := s.members[l.Node]; there && !known {
+			return false
+		}
+	}
+	for _, id := range members {
+		if _, there := s.members[id]; there {
+			continue
+		}
+		for _, l := range s.leases {
+			if l.Node == id {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// changedIn are the keys that two maps differ by.
+func changedIn[K, V comparable](was, now map[K]V) []K {
+	if sameMap(was, now) {
+		return nil
+	}
+	var keys []K
+	for k, v := range now {
+		if w, there := was[k]; !there || w != v {
+			keys = append(keys, k)
+		}
+	}
+	for k := range was {
+		if _, there := now[k]; !there {
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}
+
+// sameMap reports whether two maps are one: then nothing need be compared, as maps of snapshots and pictures are never written again.
+func sameMap[K comparable, V any](a, b map[K]V) bool {
+	return reflect.ValueOf(a).Pointer() == reflect.ValueOf(b).Pointer()
+}
+
+func equal[K, V comparable](a, b map[K]V) bool { return sameMap(a, b) || maps.Equal(a, b) }
+
 // picture puts together what holds: of others what is sound, of the node's own what it has the right to use.
 func (f *Fabric) picture() Picture {
 	f.mu.Lock()
@@ -91,7 +210,8 @@ func (f *Fabric) picture() Picture {
 	if f.sameOwn(s) {
 		p.Leases = s.leases
 	} else {
-		p.Leases = maps.Clone(s.leases)
+		p.Leases = make(map[model.LeaseKey]model.Lease, len(s.leases)+1)
+		maps.Copy(p.Leases, s.leases)
 		maps.DeleteFunc(p.Leases, func(_ model.LeaseKey, l model.Lease) bool { return l.Node == p.Self })
 		for key, t := range f.tenure {
 			if other, taken := s.leases[key]; t.usable(f.deps.Now()) && (!taken || other.Node == p.Self) {
@@ -127,10 +247,15 @@ func (f *Fabric) sameOwn(s sound) bool {
 	return n == len(s.own)
 }
 
+// Differs reports whether the members, and the leases, may be others than those of a picture before; it costs nothing.
+func (p Picture) Differs(o Picture) (members, leases bool) {
+	return !sameMap(p.Members, o.Members), !sameMap(p.Leases, o.Leases)
+}
+
 // same reports whether two pictures ask the same of a node.
 func (p Picture) same(o Picture) bool {
-	return p.Live == o.Live && p.Known == o.Known && maps.Equal(p.Members, o.Members) && maps.Equal(p.Leases, o.Leases) && maps.Equal(p.Fenced, o.Fenced) &&
-		maps.Equal(p.versions, o.versions) && maps.Equal(p.Refused, o.Refused) && maps.Equal(p.Alive, o.Alive)
+	return p.Live == o.Live && p.Known == o.Known && equal(p.Members, o.Members) && equal(p.Leases, o.Leases) && equal(p.Fenced, o.Fenced) &&
+		equal(p.versions, o.versions) && equal(p.Refused, o.Refused) && equal(p.Alive, o.Alive)
 }
 
 // String is what a log says of a picture.
