@@ -52,6 +52,11 @@ const (
 // ForeignBridge reports whether another program makes the network's bridge, and attaches its workloads.
 func (n Network) ForeignBridge() bool { return n.Mode == Cluster && n.Cluster.ForeignBridge }
 
+// SharesBridge reports whether two networks stand on one bridge: flannel's two families on that of its CNI plugin.
+func (n Network) SharesBridge(o Network) bool {
+	return n.ForeignBridge() && o.ForeignBridge() && n.BridgeName() == o.BridgeName()
+}
+
 // TunnelName is the link name of a cluster network's tunnel on each node.
 func (n Network) TunnelName() string {
 	if n.Cluster.Tunnel != "" {

@@ -120,7 +120,7 @@ func (c *networkCheck) bridge() {
 	}
 	name := n.BridgeName()
 	for _, other := range c.others() {
-		if other.HasBridge() && other.BridgeName() == name {
+		if other.HasBridge() && other.BridgeName() == name && !n.SharesBridge(other) {
 			c.add(Problem{Code: CodeBridgeTaken, Path: "spec.bridge", Reason: fmt.Sprintf("bridge %s belongs to another network", name),
 				Owner: fmt.Sprintf("network %q", other.Name), Fix: "give one of them another bridge name", Example: "br0"})
 		}

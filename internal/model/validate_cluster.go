@@ -115,7 +115,7 @@ func (c *networkCheck) overlay() {
 		if other.Mode != Cluster || !c.shareNodes(other) {
 			continue
 		}
-		if other.Cluster.VNI == o.VNI && other.Cluster.Port == o.Port {
+		if other.Cluster.VNI == o.VNI && other.Cluster.Port == o.Port && other.Cluster.UnderlayV6 == o.UnderlayV6 { // each family has sockets of its own
 			c.add(Problem{Code: CodeVNITaken, Path: "spec.cluster.vni", Reason: fmt.Sprintf("VNI %d at port %d belongs to another network", o.VNI, o.Port),
 				Owner: fmt.Sprintf("network %q", other.Name), Fix: fmt.Sprintf("VNI %d is free", c.freeVNI())})
 		}

@@ -135,6 +135,19 @@ func clusterElements(v model.View, n model.Network) []dataplane.Object {
 	return objects
 }
 
+// beside leaves out what another network on the same bridge says already: one object stands in one part.
+func beside(v model.View, n model.Network, objects []dataplane.Object) []dataplane.Object {
+	said := dataplane.State{}
+	for _, other := range v.Networks {
+		if other.Name < n.Name && inCluster(other) && !waits(other) && n.SharesBridge(other) {
+			for _, o := range slices.Concat(networkElements(other), clusterElements(v, other)) {
+				said[o.Key()] = o
+			}
+		}
+	}
+	return slices.DeleteFunc(objects, func(o dataplane.Object) bool { _, is := said[o.Key()]; return is })
+}
+
 // outermost are the prefixes that lie in no other: the intervals of a set may not overlap.
 func outermost(prefixes []netip.Prefix) []netip.Prefix {
 	var out []netip.Prefix
@@ -160,7 +173,7 @@ func amongClusters(v model.View) []dataplane.Object {
 			state[e.Key()] = e
 		}
 		for _, other := range v.Networks {
-			if other.Name == n.Name || !other.Active || !other.HasBridge() || other.Mode == model.Bridged || other.Mode == model.Routed {
+			if other.Name == n.Name || n.SharesBridge(other) || !other.Active || !other.HasBridge() || other.Mode == model.Bridged || other.Mode == model.Routed {
 				continue
 			}
 			for _, p := range n.Ranges() {

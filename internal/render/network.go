@@ -25,7 +25,7 @@ func Network(v model.View, n model.Network) (dataplane.Host, error) {
 	case n.Mode == model.Bridged:
 		objects = bridged(v, n)
 	case n.ForeignBridge():
-		objects = [][]dataplane.Object{networkElements(n), devices(v, n), clusterElements(v, n)}
+		objects = [][]dataplane.Object{beside(v, n, networkElements(n)), devices(v, n), beside(v, n, clusterElements(v, n))}
 	}
 	for _, objects := range objects {
 		if err := state.Put(objects...); err != nil {

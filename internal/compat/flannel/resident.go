@@ -194,7 +194,10 @@ func (c *Cluster) env(v model.View) (Env, bool) {
 		return Env{}, false
 	}
 	s, mtu := Subnet{V4: four.Subnets[0].Prefix}, v.MTU(four)
-	if len(six.Subnets) > 0 {
+	if w.config.V6.Network.IsValid() {
+		if len(six.Subnets) == 0 {
+			return Env{}, false // it is about to come
+		}
 		s.V6, mtu = six.Subnets[0].Prefix, min(mtu, v.MTU(six))
 	}
 	return w.config.Env(s, mtu, true), true // the rules masquerade, so the bridge plugin need not

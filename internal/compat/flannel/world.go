@@ -362,7 +362,10 @@ func (w *world) network(r Range, tunnel, name string, next netip.Prefix) model.N
 	o := model.Overlay{Pools: []model.BlockPool{r.Pool()}, Backend: model.Backend(b.Type), VNI: model.DefaultVNI, Port: model.DefaultVXLANPort,
 		UnderlayV6: r.Network.Addr().Is6(), DirectRouting: b.DirectRouting, Reserved: r.reserved(),
 		Inherited: true, ForeignBridge: w.foreign}
-	n := model.Network{Name: name, Mode: model.Cluster, Bridge: w.names.Bridge, Active: true, Autostart: true}
+	n := model.Network{Name: name, Mode: model.Cluster, Active: true, Autostart: true}
+	if w.foreign || name == w.names.Network {
+		n.Bridge = w.names.Bridge // one of ours is of one network
+	}
 	if b.Type == VXLAN {
 		o.VNI, o.Port, o.Tunnel = b.VNI, b.Port, fmt.Sprint(tunnel, b.VNI)
 		if b.MTU != 0 {
