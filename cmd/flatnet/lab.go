@@ -22,11 +22,11 @@ func newLab(a *app) *cobra.Command {
 	up := labCommand(a, "up [flags]", "make hosts, each with a flatnetd, and workloads on them", "sudo flatnet lab up --hosts 3", cobra.NoArgs)
 	up.Long = "The hosts are network namespaces with processes and files of their own, joined by a LAN that is one, too. Nothing of this\n" +
 		"machine's network is touched, and `flatnet lab down` leaves nothing behind.\n" +
-		"FILE is YAML: name, backend, routedUnderlay, and hosts: a list of name, lan (1 or 2), workloads (names)."
+		"FILE is YAML: name, backend, routedUnderlay, init (arguments of flatnet init), and hosts: a list of name, lan (1 or 2), workloads (names)."
 	f := up.Flags()
 	f.StringP("file", "f", "", "a file that describes the lab")
 	f.Int("hosts", 2, "how many hosts, each with two workloads")
-	f.String("backend", "vxlan", "how packets get from host to host: vxlan, host-gw, or static: routes by hand, no cluster")
+	f.String("backend", "vxlan", "how packets get from host to host: vxlan, host-gw; static: routes by hand, no cluster; none")
 	f.Bool("routed-underlay", false, "two LANs with a router between them")
 	ls := labCommand(a, "ls", "list the labs", "flatnet lab ls", cobra.NoArgs)
 	ls.Aliases = []string{"list"}

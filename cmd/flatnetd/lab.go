@@ -124,7 +124,7 @@ func (c labCommand) up(ctx context.Context, args []string) (int, error) {
 	var spec lab.Spec
 	file := c.flags.String("file", "", "a file that describes the lab")
 	hosts := c.flags.Int("hosts", 0, "how many hosts (default 2)")
-	backend := c.flags.String("backend", "", "how packets get from host to host: vxlan, host-gw, or static: routes by hand, no cluster")
+	backend := c.flags.String("backend", "", "how packets get from host to host: vxlan, host-gw; static: routes by hand, no cluster; none")
 	routed := c.flags.Bool("routed-underlay", false, "two LANs with a router between them")
 	if _, err := c.parse(args, 0, 0); err != nil {
 		return 0, err

@@ -68,3 +68,32 @@ func TestBackendChange(t *testing.T) {
 		t.Log(told.String())
 	}
 }
+
+// What init is given reaches it: workloads have addresses of both families, of small blocks.
+func TestInitArguments(t *testing.T) {
+	rig.Program(t, "flatnet-etcd")
+	l := up(t, lab.Spec{Backend: "vxlan", RoutedUnderlay: true, Init: []string{"--pool", "10.90.0.0/16:26", "--pool", "fd00:90::/48"}})
+	shown, err := l.Workload("db2").Show(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ips := fmt.Sprint(shown.Endpoints[0].IPs); !strings.Contains(ips, "10.90.") || !strings.Contains(ips, "/26") || !strings.Contains(ips, "fd00:90:") {
+		t.Errorf("db2 has %s", ips)
+	}
+	if out := must(t)(l.Workload("web1").Exec(t.Context(), "ping", "-6", "-c1", "-W5", "db2")); !strings.Contains(out, "fd00:90:") {
+		t.Errorf("IPv6 goes elsewhere:\n%s", out)
+	}
+}
+
+// Hosts that are left alone are joined by the test.
+func TestHostsAlone(t *testing.T) {
+	rig.Program(t, "flatnet-etcd")
+	l := up(t, lab.Spec{Backend: lab.None, Hosts: []lab.HostSpec{{Name: "a"}, {Name: "b", Workloads: []string{"w"}}}})
+	if _, err := l.Host("a").Client().Membership(t.Context()); err == nil {
+		t.Error("host a is in a cluster")
+	}
+	must(t)(l.Host("a").Flatnet(t.Context(), "init", "-y"))
+	if a, err := l.Workload("w").Address(t.Context()); err != nil || !strings.HasPrefix(a.String(), "10.") {
+		t.Errorf("workload w has %v, %v", a, err)
+	}
+}

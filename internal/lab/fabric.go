@@ -17,23 +17,33 @@ import (
 const (
 	clusterNetwork = "cluster" // flatnet init makes it
 	staticNetwork  = "lab"     // each host's own, where routes are by hand
+	defaultNetwork = "default" // each host's own, behind NAT, that every flatnetd begins with
 )
 
 // network is what the workloads are on.
 func (l *Lab) network() string {
-	if l.BackendName() == Static {
+	switch l.BackendName() {
+	case Static:
 		return staticNetwork
+	case None:
+		return defaultNetwork
 	}
 	return clusterNetwork
 }
 
+// clustered reports whether the hosts are in a cluster.
+func (l *Lab) clustered() bool { return l.BackendName() != Static && l.BackendName() != None }
+
 // connect makes the network of the workloads. It calls in with each host that is on it.
 func (l *Lab) connect(ctx context.Context, in func(*Host)) error {
-	if l.BackendName() == Static {
+	switch l.BackendName() {
+	case Static:
 		return l.connectByHand(ctx, in)
+	case None:
+		return nil
 	}
 	first, others := l.hosts[0], l.hosts[1:]
-	join, err := first.Output(ctx, "flatnet", "init", "-y")
+	join, err := first.Output(ctx, append([]string{"flatnet", "init", "-y"}, l.state.Spec.Init...)...)
 	if err != nil {
 		return err
 	}
@@ -132,8 +142,8 @@ func (l *Lab) staticRoutes(of *Host) []string {
 
 // Backend changes how packets get from host to host, while everything runs, and tells what a ping lost meanwhile.
 func (l *Lab) Backend(ctx context.Context, backend string) error {
-	if l.BackendName() == Static || backend == Static {
-		return model.Problem{Code: codeSpec, Path: "backend", Reason: "routes by hand are no backend: such a lab has no cluster",
+	if !l.clustered() || backend == Static || backend == None {
+		return model.Problem{Code: codeSpec, Path: "backend", Reason: "static and none are no backends: such a lab has no cluster",
 			Example: "flatnet lab up --backend " + backend}
 	}
 	return l.change(func() error {

@@ -21,11 +21,15 @@ const MaxHosts = 100
 // the lab writes the routes between them by hand. That is what a cluster is to be compared with.
 const Static = "static"
 
+// None is the word in the place of a backend for hosts that are left alone: flatnetd runs on each, with its network default.
+const None = "none"
+
 // Spec says what a lab is to be. The zero Spec is two hosts with two workloads each.
 type Spec struct {
 	Name           string     `json:"name,omitempty"`           // default: two-hosts, by their number
 	Hosts          []HostSpec `json:"hosts,omitempty"`          // default: Hosts(2)
-	Backend        string     `json:"backend,omitempty"`        // default: vxlan; or what net set --backend takes, or Static
+	Backend        string     `json:"backend,omitempty"`        // default: vxlan; or what net set --backend takes, or Static, or None
+	Init           []string   `json:"init,omitempty"`           // further arguments of flatnet init: --pool fd00:90::/48
 	RoutedUnderlay bool       `json:"routedUnderlay,omitempty"` // two LANs with a router between; hosts without a LAN of their own take turns
 
 	Dir  string `json:"-"` // where labs are; default: DefaultDir
@@ -79,6 +83,7 @@ func (s Spec) complete() (Spec, error) {
 	if s.Backend == "" {
 		s.Backend = "vxlan"
 	}
+	s.Deaf = s.Deaf || s.Backend == None
 	if s.Dir == "" {
 		s.Dir = DefaultDir
 	}
