@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/flatnet/flatnet/internal/model"
@@ -23,6 +24,9 @@ type Cache struct {
 	Path   string
 	BootID string           // of this boot of the machine
 	Wall   func() time.Time // time.Now, unless it is a test's
+
+	mu   sync.Mutex // held while the file is written
+	mark string     // of what stands in it
 }
 
 // record is what stands in the file.
@@ -145,26 +149,52 @@ func (f *Fabric) rights() []tenure {
 	return rights
 }
 
-// run writes the file when something changed, and as renewals prolong the rights.
-func (c *Cache) run(ctx context.Context, f *Fabric) error {
-	var last string
+// keep writes down what is known now, before anything is done for it: what the kernel has and nobody knows of would be taken away by the next
+// start. Before the store has answered there is nothing new.
+func (f *Fabric) keep() {
+	c := f.deps.Cache
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	mark := f.mark()
+	if mark == c.mark || mark == "" {
+		return
+	}
+	if err := c.write(f.record()); err != nil {
+		f.deps.Log.Warn("keep what is known of the cluster", "err", err)
+		return
+	}
+	c.mark = mark
+}
+
+// keeps writes the file soon after anything changed, and as renewals prolong the rights.
+func (f *Fabric) keeps(ctx context.Context) error {
 	for {
-		if now := f.mark(); now != last && now != "" {
-			if err := c.write(f.record()); err != nil {
-				f.deps.Log.Warn("keep what is known of the cluster", "err", err)
-			} else {
-				last = now
-			}
-		}
-		timer := time.NewTimer(cachePause)
+		began := time.Now()
+		f.keep()
+		rest := time.NewTimer(keepRest * time.Since(began)) // with thousands of nodes it is a large file
 		select {
 		case <-ctx.Done():
-			timer.Stop()
+			rest.Stop()
 			return ctx.Err()
+		case <-rest.C:
+		}
+		timer := time.NewTimer(keepPause)
+		select {
+		case <-ctx.Done():
+		case <-f.changed:
 		case <-timer.C:
 		}
+		timer.Stop()
 	}
 }
+
+const (
+	keepRest  = 10          // times as long as writing took, nothing is written after it
+	keepPause = time.Second // between two looks whether rights were prolonged
+)
 
 // mark differs when the file should be written; it is empty before the store has answered.
 func (f *Fabric) mark() string {
@@ -182,8 +212,6 @@ func (f *Fabric) mark() string {
 
 // prolonged is how much longer a right must have become to be written down again.
 const prolonged = time.Minute
-
-const cachePause = time.Second
 
 func (c *Cache) write(r record) error {
 	data, err := json.Marshal(r)

@@ -100,6 +100,11 @@ func (f *Fabric) claims(ctx context.Context) error {
 // claimDue makes one claim for each network and family that needs one, and gives back what is not needed. More says that it should
 // look again at once.
 func (f *Fabric) claimDue(ctx context.Context) (more bool, err error) {
+	f.claiming.Lock()
+	defer f.claiming.Unlock()
+	if f.isLeaving() {
+		return false, nil
+	}
 	f.reclaimDue(ctx)
 	asks, away := f.due()
 	var errs []error
@@ -287,7 +292,7 @@ func (f *Fabric) release(ctx context.Context, l model.Lease) error {
 	f.mu.Lock()
 	delete(f.tenure, l.Key())
 	f.mu.Unlock()
-	f.deps.Show(f.picture())
+	f.show()
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
 	err := f.keeper.Release(ctx, l)
@@ -295,18 +300,31 @@ func (f *Fabric) release(ctx context.Context, l model.Lease) error {
 	return err
 }
 
-// Leave gives all of the node's blocks back and takes its description away.
+// Leave gives all of the node's blocks back, when none is used any more, and takes its description away. Nothing is claimed or published
+// after that.
 func (f *Fabric) Leave(ctx context.Context) error {
 	f.mu.Lock()
-	var own []model.Lease
-	for _, t := range f.tenure {
-		own = append(own, t.lease)
-	}
+	f.leaving = true
 	f.mu.Unlock()
+	f.claiming.Lock() // a claim that was begun has ended
+	defer f.claiming.Unlock()
+	f.publishing.Lock()
+	defer f.publishing.Unlock()
+	f.mu.Lock()
+	own := slices.Collect(maps.Values(f.tenure))
+	clear(f.tenure)
+	f.mu.Unlock()
+	f.show()
 	var errs []error
-	for _, l := range own {
-		errs = append(errs, f.keeper.Release(ctx, l))
+	for _, t := range own {
+		errs = append(errs, f.keeper.Release(ctx, t.lease))
 	}
 	_, err := f.deps.Cluster.Write(ctx, store.Delete(store.Member, f.deps.Self, store.Any))
 	return errors.Join(append(errs, err)...)
+}
+
+func (f *Fabric) isLeaving() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.leaving
 }

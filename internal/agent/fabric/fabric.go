@@ -37,20 +37,28 @@ type Deps struct {
 
 // Fabric is a node's part in a cluster.
 type Fabric struct {
-	deps   Deps
-	keeper *store.Keeper
-	look   chan struct{} // a new picture may be due
-	claim  chan struct{} // blocks may be wanted, or given back
-	member chan struct{} // the node may be reached elsewhere
+	deps    Deps
+	keeper  *store.Keeper
+	look    chan struct{} // a new picture may be due
+	claim   chan struct{} // blocks may be wanted, or given back
+	member  chan struct{} // the node may be reached elsewhere
+	changed chan struct{} // something is to be written down
 
-	mu     sync.Mutex
-	sound  sound
-	cached bool                           // the picture is from an earlier life, until the store answers
-	tenure map[model.LeaseKey]tenure      // the node's own blocks
-	former map[string][]netip.Prefix      // blocks that the node has held, by network, the latest first
-	lost   map[string]int                 // races lost, by network
-	wanted map[string]map[chan error]bool // who waits for one block more, by network
-	why    map[string]string              // why a network has no block here, by network
+	showing sync.Mutex // held while somebody is told of a picture: none comes after a later one
+	shown   *Picture
+
+	claiming   sync.Mutex // held while blocks are claimed and given back
+	publishing sync.Mutex // held while the node is described to the others
+
+	mu      sync.Mutex
+	leaving bool // nothing is claimed or published any more
+	sound   sound
+	cached  bool                           // the picture is from an earlier life, until the store answers
+	tenure  map[model.LeaseKey]tenure      // the node's own blocks
+	former  map[string][]netip.Prefix      // blocks that the node has held, by network, the latest first
+	lost    map[string]int                 // races lost, by network
+	wanted  map[string]map[chan error]bool // who waits for one block more, by network
+	why     map[string]string              // why a network has no block here, by network
 }
 
 // tenure is the node's right to a block.
@@ -82,7 +90,7 @@ func New(d Deps) *Fabric {
 		d.Used = func(_ string, b netip.Prefix) ipam.HeldBlock { return ipam.HeldBlock{Block: b, Size: 1, Used: 0} }
 	}
 	f := &Fabric{
-		deps: d, look: make(chan struct{}, 1), claim: make(chan struct{}, 1), member: make(chan struct{}, 1), tenure: map[model.LeaseKey]tenure{},
+		deps: d, look: make(chan struct{}, 1), claim: make(chan struct{}, 1), member: make(chan struct{}, 1), changed: make(chan struct{}, 1), tenure: map[model.LeaseKey]tenure{},
 		former: map[string][]netip.Prefix{}, lost: map[string]int{}, wanted: map[string]map[chan error]bool{}, why: map[string]string{},
 	}
 	f.keeper = store.NewKeeper(store.KeeperDeps{Cluster: d.Cluster, Node: d.Self, Now: d.Now, Tell: f.told, Failed: f.failed})
@@ -102,7 +110,7 @@ func (f *Fabric) Run(ctx context.Context) error {
 	g.Go(func() error { return f.claims(ctx) })
 	g.Go(func() error { return f.publishes(ctx) })
 	if f.deps.Cache != nil {
-		g.Go(func() error { return f.deps.Cache.run(ctx, f) })
+		g.Go(func() error { return f.keeps(ctx) })
 	}
 	if err := g.Wait(); !errors.Is(err, context.Canceled) {
 		return err
@@ -141,6 +149,9 @@ func (f *Fabric) saw(snap store.ClusterSnapshot) {
 func (f *Fabric) told(l model.Lease, is store.Tenure) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.leaving {
+		return
+	}
 	t := tenure{lease: l, is: is}
 	if was, ok := f.tenure[l.Key()]; is == store.Lost && ok && was.usable(f.deps.Now()) {
 		t.until = f.deps.Now() + reclaim
@@ -184,13 +195,8 @@ func kick(c chan struct{}) {
 
 // shows tells of each new picture, and looks again when the right to a block runs out.
 func (f *Fabric) shows(ctx context.Context) error {
-	var last Picture
-	first := true
 	for {
-		if p := f.picture(); first || !p.same(last) {
-			f.deps.Show(p)
-			last, first = p, false
-		}
+		f.show()
 		timer := time.NewTimer(f.nextEnd())
 		select {
 		case <-ctx.Done():
@@ -201,6 +207,22 @@ func (f *Fabric) shows(ctx context.Context) error {
 		case <-timer.C:
 		}
 	}
+}
+
+// show tells of the picture if it is another one than the last.
+func (f *Fabric) show() {
+	f.showing.Lock()
+	defer f.showing.Unlock()
+	p := f.picture()
+	if f.shown != nil && p.same(*f.shown) {
+		return
+	}
+	if f.shown == nil || !p.sameHere(*f.shown) {
+		f.keep()
+	}
+	f.deps.Show(p)
+	f.shown = &p
+	kick(f.changed)
 }
 
 // nextEnd is in how long a right to a block may run out.

@@ -258,6 +258,11 @@ func (p Picture) same(o Picture) bool {
 		equal(p.versions, o.versions) && equal(p.Refused, o.Refused) && equal(p.Alive, o.Alive)
 }
 
+// sameHere reports whether two pictures have the same networks, and the same blocks of the node's own.
+func (p Picture) sameHere(o Picture) bool {
+	return maps.Equal(p.versions, o.versions) && maps.EqualFunc(p.mine, o.mine, slices.Equal)
+}
+
 // String is what a log says of a picture.
 func (p Picture) String() string {
 	return fmt.Sprintf("%d networks, %d nodes, %d blocks, live %v", len(p.Networks), len(p.Members), len(p.Leases), p.Live)

@@ -38,10 +38,12 @@ func (f *Fabric) publishes(ctx context.Context) error {
 }
 
 func (f *Fabric) publish(ctx context.Context) error {
+	f.publishing.Lock()
+	defer f.publishing.Unlock()
 	f.mu.Lock()
-	snap := f.sound.snap
+	snap, leaving := f.sound.snap, f.leaving
 	f.mu.Unlock()
-	if !snap.Live {
+	if !snap.Live || leaving {
 		return nil // a snapshot will come
 	}
 	m, err := f.deps.Member()
