@@ -40,16 +40,16 @@ func (p Place) mac() model.MAC {
 	return model.TunnelMAC(p.Network.Name, p.Self.ID)
 }
 
-// endpoints are the node's own addresses on the network where it has no bridge: the first of each block, on the tunnel, as flannel has
-// them. Without one, what the node itself sends would have a source to which the answer comes by another way.
+// endpoints are the node's own addresses on the tunnel: the first of each block, which no workload has, as flannel has them. Of a link
+// without an IPv4 address the kernel takes the loose check of the way back for the strict one (net/ipv4/fib_frontend.c, no_addr). Where
+// the node has no bridge, it needs them itself: else what it sends would have a source to which the answer comes by another way.
 func (p Place) endpoints(tunnel string) []dataplane.Object {
-	if !p.Network.ForeignBridge() {
-		return nil
-	}
 	var objects []dataplane.Object
 	for _, s := range p.Network.Subnets {
 		first := s.Prefix.Masked().Addr()
-		objects = append(objects, dataplane.Address{Link: tunnel, Prefix: netip.PrefixFrom(first, first.BitLen())})
+		if p.Network.ForeignBridge() || first.Is4() {
+			objects = append(objects, dataplane.Address{Link: tunnel, Prefix: netip.PrefixFrom(first, first.BitLen())})
+		}
 	}
 	return objects
 }
