@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -56,6 +57,22 @@ func (l *Lab) removeCgroup(ctx context.Context) error {
 		last = removeGroups(l.state.Cgroup)
 		return last == nil
 	}), last)
+}
+
+// stale is how old an empty control group is before it counts as left by a lab whose directory went with a boot, or with the
+// namespaces that it was made in.
+const stale = time.Minute
+
+// sweepGroups removes what such labs have left.
+func sweepGroups(root string) {
+	found, _ := filepath.Glob(filepath.Join(root, markPrefix+"*"))
+	for _, dir := range found {
+		info, err := os.Stat(dir)
+		events, _ := os.ReadFile(filepath.Join(dir, "cgroup.events"))
+		if err == nil && time.Since(info.ModTime()) > stale && strings.Contains(string(events), "populated 0") {
+			_ = removeGroups(dir) // another may be faster
+		}
+	}
 }
 
 // removeGroups removes a group and those below it, the deepest first.

@@ -48,6 +48,8 @@ const (
 	stateFile = "lab.json"
 	lockFile  = "lock"
 	lanName   = "lan"
+
+	markPrefix = "flatnet-lab-"
 )
 
 // record writes the state; change is called before, under the lock that guards it.
@@ -287,8 +289,9 @@ func create(spec Spec) (*Lab, error) {
 		l.state.Hosts = append(l.state.Hosts, &Host{Machine: Machine{Name: h.Name}, Spec: h, Number: i + 1, Place: i + 1})
 	}
 	l.adopt()
-	l.state.Mark = fmt.Sprintf("flatnet-lab-%s-%s", spec.Name, strings.ToLower(rand.Text()[:8]))
+	l.state.Mark = fmt.Sprintf("%s%s-%s", markPrefix, spec.Name, strings.ToLower(rand.Text()[:8]))
 	if root := cgroupRoot(); root != "" {
+		sweepGroups(root)
 		l.state.Cgroup = filepath.Join(root, l.state.Mark)
 	}
 	err = os.MkdirAll(spec.Dir, 0o755)

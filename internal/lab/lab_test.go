@@ -281,6 +281,40 @@ func TestTwoLabs(t *testing.T) {
 	}
 }
 
+// The control groups of labs that went with a boot, or with the namespaces they were made in, go with the next lab.
+func TestOldControlGroupsGo(t *testing.T) {
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		fields := strings.Fields(line)
+		if fields[2] != "cgroup2" {
+			continue
+		}
+		old, young := filepath.Join(fields[1], "flatnet-lab-"+unique+"-old"), filepath.Join(fields[1], "flatnet-lab-"+unique+"-young")
+		for _, dir := range []string{old + "/h1/flatnet", young} {
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		defer os.Remove(young)
+		hour := time.Now().Add(-time.Hour)
+		if err := os.Chtimes(old, hour, hour); err != nil {
+			t.Fatal(err)
+		}
+		up(t, lab.Spec{Backend: lab.None, Hosts: []lab.HostSpec{{Name: "h1"}}})
+		if _, err := os.Stat(old); err == nil {
+			t.Errorf("%s is still there", old)
+		}
+		if _, err := os.Stat(young); err != nil {
+			t.Errorf("one that may be about to be used is gone: %v", err)
+		}
+		return
+	}
+	t.Log("this machine has no cgroup2")
+}
+
 // What somebody else has entered is told, not killed.
 func TestDownTellsWhatIsLeft(t *testing.T) {
 	l := up(t, lab.Spec{Hosts: lab.Hosts(1)})
