@@ -14,8 +14,8 @@ import (
 	"github.com/flatnet/flatnet/internal/kernel/nft"
 )
 
-// Event is a notification of the kernel about the host. Our own changes are told too, but neighbours: who knows what it applied
-// compares Object with that and finds nothing new.
+// Event is a notification of the kernel about the host. Our own changes are told too: who knows what it applied compares
+// Object with that and finds nothing new.
 type Event struct {
 	Object  dataplane.Object // of ours, as it is now or was before it went; nil when Resync or Foreign
 	Gone    bool
@@ -44,7 +44,7 @@ func (k *Kernel) Watch(ctx context.Context, each func(Event)) error {
 		return err
 	}
 	defer listener.Close()
-	if err := k.ear.begin(listener, k.host); err != nil {
+	if err := k.ear.begin(listener); err != nil {
 		return err
 	}
 	defer k.ear.end()

@@ -26,18 +26,14 @@ func (w *watcher) entry(m netlink.Message) {
 type ear struct {
 	mu       sync.Mutex
 	listener *netlink.Listener // nil while nobody watches
-	deaf     uint32            // the netlink port whose neighbours are not told: that Apply writes from
 	tunnels  map[int]bool      // indexes of the links whose neighbours and FDB entries are heard of
 }
 
 // begin is for a new listener, which hears of no neighbours until they are admitted.
-func (e *ear) begin(l *netlink.Listener, writer *netlink.Conn) (err error) {
+func (e *ear) begin(l *netlink.Listener) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.listener, e.tunnels = l, map[int]bool{}
-	if e.deaf, err = writer.Port(); err != nil {
-		return err
-	}
 	return e.tune()
 }
 
@@ -65,17 +61,16 @@ func (e *ear) forget(index int) {
 	delete(e.tunnels, index)
 }
 
-func (e *ear) tune() error { return e.listener.Filter(entriesOnlyOf(e.tunnels, e.deaf)) }
+func (e *ear) tune() error { return e.listener.Filter(entriesOnlyOf(e.tunnels)) }
 
 // mostHeard is how many tunnel links a filter is made for; of more it lets everything through, as its size is limited (net.core.optmem_max).
 const mostHeard = 256
 
-// entriesOnlyOf is a filter of packets that drops messages about neighbours of other links, and about what we made of one ourselves: a third of
-// what there is to hear when many peers come. The kernel names the writer where it tells of a new or changed neighbour only.
-func entriesOnlyOf(links map[int]bool, writer uint32) []unix.SockFilter {
+// entriesOnlyOf is a filter of packets that drops messages about neighbours of other links. Those about what we wrote ourselves must come, though
+// they name the writer: without the addition that follows it, our own deletion of a moment ago would look like somebody else's.
+func entriesOnlyOf(links map[int]bool) []unix.SockFilter {
 	const (
 		all        = 0xffffffff
-		writerAt   = 12                      // nlmsg_pid
 		typeAt     = 4                       // nlmsg_type of struct nlmsghdr
 		indexAt    = unix.SizeofNlMsghdr + 4 // ndm_ifindex of struct ndmsg
 		jump, load = unix.BPF_JMP | unix.BPF_JEQ, unix.BPF_LD
@@ -89,9 +84,6 @@ func entriesOnlyOf(links map[int]bool, writer uint32) []unix.SockFilter {
 		{Code: jump, Jt: 2, K: asLoaded16(unix.RTM_NEWNEIGH)},
 		{Code: jump, Jt: 1, K: asLoaded16(unix.RTM_DELNEIGH)},
 		pass,
-		{Code: load | unix.BPF_W | unix.BPF_ABS, K: writerAt},
-		{Code: jump, Jf: 1, K: asLoaded32(writer)},
-		{Code: unix.BPF_RET},
 		{Code: load | unix.BPF_W | unix.BPF_ABS, K: indexAt},
 	}
 	for index := range links {

@@ -80,15 +80,6 @@ func Open(protocol int) (*Conn, error) {
 // FD is the socket's descriptor, for ioctls.
 func (c *Conn) FD() int { return c.fd }
 
-// Port is the socket's address, which the kernel puts into what it tells others of changes made by it.
-func (c *Conn) Port() (uint32, error) {
-	a, err := unix.Getsockname(c.fd)
-	if n, ok := a.(*unix.SockaddrNetlink); ok {
-		return n.Pid, nil
-	}
-	return 0, fmt.Errorf("netlink: %w", os.NewSyscallError("getsockname", err))
-}
-
 // Close closes the socket.
 func (c *Conn) Close() error { return unix.Close(c.fd) }
 
