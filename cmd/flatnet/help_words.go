@@ -16,7 +16,7 @@ func pageFor(word string) (page, note string) {
 		return "from-vmware", fmt.Sprintf("%s is a network of mode %s here.", word, mode)
 	}
 	switch word {
-	case "nat", "routed", "route", "bridged", "bridging", "host-only", "hostonly", "isolated", "internal", "cable", "mode", "masquerade", "snat", "proxy-arp", "proxyarp", "proxy arp":
+	case "nat", "routed", "route", "bridged", "bridging", "host-only", "hostonly", "isolated", "internal", "cable", "cluster", "mode", "masquerade", "snat", "proxy-arp", "proxyarp", "proxy arp":
 		return "modes", ""
 	}
 	note, ok := wordNotes()[word]
@@ -30,12 +30,13 @@ func pageFor(word string) (page, note string) {
 func toolPages() map[string]string {
 	pages := map[string]string{}
 	for page, tools := range map[string]string{
-		"from-docker":  "docker podman nerdctl moby compose docker-compose macvlan ipvlan cni",
+		"from-docker":  "docker podman nerdctl moby compose docker-compose macvlan ipvlan cni swarm",
 		"from-virsh":   "virsh libvirt kvm qemu virt-manager virt-install proxmox",
 		"from-vmware":  "vmware vmrun workstation virtualbox vboxmanage vbox fusion",
 		"from-ovs":     "ovs openvswitch open-vswitch ovs-vsctl ovs-ofctl",
 		"from-brctl":   "brctl bridge-utils bridge ip iproute2 netns iptables nft nftables ifconfig route arp",
-		"from-kubectl": "kubectl kubernetes k8s",
+		"from-kubectl": "kubectl kubernetes k8s kubeadm",
+		"from-flannel": "flannel flanneld vxlan host-gw hostgw net-conf.json subnet.env etcdctl overlay backend vni",
 	} {
 		for tool := range strings.FieldsSeq(tools) {
 			pages[tool] = page

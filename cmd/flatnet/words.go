@@ -16,6 +16,7 @@ func wordOfOthers(group, word string) string {
 			"attach": "flatnet connect NETWORK WORKLOAD", "detach": "flatnet disconnect NETWORK WORKLOAD",
 			"addif": addifHint, "add-port": addifHint, "rename": renameHint, "add": "flatnet net create NAME", "new": "flatnet net create NAME",
 			"publish": "flatnet net forward add WORKLOAD 8080:80", "port": "flatnet net forward ls", "restart": "flatnet net stop NAME && flatnet net start NAME",
+			"backend": "flatnet net set NAME --backend host-gw", "nodes": "flatnet net inspect NAME, or all hosts: flatnet host ls",
 			"apply": "flatnet apply -f FILE", "get": "flatnet get network NAME", "dhcp-leases": "flatnet ep ls --network NAME",
 		}[word]
 	}
@@ -35,6 +36,8 @@ func wordOfOthers(group, word string) string {
 	}
 	return map[string]string{
 		"port":    "flatnet net forward ls",
+		"swarm":   "flatnet init, flatnet join, flatnet leave; more: flatnet help from docker",
+		"backend": "flatnet net set NETWORK --backend host-gw",
 		"forward": "flatnet net forward add, ls or rm",
 		"inspect": "flatnet net inspect NAME, flatnet ep inspect NAME, flatnet ps --format json",
 		"start":   "a workload starts with its command: flatnet run -d --name NAME -- COMMAND; a network: flatnet net start NAME",
