@@ -244,15 +244,36 @@ func (m *Membership) begin(ctx context.Context, s *session) error {
 	return nil
 }
 
-// blocksTime is how long a new node waits for its first block before it says that it is one. Traffic waits no longer than this anyway.
+// blocksTime is how long a new node waits for its first blocks before it says that it is one. Traffic waits no longer than this anyway.
 const blocksTime = 5 * time.Second
 
-// awaitBlocks waits until the node has a block, so that people see it.
+// awaitBlocks waits until the node has a block of each family of each network, so that people see them.
 func (m *Membership) awaitBlocks(ctx context.Context, id string) {
 	for end := time.Now().Add(blocksTime); time.Now().Before(end) && ctx.Err() == nil; pause(ctx, 10*time.Millisecond) {
 		snap, err := m.snapshot(ctx)
-		if err == nil && (len(blocksOf(snap, id)) > 0 || snap.Live && len(networksOf(snap)) == 0) {
+		if err == nil && snap.Live && hasBlocks(snap, id) {
 			return
 		}
 	}
+}
+
+func hasBlocks(snap store.ClusterSnapshot, id string) bool {
+	type want struct {
+		network string
+		v6      bool
+	}
+	wanted := map[want]bool{}
+	for _, n := range networksOf(snap) {
+		for _, p := range n.Cluster.Pools {
+			if n.Active && n.Cluster.On(snap.Members[id]) {
+				wanted[want{n.Name, p.Prefix.Addr().Is6()}] = true
+			}
+		}
+	}
+	for key, l := range snap.Leases {
+		if l.Node == id {
+			delete(wanted, want{key.Network, key.Block.Addr().Is6()})
+		}
+	}
+	return len(wanted) == 0
 }
