@@ -3,10 +3,16 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
+	"math/big"
 	"net"
 	"os"
 	"os/exec"
@@ -96,6 +102,9 @@ func TestSettingsAreChecked(t *testing.T) {
 		"a relative path": {[]string{"--run-dir", "run"}, nil, none, `--run-dir: "run" is not an absolute path`},
 		"a level":         {nil, []string{"FLATNET_LOG_LEVEL=loud"}, none, `FLATNET_LOG_LEVEL: slog: level string "loud": unknown name`},
 		"a format":        {nil, nil, file(configFile, "logFormat: xml"), `/etc/flatnet/config.yaml: logFormat: "xml" is neither text nor json`},
+		"an etcd":         {[]string{"--flannel-etcd", "192.0.2.1:2379"}, nil, none, `"192.0.2.1:2379" is no URL of etcd, like http://192.0.2.1:2379`},
+		"two etcds":       {[]string{"--flannel-etcd", "http://192.0.2.1:2379, https://192.0.2.2:2379"}, nil, none, ""},
+		"a bridge":        {[]string{"--flannel-bridge", "mine"}, nil, none, `"mine" is neither auto nor ours nor theirs`},
 		"a word":          {[]string{"start"}, nil, none, `"start": flatnetd takes flags only`},
 		"a flag":          {[]string{"--verbose"}, nil, none, "flag provided but not defined: -verbose"},
 		"a key":           {nil, nil, file(configFile, "socket: /x\nrundir: /y"), `/etc/flatnet/config.yaml: there is no setting "rundir"`},
@@ -207,4 +216,58 @@ func TestReloadsEnd(t *testing.T) {
 			t.Errorf("got %q, %v, want %q", buf[:n], err, want)
 		}
 	}
+}
+
+func TestFlannelsEtcdIsSpokenToAsTheFilesSay(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	ca, cert, key := certificate(t)
+	good := flannelConfig{Etcd: "https://192.0.2.1:2379", CA: write("ca", ca), Cert: write("cert", cert), Key: write("key", key)}
+	for name, x := range map[string]struct {
+		change func(*flannelConfig)
+		want   string
+	}{
+		"all":             {func(*flannelConfig) {}, ""},
+		"nothing":         {func(c *flannelConfig) { *c = flannelConfig{Etcd: c.Etcd} }, ""},
+		"a certificate":   {func(c *flannelConfig) { c.Key = "" }, "need each other"},
+		"no such file":    {func(c *flannelConfig) { c.CA = filepath.Join(dir, "none") }, "--flannel-etcd-ca: open"},
+		"no certificate":  {func(c *flannelConfig) { c.CA = c.Key }, "no certificate in"},
+		"keys of another": {func(c *flannelConfig) { _, _, other := certificate(t); c.Key = write("other", other) }, "--flannel-etcd-cert: tls: private key does not match"},
+	} {
+		c := good
+		x.change(&c)
+		e, err := c.elsewhere(slog.New(slog.DiscardHandler))
+		if got := fmt.Sprint(err); err != nil && (x.want == "" || !strings.Contains(got, x.want)) || err == nil && (x.want != "" || e == nil) {
+			t.Errorf("%s: got %v, %v, want %q", name, e, err, x.want)
+		}
+	}
+	if e, err := (flannelConfig{}).elsewhere(nil); e != nil || err != nil {
+		t.Errorf("without --flannel-etcd: %v, %v", e, err)
+	}
+}
+
+// certificate is one that signs itself, as its own authority, and its key.
+func certificate(t *testing.T) (ca, cert, key string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	signed, err := x509.CreateCertificate(rand.Reader, &template, &template, &private.PublicKey, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: signed}))
+	return text, text, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}))
 }

@@ -41,6 +41,10 @@ func (a *Agent) checkNetwork(node model.Node, n model.Network) model.Problems {
 
 // hasPlace refuses what is about a cluster where none can be.
 func (a *Agent) hasPlace() (*membership.Membership, error) {
+	if a.config.Elsewhere != nil {
+		return nil, model.Problem{Code: model.CodeNoCluster, Reason: "this flatnetd is a node of another system's cluster, and keeps no place in one of flatnet's own",
+			Fix: "flatnet net inspect NETWORK shows that cluster's nodes; without --flannel-etcd flatnetd can found or join one of its own"}
+	}
 	if a.place == nil {
 		return nil, model.Problem{Code: model.CodeNoCluster, Reason: "this flatnetd keeps no place in a cluster"}
 	}
