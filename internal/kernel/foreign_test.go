@@ -297,7 +297,7 @@ func TestNode(t *testing.T) {
 		"ip addr add 192.0.2.1/24 dev wan", "ip addr add 2001:db8::1/64 dev wan nodad",
 		"ip route add default via 192.0.2.254 proto dhcp metric 100", "ip route add 198.51.100.0/24 proto bird metric 9 nexthop via 192.0.2.2 nexthop via 192.0.2.3",
 		"ip -6 route add default via 2001:db8::ff metric 5", "ip route add blackhole 203.0.113.0/24", "ip route add 10.7.0.0/16 dev wan table 99",
-		"sysctl -qw net.ipv6.conf.wan.accept_ra=2",
+		"sysctl -qw net.ipv6.conf.wan.accept_ra=2", "sysctl -qw net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.wan.rp_filter=2",
 	} {
 		run(t, line)
 	}
@@ -307,10 +307,10 @@ func TestNode(t *testing.T) {
 		t.Fatal(err)
 	}
 	wan, ok := n.Link("wan")
-	if !ok || wan.MTU != 1450 || !wan.Up || wan.AcceptRA != 2 || len(wan.Addrs) < 2 || wan.Addrs[0].String() != "192.0.2.1/24" {
+	if !ok || wan.MTU != 1450 || !wan.Up || wan.AcceptRA != 2 || wan.RPFilter != 2 || len(wan.Addrs) < 2 || wan.Addrs[0].String() != "192.0.2.1/24" {
 		t.Errorf("wan is %+v", wan)
 	}
-	if l, ok := n.Link("lo"); !ok || !l.Loopback || !l.Up {
+	if l, ok := n.Link("lo"); !ok || !l.Loopback || !l.Up || l.RPFilter != 1 {
 		t.Errorf("lo is %+v", l)
 	}
 	if l, ok := n.Link("fn-a"); ok {

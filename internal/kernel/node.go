@@ -3,7 +3,9 @@ package kernel
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"slices"
@@ -19,6 +21,9 @@ import (
 // but local. Routes by our links are left out: they come with our addresses.
 func (k *Kernel) Node(ctx context.Context) (model.Node, error) {
 	n := nodeReader{names: map[int]string{}, at: map[int]int{}, ours: map[int]bool{}, radios: k.radios}
+	if err := (&space{ns: k.hostNS}).do(n.strictness); err != nil {
+		return model.Node{}, fmt.Errorf("node: %w", err)
+	}
 	if err := k.steadily(func() error { return n.read(k) }); err != nil {
 		return model.Node{}, fmt.Errorf("node: %w", err)
 	}
@@ -39,6 +44,20 @@ type nodeReader struct {
 	ports  map[int]int // masters' indexes by the links'
 	links  []model.HostLink
 	routes []model.HostRoute
+
+	rpFilter int // of all links together
+}
+
+// strictness reads how all links check where packets come from. A kernel without IPv4 has no such thing.
+func (n *nodeReader) strictness() error {
+	value, err := readSysctl("net/ipv4/conf/all/rp_filter")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		n.rpFilter, err = strconv.Atoi(value)
+	}
+	return err
 }
 
 func (n *nodeReader) read(k *Kernel) error {
@@ -70,7 +89,8 @@ func (n *nodeReader) link(l link) {
 	n.at[l.index] = len(n.links)
 	n.links = append(n.links, model.HostLink{
 		Name: l.Name, MTU: l.MTU, Up: l.Up, Loopback: l.loopback, AcceptRA: l.conf.acceptRA(),
-		Bridge: l.Kind == dataplane.Bridge, Wireless: n.radios.wireless(&l), IPOnly: !l.ether && !l.loopback,
+		RPFilter: max(n.rpFilter, l.conf.rpFilter()),
+		Bridge:   l.Kind == dataplane.Bridge, Wireless: n.radios.wireless(&l), IPOnly: !l.ether && !l.loopback,
 	})
 	if l.master != 0 {
 		n.ports[l.index] = l.master

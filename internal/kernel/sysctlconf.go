@@ -81,3 +81,9 @@ func (c conf) acceptRA() int {
 	}
 	return int(int32(v))
 }
+
+// rpFilter is net.ipv4.conf.LINK.rp_filter of the link alone.
+func (c conf) rpFilter() int {
+	v, _ := c.v4.Uint32At(confPlaces4["rp_filter"])
+	return int(v)
+}

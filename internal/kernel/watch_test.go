@@ -205,7 +205,7 @@ func TestWatchTellsForeignChanges(t *testing.T) {
 	mark := 0
 	for _, does := range []string{
 		"ip link add wan type veth peer name far", "ip link set wan up", "ip link set far up", "ip addr add 192.0.2.1/24 dev wan",
-		"ip route add default via 192.0.2.2", "ip -6 route add 2001:db8::/32 dev wan", "ip link set wan mtu 1400",
+		"ip route add default via 192.0.2.2", "ip -6 route add 2001:db8::/32 dev wan", "ip link set wan mtu 1400", "sysctl -qw net.ipv4.conf.wan.rp_filter=1",
 		"ip route del default", "ip addr del 192.0.2.1/24 dev wan", "ip link del wan",
 	} {
 		run(t, does)

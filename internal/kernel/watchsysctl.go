@@ -35,6 +35,9 @@ func (w *watcher) sysctl(m netlink.Message) {
 		prefix = "net/ipv6/conf/"
 	}
 	tracked := w.k.tracked(dataplane.HostNetns)
+	if _, told := values["rp_filter"]; told && m.Data[0] == unix.AF_INET && w.isFact(prefix+link+"/rp_filter", link, tracked) {
+		w.news.foreign = true
+	}
 	tell := func(name, value string) {
 		i := slices.IndexFunc(tracked, func(s dataplane.Sysctl) bool { return s.Name == name })
 		if i >= 0 {
@@ -47,6 +50,19 @@ func (w *watcher) sysctl(m netlink.Message) {
 			tell("net/ipv4/ip_forward", value)
 		}
 	}
+}
+
+// isFact reports whether a sysctl is one that Node tells, of a link of others or of all, and that is not ours to set.
+func (w *watcher) isFact(name, link string, tracked []dataplane.Sysctl) bool {
+	if slices.ContainsFunc(tracked, func(s dataplane.Sysctl) bool { return s.Name == name }) {
+		return false
+	}
+	for _, l := range w.links {
+		if l.Name == link {
+			return !l.marked
+		}
+	}
+	return link == "all"
 }
 
 func (w *watcher) confLink(index int) string {

@@ -62,6 +62,7 @@ type HostLink struct {
 	Loopback bool
 	Master   string // the bridge it is a port of
 	AcceptRA int    // net.ipv6.conf.NAME.accept_ra; -1 when there is no IPv6
+	RPFilter int    // the greater of net.ipv4.conf.NAME.rp_filter and that of all: 1 strict, 2 loose (RFC 3704)
 	Addrs    []netip.Prefix
 }
 

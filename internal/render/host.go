@@ -98,6 +98,9 @@ func hostSysctls(v model.View) []dataplane.Object {
 		if n.Active {
 			uplinkSysctls(v.Node, n, wanted)
 		}
+		if inCluster(n) && n.Cluster.Uses(model.VXLAN) {
+			looseUnderlay(v, n, wanted)
+		}
 		for _, s := range n.Subnets {
 			switch {
 			case !n.Active || !n.Routes():
@@ -113,6 +116,17 @@ func hostSysctls(v model.View) []dataplane.Object {
 		objects = append(objects, dataplane.Sysctl{Name: name, Value: value})
 	}
 	return objects
+}
+
+// looseUnderlay lets in what workloads of other nodes send to this one: it comes by the underlay with their own address, to which the answer
+// goes by the tunnel, and a strict check of the way back would drop it (RFC 3704 section 2.2). A link that is loose already is wanted so
+// too, or the change itself would make us take it back.
+func looseUnderlay(v model.View, n model.Network, wanted map[string]string) {
+	link, ok := v.Node.Has(v.Members[v.Self].Underlay(false))
+	l, _ := v.Node.Link(link)
+	if ok && l.RPFilter >= 1 && !n.Cluster.Inherited {
+		wanted["net/ipv4/conf/"+link+"/rp_filter"] = "2"
+	}
 }
 
 // uplinkSysctls are those of a link that is not ours. Answers for others come at once: by default they wait up to 0.8 s
