@@ -421,7 +421,10 @@ func (l *lab) dump(failures []string, names ...string) string {
 	}
 	defer f.Close()
 	fmt.Fprintln(f, strings.Join(failures, "\n"))
-	for _, name := range append([]string{"host"}, names...) {
+	if l.host != nil {
+		names = append([]string{l.host.Name}, names...)
+	}
+	for _, name := range names {
 		fmt.Fprintln(f, l.actor(name).Dump())
 	}
 	return f.Name()

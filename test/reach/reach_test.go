@@ -59,7 +59,9 @@ func TestReachability(t *testing.T) {
 	l.attachments()
 	for _, tab := range []table{tabs.networks, tabs.forwards, tabs.frames} {
 		for _, cell := range tab.unread() {
-			t.Errorf("%s: nobody tried %q", specification, cell)
+			if !strings.HasPrefix(cell, "cluster: ") { // that is TestClusterReachability's
+				t.Errorf("%s: nobody tried %q", specification, cell)
+			}
 		}
 	}
 	l.flat.uninstall()
