@@ -22,6 +22,7 @@ type member struct {
 	stop    context.CancelFunc
 	done    chan struct{}
 	seen    fabric.Picture // the last one that was taken over; guarded by Agent.mu
+	away    time.Time      // since when the store does not answer; zero: it does; guarded by Agent.mu
 }
 
 // Description is how this host wants to be known to the other nodes of its cluster, given its links and routes; an error says why it
@@ -149,16 +150,32 @@ func (a *Agent) take(m *member, p fabric.Picture) (e, inverse edit) {
 	v := a.state.view
 	a.state.view.Self = p.Self
 	e = edit{networks: a.networksOf(p)}
-	members, leases := p.Differs(m.seen)
-	if members {
-		e.members = differing(p.Members, v.Members)
-	}
-	if leases {
-		e.leases = differing(p.Leases, v.Leases)
+	if members, leases, ok := p.Changed(m.seen); ok {
+		e.members, e.leases = picked(members, p.Members), picked(leases, p.Leases)
+	} else {
+		e.members, e.leases = differing(p.Members, v.Members), differing(p.Leases, v.Leases)
 	}
 	inverse = a.state.apply(e)
 	m.seen = p
+	switch {
+	case p.Live:
+		m.away = time.Time{}
+	case m.away.IsZero():
+		m.away = a.deps.Now()
+	}
 	return e, inverse
+}
+
+// picked is the change that makes these keys be as in want.
+func picked[K comparable, V any](keys []K, want map[K]V) map[K]*V {
+	change := make(map[K]*V, len(keys))
+	for _, k := range keys {
+		change[k] = nil
+		if v, there := want[k]; there {
+			change[k] = &v
+		}
+	}
+	return change
 }
 
 // differing is the change that makes have want.

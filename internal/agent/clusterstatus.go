@@ -2,7 +2,6 @@ package agent
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -102,10 +101,8 @@ func (a *Agent) describeNodes(n model.Network) []api.NodeBlocks {
 		if a.fabric != nil {
 			d.Alive = a.fabric.seen.Alive[id]
 		}
-		held := slices.Collect(maps.Keys(a.state.holders[model.Holder{Network: n.Name, Node: id}]))
-		slices.SortFunc(held, model.CompareLeases)
-		for _, key := range held {
-			d.Blocks = append(d.Blocks, key.Block.String())
+		for _, l := range a.state.holders[model.Holder{Network: n.Name, Node: id}] {
+			d.Blocks = append(d.Blocks, l.Block.String())
 		}
 		list = append(list, d)
 	}

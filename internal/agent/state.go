@@ -50,8 +50,8 @@ type state struct {
 	next   map[netip.Prefix]netip.Addr      // by subnet: where to look for a free address
 	lost   map[string]string                // workloads whose namespace vanished, with the reason
 
-	holders map[model.Holder]map[model.LeaseKey]model.Lease // the view's leases by who holds them
-	refused map[string]string                               // nodes that are not reached on a network, by part, with the reason
+	holders map[model.Holder][]model.Lease // the view's leases by who holds them, in order
+	refused map[string]string              // nodes that are not reached on a network, by part, with the reason
 }
 
 func newState() *state {
@@ -59,7 +59,7 @@ func newState() *state {
 		view: model.View{Networks: map[string]model.Network{}, Workloads: map[string]model.Workload{}, Forwards: map[string]model.Forward{}, Members: map[string]model.Member{}, Leases: map[model.LeaseKey]model.Lease{}},
 		used: map[string]map[netip.Addr]string{}, macs: map[string]map[model.MAC]string{},
 		netns: map[string]string{}, ports: map[string]string{}, joined: map[string]map[string]bool{}, next: map[netip.Prefix]netip.Addr{}, lost: map[string]string{},
-		holders: map[model.Holder]map[model.LeaseKey]model.Lease{}, refused: map[string]string{},
+		holders: map[model.Holder][]model.Lease{}, refused: map[string]string{},
 	}
 }
 
@@ -83,24 +83,31 @@ func (s *state) apply(e edit) (inverse edit) {
 
 func (s *state) applyLeases(change map[model.LeaseKey]*model.Lease) map[model.LeaseKey]*model.Lease {
 	inverse := swap(s.view.Leases, change)
-	for key, was := range inverse {
-		if was != nil {
-			drop(s.holders, model.Holder{Network: was.Network, Node: was.Node}, key)
+	for _, was := range inverse {
+		if was == nil {
+			continue
+		}
+		at := model.Holder{Network: was.Network, Node: was.Node}
+		s.holders[at] = slices.DeleteFunc(slices.Clone(s.holders[at]), func(l model.Lease) bool { return l.Block == was.Block })
+		if len(s.holders[at]) == 0 {
+			delete(s.holders, at)
 		}
 	}
-	for key, l := range change {
-		if l != nil {
-			put(s.holders, model.Holder{Network: l.Network, Node: l.Node}, key, *l)
+	for _, l := range change {
+		if l == nil {
+			continue
 		}
+		at := model.Holder{Network: l.Network, Node: l.Node}
+		held := append(slices.Clone(s.holders[at]), *l)
+		slices.SortFunc(held, func(a, b model.Lease) int { return model.CompareLeases(a.Key(), b.Key()) })
+		s.holders[at] = slices.Clip(held)
 	}
 	return inverse
 }
 
 // peer renders the way to one node on one network. What cannot be reached is noted; it keeps nothing else from working.
 func (s *state) peer(at model.Holder) dataplane.Host {
-	leases := slices.Collect(maps.Values(s.holders[at]))
-	slices.SortFunc(leases, func(a, b model.Lease) int { return model.CompareLeases(a.Key(), b.Key()) })
-	host, err := render.Peer(s.view, at.Network, at.Node, leases)
+	host, err := render.Peer(s.view, at.Network, at.Node, s.holders[at])
 	name := render.PeerPart(at.Network, at.Node)
 	delete(s.refused, name)
 	if err != nil {
@@ -292,6 +299,11 @@ func (t *touching) add(part string, render func() (dataplane.Host, error)) {
 func (t *touching) network(name string) {
 	t.add(render.NodePart, func() (dataplane.Host, error) { return render.Node(t.view) })
 	t.networkOnly(name)
+	for other, n := range t.view.Networks {
+		if other != name && n.SharesBridge(t.view.Networks[name]) {
+			t.networkOnly(other) // what both say stands in one's part
+		}
+	}
 	if len(t.view.Members) > 0 {
 		t.peersOf(name)
 	}

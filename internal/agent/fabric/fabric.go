@@ -44,7 +44,8 @@ type Fabric struct {
 	member  chan struct{} // the node may be reached elsewhere
 	changed chan struct{} // something is to be written down
 
-	showing sync.Mutex // held while somebody is told of a picture: none comes after a later one
+	began   time.Duration // of Run
+	showing sync.Mutex    // held while somebody is told of a picture: none comes after a later one
 	shown   *Picture
 
 	claiming   sync.Mutex // held while blocks are claimed and given back
@@ -103,6 +104,7 @@ func (f *Fabric) Last() Picture { return f.picture() }
 
 // Run follows the cluster until ctx ends. Nothing is given back by that.
 func (f *Fabric) Run(ctx context.Context) error {
+	f.began = f.deps.Now()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return f.deps.Cluster.Watch(ctx, f.saw) })
 	g.Go(func() error { return f.keeper.Run(ctx) })
@@ -196,8 +198,11 @@ func kick(c chan struct{}) {
 // shows tells of each new picture, and looks again when the right to a block runs out.
 func (f *Fabric) shows(ctx context.Context) error {
 	for {
-		f.show()
-		timer := time.NewTimer(f.nextEnd())
+		wait := f.nextEnd()
+		if f.show(); f.waits() {
+			wait = earlyLook
+		}
+		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
 			timer.Stop()
@@ -214,7 +219,7 @@ func (f *Fabric) show() {
 	f.showing.Lock()
 	defer f.showing.Unlock()
 	p := f.picture()
-	if f.shown != nil && p.same(*f.shown) {
+	if f.shown != nil && p.same(*f.shown) || f.shown == nil && f.early(p) {
 		return
 	}
 	if f.shown == nil || !p.sameHere(*f.shown) {
@@ -224,6 +229,33 @@ func (f *Fabric) show() {
 	f.shown = &p
 	kick(f.changed)
 }
+
+// waits reports whether nobody was told of anything yet.
+func (f *Fabric) waits() bool {
+	f.showing.Lock()
+	defer f.showing.Unlock()
+	return f.shown == nil
+}
+
+// early reports whether the node is just about to get its own blocks: the ways to all others name its address in them, and would
+// be made twice. That is not waited for long.
+func (f *Fabric) early(p Picture) bool {
+	if !p.Live || f.deps.Now()-f.began > earlyTime {
+		return false
+	}
+	self := p.Members[p.Self] // may not be published yet
+	for name, n := range p.Networks {
+		if n.Active && len(p.mine[name]) == 0 && (self.ID == "" || n.Cluster.On(self)) {
+			return true
+		}
+	}
+	return false
+}
+
+const (
+	earlyTime = time.Second
+	earlyLook = 5 * time.Millisecond
+)
 
 // nextEnd is in how long a right to a block may run out.
 func (f *Fabric) nextEnd() time.Duration {

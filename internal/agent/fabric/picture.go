@@ -23,7 +23,8 @@ type Picture struct {
 	Refused  map[string]string               // what is not used of what is stored, with the reason
 	Fenced   map[model.LeaseKey]store.Tenure // blocks of the node's own that it must not use
 	versions map[string]store.Version        // of networks
-	mine     map[string][]netip.Prefix       // blocks held, by network
+	step     step
+	mine     map[string][]netip.Prefix // blocks held, by network
 }
 
 // Blocks are those of a network that the node may use, IPv4 first.
@@ -39,7 +40,16 @@ type sound struct {
 	leases  map[model.LeaseKey]model.Lease
 	refused map[string]string
 	own     map[model.LeaseKey]model.Lease // of the node, by the store
-	at      map[netip.Addr]string          // underlay addresses of the sound members
+	at      map[netip.Addr]string          // underlay addresses of the sound members; the only map that is changed in place, by who judges
+	step    step
+}
+
+// step is by what a sound snapshot differs from the one before, whose maps it names; the zero step says nothing.
+type step struct {
+	fromMembers map[string]model.Member
+	fromLeases  map[model.LeaseKey]model.Lease
+	members     []string
+	leases      []model.LeaseKey
 }
 
 func judge(snap store.ClusterSnapshot, self string) sound {
@@ -98,7 +108,7 @@ func judgeChange(was sound, snap store.ClusterSnapshot, self string) (s sound, o
 	s.snap = snap
 	facts := model.ClusterFacts{Self: self, Members: map[string]model.Member{}, Pools: poolsOf(snap)}
 	if len(members) > 0 {
-		s.members, s.at = maps.Clone(was.members), maps.Clone(was.at)
+		s.members = maps.Clone(was.members)
 	}
 	for _, id := range members {
 		for _, a := range was.members[id].Underlays() {
@@ -140,6 +150,7 @@ func judgeChange(was sound, snap store.ClusterSnapshot, self string) (s sound, o
 			s.own[key] = l
 		}
 	}
+	s.step = step{was.members, was.leases, members, leases}
 	return s, s.everyHolder(members, leases)
 }
 
@@ -208,7 +219,7 @@ func (f *Fabric) picture() Picture {
 		}
 	}
 	if f.sameOwn(s) {
-		p.Leases = s.leases
+		p.Leases, p.step = s.leases, s.step
 	} else {
 		p.Leases = make(map[model.LeaseKey]model.Lease, len(s.leases)+1)
 		maps.Copy(p.Leases, s.leases)
@@ -247,13 +258,22 @@ func (f *Fabric) sameOwn(s sound) bool {
 	return n == len(s.own)
 }
 
-// Differs reports whether the members, and the leases, may be others than those of a picture before; it costs nothing.
-func (p Picture) Differs(o Picture) (members, leases bool) {
-	return !sameMap(p.Members, o.Members), !sameMap(p.Leases, o.Leases)
+// Changed are the members and the leases that differ from those of a picture before; ok is false when they have to be looked for.
+func (p Picture) Changed(o Picture) (members []string, leases []model.LeaseKey, ok bool) {
+	if sameMap(p.Members, o.Members) && sameMap(p.Leases, o.Leases) {
+		return nil, nil, true
+	}
+	if p.step.fromMembers == nil || !sameMap(p.step.fromMembers, o.Members) || !sameMap(p.step.fromLeases, o.Leases) {
+		return nil, nil, false
+	}
+	return p.step.members, p.step.leases, true
 }
 
 // same reports whether two pictures ask the same of a node.
 func (p Picture) same(o Picture) bool {
+	if members, leases, ok := p.Changed(o); ok && len(members)+len(leases) > 0 {
+		return false
+	}
 	return p.Live == o.Live && p.Known == o.Known && equal(p.Members, o.Members) && equal(p.Leases, o.Leases) && equal(p.Fenced, o.Fenced) &&
 		equal(p.versions, o.versions) && equal(p.Refused, o.Refused) && equal(p.Alive, o.Alive)
 }
