@@ -83,7 +83,7 @@ func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
 
 // cause orders findings: what is first is why there are others.
 func cause(f api.Finding) int {
-	if f.Code == checkup.CodeDownLink {
+	if f.Code == checkup.CodeDownLink || f.Code == checkup.CodeTunnelPort {
 		return 0
 	}
 	return 1
@@ -92,7 +92,7 @@ func cause(f api.Finding) int {
 // known are the findings that cost no look.
 func (a *Agent) known() []api.Finding {
 	a.mu.RLock()
-	list := slices.Concat(a.conflictFindings(), a.lostFindings(), a.brokenFindings(), a.lackingFindings())
+	list := slices.Concat(a.conflictFindings(), a.lostFindings(), a.brokenFindings(), a.lackingFindings(), a.clusterFindings())
 	a.mu.RUnlock()
 	return slices.Concat(list, damagedFindings(a.config.RunDir), a.featureFindings())
 }

@@ -42,6 +42,7 @@ func (a *Agent) facts(ctx context.Context, v model.View, inside bool) (checkup.F
 	}
 	a.past.note(f.Host.Defaults, addrs, a.deps.Now()) // the kernel's message of a change may still be on its way
 	f.Before = a.past.before()
+	f.Cluster = a.clusterFacts(ctx, v)
 	if f.Switches, err = s.Switches(ctx); err != nil {
 		return f, err
 	}

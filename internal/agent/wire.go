@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -260,7 +261,7 @@ func (rules) Findings(ctx context.Context, v model.View, others []checkup.OtherB
 			closed = append(closed, h.Bridge.Name)
 		}
 	}
-	return append(ruleFindings(foreign.Findings(all, foreign.Probes(v))), hintFindings(hints)...), closed, nil
+	return append(ruleFindings(slices.Concat(foreign.Findings(all, foreign.Probes(v)), tunnelFindings(all, v))), hintFindings(hints)...), closed, nil
 }
 
 // processes is package process as the agent asks for it.

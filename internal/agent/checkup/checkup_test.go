@@ -108,6 +108,16 @@ func space(f *Facts, workload string, change func(*kernel.Space)) {
 	f.Workloads[workload] = s
 }
 
+// clustered makes lab a network of a cluster with two hosts.
+func clustered(f *Facts) {
+	network(f, func(n *model.Network) {
+		n.Mode, n.Cluster = model.Cluster, model.Overlay{Backend: model.VXLAN, VNI: 1, Port: 8472, Pools: []model.BlockPool{{Prefix: prefix("10.66.0.0/16"), Bits: 24}}}
+	})
+	f.View.Node.Links[0].MTU = 1500
+	f.View.Self = "n-1"
+	f.View.Members = map[string]model.Member{"n-1": {ID: "n-1", Name: "h1", Underlay4: addr("192.0.2.10"), MTU: 1500}, "n-2": {ID: "n-2", Name: "h2", Underlay4: addr("192.0.2.2"), MTU: 1500}}
+}
+
 var unplugged = []string{"NO-CARRIER", "BROADCAST", "MULTICAST", "UP"}
 
 // bound binds lab to another link than that of the default routes.
@@ -315,6 +325,39 @@ var cases = []struct {
 		f.Others[1].Space.Defaults = []kernel.DefaultRoute{defaultVia("192.168.88.9", "eth0", 0)}
 		f.Others[1].Space.Neighbours = []kernel.NeighbourInfo{{Addr: addr("192.168.88.9"), Link: "eth0", State: "FAILED"}}
 	}},
+	{"a cluster without faults", clustered},
+	{"a process has the tunnel's port", func(f *Facts) {
+		clustered(f)
+		f.Cluster.Holders = map[uint16]string{8472: "process flanneld[812]"}
+	}},
+	{"the underlay checks the way back strictly", func(f *Facts) { clustered(f); f.Cluster.Reverse = map[string]int{"eth0": 1} }},
+	{"the underlay checks the way back, which is that of host-gw", func(f *Facts) {
+		clustered(f)
+		f.Cluster.Reverse = map[string]int{"eth0": 1}
+		network(f, func(n *model.Network) { n.Cluster.Backend = model.HostGW })
+	}},
+	{"the underlay takes smaller packets than others send", func(f *Facts) {
+		clustered(f)
+		f.View.Node.Links[0].MTU = 1400
+		for i := range 6 {
+			id := fmt.Sprintf("n-%d", i+3)
+			f.View.Members[id] = model.Member{ID: id, Name: fmt.Sprintf("h%d", i+3), MTU: 9000}
+		}
+	}},
+	{"others could send larger packets than the underlay takes, and do not", func(f *Facts) {
+		clustered(f)
+		f.View.Node.Links[0].MTU = 1400
+		network(f, func(n *model.Network) { n.MTU = 1350 })
+	}},
+	{"the store is away", func(f *Facts) { f.Cluster.Away = noon }},
+	{"nodes are not reached", func(f *Facts) {
+		f.Cluster.NotReached = map[string][]NotReached{
+			"":     {{Node: "n-9", Why: "FN2121: 192.0.2.3 is the underlay address of two nodes"}, {Node: "h1", Self: true, Why: "FN2121: 192.0.2.10 is the underlay address of two nodes"}},
+			"pods": {{Node: "h3", Why: "FN1604: 198.51.100.3 is not on a link"}, {Node: "h4", Why: "FN1604: 198.51.100.4 is not on a link"}}}
+	}},
+	{"a block is fenced", func(f *Facts) {
+		f.Cluster.Fenced = map[model.LeaseKey]string{{Network: "pods", Block: prefix("10.244.1.0/24")}: "it could not be renewed for the grace"}
+	}},
 }
 
 // TestFindings compares what is found of each case with testdata/findings.txtar.
@@ -339,7 +382,7 @@ func TestFindings(t *testing.T) {
 
 func text(f Facts) string {
 	var b strings.Builder
-	for _, x := range Findings(f) {
+	for _, x := range append(ClusterFindings(f.Cluster), Findings(f)...) {
 		fmt.Fprintf(&b, "%s %s: %s\n", x.Level, x.Code, x.What)
 		for line := range strings.Lines(x.Owner) {
 			fmt.Fprintf(&b, "  %s\n", strings.TrimSpace(line))

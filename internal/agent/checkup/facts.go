@@ -34,6 +34,12 @@ const (
 	CodeInnerRoute   = "FN5301" // a workload's default route
 	CodeDuplicate    = "FN5302" // two have one address
 	CodeOtherRoute   = "FN5303" // the default route of a namespace that is not ours
+	CodeNotReached   = "FN5401" // a node of the cluster is not reached
+	CodeStoreAway    = "FN5402" // the cluster's store does not answer
+	CodeFenced       = "FN5403" // a block that this host must not use any more
+	CodeTunnelPort   = "FN5404" // a process holds the tunnel's port
+	CodeWayBack      = "FN5405" // the underlay's link checks the way back strictly
+	CodeUnderlayMTU  = "FN5406" // other nodes send larger packets than the underlay's link takes
 )
 
 // The levels of a finding.
@@ -54,6 +60,7 @@ type Facts struct {
 	Workloads map[string]kernel.Space // by name; of those with a namespace of their own
 	Others    []Other
 	Closed    []string // bridges of others that are kept from the outside on purpose
+	Cluster   Cluster
 }
 
 // Past is a default route that was.
@@ -89,9 +96,9 @@ func (o Other) inner() (kernel.LinkInfo, bool) {
 	return kernel.LinkInfo{}, false
 }
 
-// Findings are all that the facts tell, in the order links, host, networks, workloads.
+// Findings are all that the facts tell, in the order links, host, networks, workloads; those of ClusterFindings are not among them.
 func Findings(f Facts) []api.Finding {
-	return slices.Concat(downLinks(f), strayAddresses(f), strayPorts(f), forwarding(f), closedLinks(f), defaults(f), pinned(f), returnRoutes(f), innerRoutes(f), duplicates(f), otherRoutes(f))
+	return slices.Concat(downLinks(f), tunnels(f), strayAddresses(f), strayPorts(f), forwarding(f), closedLinks(f), defaults(f), pinned(f), returnRoutes(f), innerRoutes(f), duplicates(f), otherRoutes(f))
 }
 
 // family is 0 for IPv4 and 1 for IPv6.

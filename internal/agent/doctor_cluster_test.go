@@ -1,0 +1,73 @@
+package agent
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/flatnet/flatnet/api"
+	"github.com/flatnet/flatnet/internal/agent/checkup"
+	"github.com/flatnet/flatnet/internal/kernel/foreign"
+	"github.com/flatnet/flatnet/internal/model"
+	"github.com/flatnet/flatnet/internal/store"
+)
+
+// Doctor knows of a store that went away and came back, and of two hosts that say they have one address.
+func TestDoctorOfACluster(t *testing.T) {
+	hub := store.NewHub(time.Hour, time.Minute, store.Boottime)
+	w1, c1 := newNode(t, hub, 1)
+	d1, ctx := w1.start(), context.Background()
+	if _, err := d1.CreateNetwork(ctx, pods(), false); err != nil {
+		t.Fatal(err)
+	}
+	has := func(code, text string) func() bool {
+		return func() bool {
+			return slices.ContainsFunc(must[[]api.Finding](t)(d1.Doctor(ctx)), func(f api.Finding) bool { return f.Code == code && strings.Contains(f.What+f.Owner, text) })
+		}
+	}
+	lacks := func(code string) func() bool { return func() bool { return !has(code, "")() } }
+	for _, code := range []string{checkup.CodeStoreAway, checkup.CodeNotReached, checkup.CodeFenced} {
+		if !lacks(code)() {
+			t.Errorf("all is well, and %s is found", code)
+		}
+	}
+	c1.Cut(true)
+	eventually(t, "the store is away", has(checkup.CodeStoreAway, "since 20"))
+	c1.Cut(false)
+	eventually(t, "the store is back", lacks(checkup.CodeStoreAway))
+
+	w2, _ := newNode(t, hub, 2)
+	w2.host.node.Links[0].Addrs = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}
+	w2.start()
+	eventually(t, "one of two with one address is refused", has(checkup.CodeNotReached, model.CodeUnderlayTaken))
+}
+
+// What lets a tunnel's packets through others' rules lets nothing else through.
+func TestTunnelsPassOthersRules(t *testing.T) {
+	v := model.View{Self: "n-1", Members: map[string]model.Member{"n-1": {ID: "n-1", Underlay4: netip.MustParseAddr("192.0.2.1")}, "n-2": {ID: "n-2", Underlay4: netip.MustParseAddr("192.0.2.2")}},
+		Node: model.Node{Links: []model.HostLink{{Name: "eth0", MTU: 1500, Addrs: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}}}},
+		Networks: map[string]model.Network{"pods": {Name: "pods", Mode: model.Cluster, Active: true, Cluster: model.Overlay{Backend: model.VXLAN, Port: 8472}},
+			"more": {Name: "more", Mode: model.Cluster, Active: true, Cluster: model.Overlay{Backend: model.VXLAN, Port: 8472}},
+			"near": {Name: "near", Mode: model.Cluster, Active: true, Cluster: model.Overlay{Backend: model.HostGW, Port: 8473}}}}
+	drops := func(family, table, chain, hook string) foreign.Ruleset {
+		return foreign.Ruleset{Chains: []foreign.Chain{{Family: family, Table: table, Name: chain, Hook: hook, Drops: true}}}
+	}
+	for _, c := range []struct{ family, table, chain, hook, want string }{
+		{"inet", "strict", "in", "input", "nft insert rule inet strict in iifname eth0 udp dport 8472 accept"},
+		{"ip", "filter", "INPUT", "input", "iptables -t filter -I INPUT -i eth0 -p udp --dport 8472 -j ACCEPT"},
+		{"ip", "filter", "OUTPUT", "output", "iptables -t filter -I OUTPUT -o eth0 -p udp --dport 8472 -j ACCEPT"},
+		{"ip6", "filter", "INPUT", "input", ""},
+		{"ip", "filter", "FORWARD", "forward", ""},
+	} {
+		var got []string
+		for _, f := range tunnelFindings(drops(c.family, c.table, c.chain, c.hook), v) {
+			got = append(got, f.Fix)
+		}
+		if strings.Join(got, "|") != c.want {
+			t.Errorf("%+v: got %s", c, got)
+		}
+	}
+}
