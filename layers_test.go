@@ -70,6 +70,7 @@ var owners = map[string][]string{
 	"go.etcd.io/bbolt":                    {"internal/store/local"},
 	"go.etcd.io/etcd":                     {"internal/store/etcd", "internal/store/etcd/server"},
 	"go.uber.org/zap":                     {"internal/store/etcd", "internal/store/etcd/server"}, // to keep etcd's own log quiet
+	"google.golang.org/grpc":              {"internal/store/etcd"},                               // to make etcd's connections ourselves
 	"github.com/prometheus/client_golang": {"internal/agent/metrics"},
 	"github.com/spf13/cobra":              {"cmd/flatnet"},
 	"sigs.k8s.io/yaml":                    {"api", "cmd/flatnet", "cmd/flatnetd"}, // manifests; -o yaml with the CLI's own settings; the settings file

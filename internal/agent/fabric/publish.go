@@ -10,16 +10,27 @@ import (
 )
 
 // Changed says that the node may be reached elsewhere now.
-func (f *Fabric) Changed() { kick(f.member) }
+func (f *Fabric) Changed() {
+	if c, ok := f.deps.Cluster.(mover); ok {
+		c.Moved()
+	}
+	kick(f.member)
+}
+
+// mover is a store whose connections hang on addresses of the host.
+type mover interface{ Moved() }
 
 // publishes keeps what the others know of the node true.
 func (f *Fabric) publishes(ctx context.Context) error {
 	var told string
+	pause := publishPause
 	for {
 		err := f.publish(ctx)
 		again := time.Hour
 		if err != nil {
-			again = 2 * time.Second
+			again, pause = pause, min(2*pause, publishMost)
+		} else {
+			pause = publishPause
 		}
 		if text := fmt.Sprint(err); text != told && err != nil && !errors.Is(err, store.ErrAway) && ctx.Err() == nil {
 			told = text
@@ -68,6 +79,11 @@ func (f *Fabric) publish(ctx context.Context) error {
 	}
 	return nil
 }
+
+const (
+	publishPause = 100 * time.Millisecond // after a failure, and then twice as long each time
+	publishMost  = 2 * time.Second
+)
 
 // callTime bounds one call to the store.
 const callTime = 5 * time.Second

@@ -13,6 +13,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
 
 	"github.com/flatnet/flatnet/internal/model"
 	"github.com/flatnet/flatnet/internal/store"
@@ -47,6 +48,8 @@ type Client struct {
 	stop     context.CancelFunc
 	done     sync.WaitGroup
 	feed     *feed
+
+	connections *connections
 
 	claiming sync.Mutex // one claim, release or renewal at a time: each relies on what it has seen
 
@@ -84,12 +87,13 @@ const keepAlive = 6 * time.Second
 func Open(c Config) (*Client, error) {
 	c = c.withDefaults()
 	ctx, stop := context.WithCancel(context.Background())
-	e, err := dial(ctx, c)
+	links := &connections{}
+	e, err := dial(ctx, c, links)
 	if err != nil {
 		stop()
 		return nil, err
 	}
-	client := &Client{config: c, etcd: e, board: store.NewBoard(), instance: rand.Text(), stop: stop,
+	client := &Client{config: c, etcd: e, connections: links, board: store.NewBoard(), instance: rand.Text(), stop: stop,
 		beating: map[string]int64{}, sessions: map[string]session{}, beats: map[string]beat{}, given: map[model.LeaseKey]bool{}}
 	client.feed = &feed{etcd: e, root: c.Root, landmark: founded, pace: c.Probe, to: client}
 	client.done.Go(func() { client.feed.run(ctx) })
@@ -102,8 +106,8 @@ func (c *Client) Watch(ctx context.Context, each func(store.ClusterSnapshot)) er
 }
 
 // dial makes a client of etcd's own.
-func dial(ctx context.Context, c Config) (*clientv3.Client, error) {
-	e, err := clientv3.New(clientv3.Config{Endpoints: c.Endpoints, TLS: c.TLS, Context: ctx, Logger: zap.NewNop(),
+func dial(ctx context.Context, c Config, links *connections) (*clientv3.Client, error) {
+	e, err := clientv3.New(clientv3.Config{Endpoints: c.Endpoints, TLS: c.TLS, Context: ctx, Logger: zap.NewNop(), DialOptions: []grpc.DialOption{grpc.WithContextDialer(links.dial)},
 		DialKeepAliveTime: keepAlive, DialKeepAliveTimeout: 3 * time.Second})
 	if err != nil {
 		return nil, fmt.Errorf("store: etcd: %w", err)

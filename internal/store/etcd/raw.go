@@ -53,7 +53,7 @@ var ErrNoLease = errors.New("the etcd lease is over")
 func OpenRaw(c Config, landmark string, to Hearer) (*Raw, error) {
 	c.Probe = cmp.Or(c.Probe, 5*time.Second)
 	ctx, stop := context.WithCancel(context.Background())
-	e, err := dial(ctx, c)
+	e, err := dial(ctx, c, &connections{})
 	if err != nil {
 		stop()
 		return nil, err
