@@ -165,7 +165,7 @@ func outermost(prefixes []netip.Prefix) []netip.Prefix {
 func amongClusters(v model.View) []dataplane.Object {
 	state := dataplane.State{}
 	for _, n := range v.Networks {
-		if !inCluster(n) {
+		if !inCluster(n) || waits(n) {
 			continue
 		}
 		if n.Cluster.Uses(model.VXLAN) {
