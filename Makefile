@@ -14,7 +14,10 @@ BUILD = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VE
 build: ## static binaries in bin/
 	$(BUILD) -o bin/ ./cmd/...
 
-demo: build stage root ## the tutorial, in namespaces of its own: this machine's network is not touched
+demo: build root ## three hosts become one network, in namespaces of their own: this machine's network is not touched
+	@demo/hosts
+
+demo-host: build stage root ## one machine's first hour, likewise
 	@demo/enter demo/story
 
 stage: # the tools of the demo
@@ -53,7 +56,7 @@ root:
 	@test "$$(id -u)" = 0 || { echo "this makes network namespaces and needs root: sudo make $(MAKECMDGOALS)" >&2; exit 1; }
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
-.PHONY: build demo stage test bench mutants fuzz generate install clean root help
+.PHONY: build demo demo-host stage test bench mutants fuzz generate install clean root help
 .DEFAULT_GOAL := build
