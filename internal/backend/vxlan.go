@@ -62,7 +62,11 @@ func (p Place) tunnelMTU() int {
 		l, _ := p.Host.Link(name)
 		mtu = l.MTU
 	}
-	return mtu - vxlanOverhead(p.Network.Cluster)
+	mtu -= vxlanOverhead(p.Network.Cluster)
+	if n := p.Network; n.Cluster.Inherited && n.MTU != 0 {
+		mtu = min(mtu, n.MTU) // flannel's key MTU is about what the underlay carries
+	}
+	return mtu
 }
 
 func vxlanOverhead(o model.Overlay) int {

@@ -405,3 +405,17 @@ func TestFlannelsNetworkIsNotChangedFromHere(t *testing.T) {
 	key, _ := s.get(conf)
 	wants(t, "the configuration", key.value, vxlanConf)
 }
+
+func TestTheBackendsKeysBecomeTheNetworks(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	s.put("/second/config", `{"Network": "10.6.0.0/16", "SubnetMin": "10.6.2.0", "SubnetMax": "10.6.254.0", "Backend": {"Type": "vxlan", "VNI": 42, "Port": 4789, "MTU": 1400, "DirectRouting": true}}`)
+	n := newNode(t, s, "192.0.2.1", func(set *Settings) { set.Prefix, set.ForeignBridge = "/second/", true })
+	n.takes()
+	got := n.sees("the network", func(s store.ClusterSnapshot) bool { return len(s.Leases) == 1 }).Networks["flannel"]
+	block := netip.MustParsePrefix
+	want := model.Network{Name: "flannel", Mode: model.Cluster, Bridge: "cni0", MTU: 1350, Active: true, Autostart: true, Cluster: model.Overlay{
+		Pools: []model.BlockPool{{Prefix: block("10.6.0.0/16"), Bits: 24}}, Backend: model.VXLAN, VNI: 42, Port: 4789, DirectRouting: true, Tunnel: "flannel.42",
+		Inherited: true, ForeignBridge: true, Reserved: []model.Reservation{{Block: block("10.6.0.0/24")}, {Block: block("10.6.1.0/24")}, {Block: block("10.6.255.0/24")}}}}
+	wants(t, "the network", fmt.Sprintf("%+v", got), fmt.Sprintf("%+v", want))
+}
