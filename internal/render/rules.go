@@ -131,7 +131,7 @@ func rules() []dataplane.Object {
 		mapSNAT, mapForward, mapForwardAny, mapForwardRange} {
 		objects = append(objects, pair[0], pair[1])
 	}
-	for _, c := range []chain{raw(), rawOut(), dnatIn(), dnatOut(), published(), input(), forward(), oneNetwork(), output(), postrouting(), inward(), guard(), claims()} {
+	for _, c := range []chain{raw(), rawOut(), dnatIn(), dnatOut(), published(), input(), forward(), intoTunnel(), oneNetwork(), output(), postrouting(), inward(), guard(), claims()} {
 		objects = append(objects, c.objects()...)
 	}
 	return objects
@@ -280,14 +280,17 @@ func input() chain {
 // forward decides what passes the host between links.
 func forward() chain {
 	return base("forward", "filter", dataplane.Forward, 0, concat(
+		both(func(f int) dataplane.Rule {
+			return dataplane.Rule{Match: dataplane.Match{L3: l3[f], Lookup: in(listensPort, setPorts), Lookup2: in(daddr[f], setMembers[f])}, Verdict: dataplane.Verdict{Do: dataplane.Jump, Target: "into_tunnel"}}
+		}),
 		only(
 			rule(dataplane.Match{Lookup: notIn(iif, setNets), Lookup2: notIn(oif, setNets)}, dataplane.Accept, "not ours"),
 			dataplane.Rule{Match: dataplane.Match{Lookup: in(iifOif, setSame)}, Verdict: dataplane.Verdict{Do: dataplane.Jump, Target: "one_network"}},
 			rule(dataplane.Match{Lookup: in(iif, setClosed)}, dataplane.Drop, "closed network: nothing leaves"),
 			rule(dataplane.Match{Lookup: in(oif, setClosed)}, dataplane.Drop, "closed network: nothing comes in"),
 			rule(dataplane.Match{CTState: dataplane.Established | dataplane.Related}, dataplane.Accept, "answers"),
-			rule(dataplane.Match{Lookup: in(iif, setTunnels)}, dataplane.Drop, "what comes by a tunnel is for its network"),
 			rule(dataplane.Match{DNATed: true, Lookup: in(oif, setNets)}, dataplane.Accept, "published port"),
+			rule(dataplane.Match{Lookup: in(iif, setTunnels)}, dataplane.Drop, "what comes by a tunnel is for its network"),
 		),
 		both(func(f int) dataplane.Rule {
 			return rule(dataplane.Match{L3: l3[f], Lookup: in(iifDaddr[f], setForeign[f])}, dataplane.Drop, "another network, of the cluster")
@@ -304,6 +307,17 @@ func forward() chain {
 			rule(dataplane.Match{Lookup: in(iif, setPinned)}, dataplane.Drop, "another uplink"),
 		),
 	)...)
+}
+
+// intoTunnel keeps what this host passes on from becoming a tunnel's packet at another node: a workload's, or a container's of another tool,
+// may leave with this node's address, and would be taken there for the node's own. What nodes send each other by way of this one passes.
+func intoTunnel() chain {
+	return chain{dataplane.Chain{Family: dataplane.Inet, Name: "into_tunnel"}, concat(
+		both(func(f int) dataplane.Rule {
+			return rule(dataplane.Match{L3: l3[f], Lookup: in(saddr[f], setMembers[f])}, dataplane.Accept, "from a node")
+		}),
+		only(rule(dataplane.Match{}, dataplane.Drop, "nobody but nodes speaks in tunnels")),
+	)}
 }
 
 // oneNetwork decides what comes back to the network it came from: by way of the gateway, or with br_netfilter between

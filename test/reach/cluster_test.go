@@ -32,6 +32,9 @@ func TestClusterReachability(t *testing.T) {
 	f := newFabric(t)
 	tab := readTable(t, "in a cluster")
 	f.each(t, "networks", func() { f.try(f.clusterCells(tab)) })
+	f.none(f.untracked())
+	f.guest()
+	f.each(t, "tunnels", func() { f.none(f.shoot(f.tunnelShots())) })
 	for _, cell := range tab.unread() {
 		t.Errorf("%s: nobody tried %q", specification, cell)
 	}

@@ -27,6 +27,9 @@ type fabric struct {
 	*lab
 	nodes []*node
 	seats []*seat
+
+	docked *seat                // see guest
+	macs   map[string]model.MAC // see mac
 }
 
 // node is a host with a flatnetd.
@@ -87,7 +90,7 @@ func pools(index int) []string {
 func newFabric(t *testing.T) *fabric {
 	t.Helper()
 	rig.Program(t, "flatnet-etcd") // beside flatnetd
-	f := &fabric{lab: &lab{T: t, topo: kerneltest.NewTopology(t), patience: patience}}
+	f := &fabric{lab: &lab{T: t, topo: kerneltest.NewTopology(t), patience: patience}, macs: map[string]model.MAC{}}
 	f.cable()
 	f.found()
 	f.furnish()
