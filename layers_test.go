@@ -73,7 +73,7 @@ var owners = map[string][]string{
 	"google.golang.org/grpc":              {"internal/store/etcd"},                               // to make etcd's connections ourselves
 	"github.com/prometheus/client_golang": {"internal/agent/metrics"},
 	"github.com/spf13/cobra":              {"cmd/flatnet"},
-	"github.com/spf13/pflag":              {"cmd/flatnet"}, // the types of cobra's flags
+	"github.com/spf13/pflag":              {"cmd/flatnet"},                        // the types of cobra's flags
 	"sigs.k8s.io/yaml":                    {"api", "cmd/flatnet", "cmd/flatnetd"}, // manifests; -o yaml with the CLI's own settings; the settings file
 }
 
