@@ -318,7 +318,7 @@ func (w *world) snapshot() store.ClusterSnapshot {
 		id := w.owner(e)
 		holds = holds || id == w.id
 		if id != w.id {
-			s.Members[id], s.Alive[id] = stranger(id, e.value), true // that its key stands is all the sign of life there is
+			s.Members[id], s.Alive[id] = w.stranger(id, e.value), true // that its key stands is all the sign of life there is
 		}
 		for _, l := range w.leases(e, id) {
 			s.Leases[l.Key()] = l
@@ -331,13 +331,10 @@ func (w *world) snapshot() store.ClusterSnapshot {
 	return s
 }
 
-// stranger is another node, of which flannel knows but the addresses.
-func stranger(id string, v Value) model.Member {
-	return model.Member{ID: id, Name: v.PublicIP.String(), Underlay4: v.PublicIP, Underlay6: v.PublicIPv6, MTU: anyMTU, Version: "by flannel's keys", Schema: store.Schema}
+// stranger is another node, of which flannel knows but the addresses. Its MTU is taken to be this node's, as flanneld does.
+func (w *world) stranger(id string, v Value) model.Member {
+	return model.Member{ID: id, Name: v.PublicIP.String(), Underlay4: v.PublicIP, Underlay6: v.PublicIPv6, MTU: cmp.Or(w.self.MTU, model.DefaultMTU), Version: "by flannel's keys", Schema: store.Schema}
 }
-
-// anyMTU stands for one that is not known: the node's own decides.
-const anyMTU = 65535
 
 func (w *world) leases(e *entry, id string) []model.Lease {
 	leases := []model.Lease{{Network: w.names.Network, Block: e.subnet.V4, Node: id, MAC: e.value.VTEP.MAC}}
