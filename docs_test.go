@@ -194,7 +194,8 @@ func TestCallsAreDocumented(t *testing.T) {
 
 func TestManifestFieldsAreDocumented(t *testing.T) {
 	there := map[string]bool{}
-	for _, spec := range []reflect.Type{reflect.TypeFor[api.NetworkSpec](), reflect.TypeFor[api.SubnetSpec](), reflect.TypeFor[api.ForwardSpec]()} {
+	for _, spec := range []reflect.Type{reflect.TypeFor[api.NetworkSpec](), reflect.TypeFor[api.SubnetSpec](), reflect.TypeFor[api.ForwardSpec](),
+		reflect.TypeFor[api.ClusterSpec](), reflect.TypeFor[api.PoolSpec](), reflect.TypeFor[api.ReservationSpec]()} {
 		for i := range spec.NumField() {
 			name, _, _ := strings.Cut(spec.Field(i).Tag.Get("json"), ",")
 			there[name] = true
