@@ -6,6 +6,9 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -19,6 +22,8 @@ type Space struct {
 	Neighbours []NeighbourInfo
 	Defaults   []DefaultRoute
 	ByRules    []DefaultRoute // of other tables than main: rules lead there
+
+	BadChecksums uint64 // UDP packets dropped for their checksum since the namespace was made, IPv4 and IPv6
 }
 
 // DefaultRoute is a default route of the main table. Two of one metric are two routes, of which IPv4 uses the first; one with
@@ -51,9 +56,37 @@ func (k *Kernel) Survey(ctx context.Context, netns string) (Space, error) {
 			return err
 		}
 		s.Defaults, s.ByRules, err = listDefaults(c, names)
+		s.BadChecksums = badChecksums("/proc/thread-self/net") // that of the namespace that the thread is in
 		return err
 	})
 	return s, err
+}
+
+// badChecksums reads InCsumErrors and Udp6InCsumErrors (net/ipv4/proc.c, net/ipv6/proc.c); what cannot be read is none.
+func badChecksums(dir string) (sum uint64) {
+	if text, err := os.ReadFile(filepath.Join(dir, "snmp")); err == nil {
+		var names []string
+		for line := range strings.Lines(string(text)) {
+			fields := strings.Fields(line)
+			if len(fields) == 0 || fields[0] != "Udp:" {
+				continue
+			}
+			if i := slices.Index(names, "InCsumErrors"); i >= 0 && i < len(fields) {
+				n, _ := strconv.ParseUint(fields[i], 10, 64)
+				sum += n
+			}
+			names = fields
+		}
+	}
+	if text, err := os.ReadFile(filepath.Join(dir, "snmp6")); err == nil {
+		for line := range strings.Lines(string(text)) {
+			if fields := strings.Fields(line); len(fields) == 2 && fields[0] == "Udp6InCsumErrors" {
+				n, _ := strconv.ParseUint(fields[1], 10, 64)
+				sum += n
+			}
+		}
+	}
+	return sum
 }
 
 // DefaultRoutes returns those of the host's main table, in the order in which the kernel asks them.

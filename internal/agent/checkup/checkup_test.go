@@ -330,6 +330,7 @@ var cases = []struct {
 		clustered(f)
 		f.Cluster.Holders = map[uint16]string{8472: "process flanneld[812]"}
 	}},
+	{"packets come with spoiled checksums", func(f *Facts) { clustered(f); f.Host.BadChecksums = 17 }},
 	{"the underlay checks the way back strictly", func(f *Facts) { clustered(f); f.Cluster.Reverse = map[string]int{"eth0": 1} }},
 	{"the underlay checks the way back, which is that of host-gw", func(f *Facts) {
 		clustered(f)

@@ -96,7 +96,7 @@ func tunnels(f Facts) []api.Finding {
 	var list []api.Finding
 	for _, n := range activeNetworks(f.View) {
 		if n.Mode == model.Cluster {
-			list = slices.Concat(list, portHeld(f, n), strictWayBack(f, n), smallerMTU(f, n))
+			list = slices.Concat(list, portHeld(f, n), strictWayBack(f, n), smallerMTU(f, n), badChecksums(f, n))
 		}
 	}
 	return list
@@ -145,4 +145,14 @@ func smallerMTU(f Facts, n model.Network) []api.Finding {
 	}
 	return []api.Finding{{Code: CodeUnderlayMTU, Level: warning, What: fmt.Sprintf("%s takes packets of %d bytes, and other hosts of network %s send larger ones: they may be lost", link.Name, link.MTU, n.Name), Owner: few(lines),
 		Fix: fmt.Sprintf("ip link set %s mtu %d, where the LAN can; or flatnet net set %s --mtu %d", link.Name, largest, n.Name, link.MTU-n.Cluster.Overhead())}}
+}
+
+// badChecksums: NICs and hypervisors that compute the checksum of what is in a tunnel, and spoil it. Small packets of ping arrive, as ICMP's
+// checksum is none of theirs, and TCP does not.
+func badChecksums(f Facts, n model.Network) []api.Finding {
+	if f.Host.BadChecksums == 0 || !n.Cluster.Uses(model.VXLAN) || n.Cluster.NoChecksum {
+		return nil
+	}
+	return []api.Finding{{Code: CodeBadChecksum, Level: note, What: fmt.Sprintf("%d UDP packets came to this host with a wrong checksum: where pings between hosts get through and TCP hangs, a NIC spoils the checksums of network %s", f.Host.BadChecksums, n.Name),
+		Owner: "a sender's NIC, or a hypervisor between (checksum offload)", Fix: fmt.Sprintf("watch whether it grows: nstat -az UdpInCsumErrors; then, in the whole cluster: flatnet net set %s --checksum=false", n.Name)}}
 }

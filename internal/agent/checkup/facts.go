@@ -40,6 +40,7 @@ const (
 	CodeTunnelPort   = "FN5404" // a process holds the tunnel's port
 	CodeWayBack      = "FN5405" // the underlay's link checks the way back strictly
 	CodeUnderlayMTU  = "FN5406" // other nodes send larger packets than the underlay's link takes
+	CodeBadChecksum  = "FN5407" // packets come with a wrong UDP checksum
 )
 
 // The levels of a finding.
