@@ -9,8 +9,8 @@ import (
 )
 
 // vxlanDevice is the node's end of all tunnels of the network. What comes out of it may have a source that the node would answer
-// by another link: a node's underlay address, or anybody while the backend changes, which not all nodes do at the same moment. So the way
-// back is not checked: the loose check (RFC 3704 section 2.4) is a strict one on a link without an address (fib_validate_source in the kernel's net/ipv4).
+// by another link: a node's underlay address, or anybody while the backend changes, which not all nodes do at the same moment. So the
+// check of the way back is loose (RFC 3704 section 2.4). None at all is not to be had: where that of all links is strict, it holds for a link with 0.
 func vxlanDevice(p Place) []dataplane.Object {
 	n, o := p.Network, p.Network.Cluster
 	local := p.Self.Underlay(o.UnderlayV6)
@@ -23,7 +23,7 @@ func vxlanDevice(p Place) []dataplane.Object {
 	}
 	objects := []dataplane.Object{link}
 	for _, s := range []struct{ path, value string }{
-		{"net/ipv4/conf/%s/rp_filter", "0"},
+		{"net/ipv4/conf/%s/rp_filter", "2"}, // needs the address of endpoints
 		{"net/ipv4/conf/%s/forwarding", "1"},
 		{"net/ipv4/conf/%s/send_redirects", "0"},
 		{"net/ipv6/conf/%s/accept_ra", "0"},
