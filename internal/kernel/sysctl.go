@@ -143,7 +143,11 @@ func (k *Kernel) applySysctl(netns string, step dataplane.Step, doomed map[strin
 	want := step.Object.(dataplane.Sysctl)
 	switch {
 	case step.Op == dataplane.Del:
-		k.memory.with(netns, func(r *remembered) { delete(r.sysctls, want.Name) })
+		k.memory.with(netns, func(r *remembered) {
+			if r.sysctls[want.Name].Link == want.Link { // a link that was another's may be ours by now, and its value with it
+				delete(r.sysctls, want.Name)
+			}
+		})
 		if doomed[want.Link] {
 			return nil
 		}

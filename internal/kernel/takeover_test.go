@@ -130,3 +130,17 @@ func TestManyRoutesThatAnotherProgramLeftAreTakenOverInOneGo(t *testing.T) {
 		t.Errorf("still to do: %s", rest)
 	}
 }
+
+// A value of a link that was another's is the link's own once that is ours.
+func TestASysctlGoesWithALinkThatIsTakenOver(t *testing.T) {
+	k := heir(t)
+	byHand(t, "ip link add flannel.1 address c6:00:00:00:00:01 mtu 1450 type vxlan id 1 local 192.0.2.1 dstport 8472 nolearning\nip link set flannel.1 up")
+	host := dataplane.Sysctl{Name: "net/ipv6/conf/flannel.1/accept_ra", Value: "2"}
+	reach(t, k, "", state(host))
+	link := vxlan("flannel.1", 1)
+	own := dataplane.Sysctl{Name: host.Name, Link: link.Name, Value: "0"}
+	reach(t, k, "", state(link, own))
+	if have := observe(t, k, ""); have[own.Key()] != own {
+		t.Errorf("it is not known to be ours: %s", text(have))
+	}
+}

@@ -107,7 +107,7 @@ func hostSysctls(v model.View) []dataplane.Object {
 			case s.Prefix.Addr().Is4():
 				wanted["net/ipv4/ip_forward"] = "1"
 			default:
-				forwarding6(v.Node, wanted)
+				forwarding6(beyondTunnels(v), wanted)
 			}
 		}
 	}
@@ -164,6 +164,21 @@ func lanForwarding(v model.View) []dataplane.Object {
 		}
 	}
 	return objects
+}
+
+// beyondTunnels is the node without links that another program left and that are tunnels of a network here: they have a part of their own.
+func beyondTunnels(v model.View) model.Node {
+	left := map[string]bool{}
+	for _, n := range v.Networks {
+		if n.Cluster.Inherited {
+			left[n.TunnelName()] = true
+		}
+	}
+	node := v.Node
+	if len(left) > 0 {
+		node.Links = slices.DeleteFunc(slices.Clone(node.Links), func(l model.HostLink) bool { return left[l.Name] })
+	}
+	return node
 }
 
 // forwarding6 turns IPv6 forwarding on and keeps the default routes that the host has from router advertisements: with
