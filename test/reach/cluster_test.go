@@ -35,7 +35,12 @@ func TestClusterReachability(t *testing.T) {
 	f.none(f.untracked())
 	f.guest()
 	f.each(t, "tunnels", func() { f.none(f.shoot(f.tunnelShots())) })
-	for _, cell := range tab.unread() {
+	offers := readTable(t, "forward in a cluster, from")
+	f.offer()
+	both := f.addTwofold()
+	f.each(t, "forwards", func() { f.try(f.offerTrials(offers)) })
+	f.each(t, "on two networks", func() { f.try(f.twofoldTrials(both)) })
+	for _, cell := range append(tab.unread(), offers.unread()...) {
 		t.Errorf("%s: nobody tried %q", specification, cell)
 	}
 }
@@ -79,6 +84,9 @@ func (f *fabric) clusterCells(tab table) []trial {
 // cellTrials makes trials of one row.
 func (f *fabric) cellTrials(tab table, a answer, from, to *seat, at netip.Addr) []trial {
 	f.Helper()
+	if a.row == unreached {
+		return every(trial{cell: a.row, from: from.actor, to: at})
+	}
 	reached, err := tab.cell(a.row, "reached")
 	if err != nil {
 		f.Fatal(err)
@@ -106,7 +114,7 @@ func (f *fabric) meant(words string, from *seat, at netip.Addr, a answer) []neti
 		return from.addrs
 	case "its node's underlay address":
 		return from.at.underlay
-	case "its address on the network":
+	case "its address on the network", "the gateway's", "any of its own":
 		return a.source
 	}
 	f.Fatalf("%s: the source %q of row %q is not understood", specification, words, a.row)

@@ -79,14 +79,6 @@ func (f *fabric) shoot(shots []*forged) []string {
 		f.token++
 		s.token = f.token
 	}
-	fire := func(which []*forged, times int) {
-		for _, s := range which {
-			frame := s.frame(f.mac(s.from.Machine, s.link))
-			if err := s.from.agent.Send(s.link, slices.Repeat([][]byte{frame}, times)...); err != nil {
-				f.Fatal(err)
-			}
-		}
-	}
 	seen := map[uint32][]sighting{}
 	look := func() {
 		for token, some := range f.carryOut(nil).seen {
@@ -104,13 +96,13 @@ func (f *fabric) shoot(shots []*forged) []string {
 			yes = append(yes, s)
 		}
 	}
-	fire(no, 3) // as the kernel may lose one
+	f.fire(no, 3) // as the kernel may lose one
 	for end := time.Now().Add(f.patience); ; time.Sleep(silence) {
 		yes = slices.DeleteFunc(yes, arrived)
 		if len(yes) == 0 || time.Now().After(end) {
 			break
 		}
-		fire(yes, 1)
+		f.fire(yes, 1)
 		time.Sleep(10 * time.Millisecond)
 		look()
 	}
@@ -127,6 +119,25 @@ func (f *fabric) shoot(shots []*forged) []string {
 	}
 	f.Logf("%d shots", len(shots))
 	return wrong
+}
+
+// fire sends frames, all of one link at once: to close a packet socket takes the kernel a while.
+func (f *fabric) fire(shots []*forged, times int) {
+	f.Helper()
+	type place struct {
+		from *seat
+		link string
+	}
+	frames := map[place][][]byte{}
+	for _, s := range shots {
+		at := place{s.from, s.link}
+		frames[at] = append(frames[at], slices.Repeat([][]byte{s.frame(f.mac(s.from.Machine, s.link))}, times)...)
+	}
+	for at, frames := range frames {
+		if err := at.from.agent.Send(at.link, frames...); err != nil {
+			f.Fatal(err)
+		}
+	}
 }
 
 // tunnelShots are those that come as tunnel packets or in another network's name.
