@@ -32,6 +32,9 @@ var version = "devel"
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
+// serverName is in the certificates of the cluster's servers, and in no node's: internal/join's ServerName.
+const serverName = "server.flatnet"
+
 // settings are the command line.
 type settings struct {
 	server.Config
@@ -51,6 +54,7 @@ func readFlags(args []string, stderr io.Writer) (settings, error) {
 	f.StringVar(&s.TLS.Cert, "cert", "", "file of the server's certificate")
 	f.StringVar(&s.TLS.Key, "key", "", "file of its key")
 	f.StringVar(&s.TLS.CA, "ca", "", "file of the authority that clients' certificates must be of")
+	f.StringVar(&s.PeerTLS.Name, "peer-name", serverName, "the name that other servers' certificates must be for: what comes to peer-url is believed, and clients have certificates of the same authority")
 	f.BoolVar(&s.version, "version", false, "print the version")
 	if err := f.Parse(args); err != nil {
 		return s, err
@@ -60,7 +64,7 @@ func readFlags(args []string, stderr io.Writer) (settings, error) {
 		fmt.Fprintln(stderr, "flatnet-etcd:", err)
 		return s, err
 	}
-	s.PeerTLS = s.TLS
+	s.PeerTLS.Cert, s.PeerTLS.Key, s.PeerTLS.CA = s.TLS.Cert, s.TLS.Key, s.TLS.CA
 	return s, nil
 }
 

@@ -136,6 +136,8 @@ func TestMembersAreJudged(t *testing.T) {
 		"liar":   member("b", "203.0.113.9"),
 		"mapped": member("mapped", "::ffff:203.0.113.5"),
 		"old6":   {ID: "old6", Name: "old6", Underlay6: addr("2001:db8::9"), MTU: 1000, Schema: 1},
+		"root":   member("root", "203.0.113.7"),
+		"escape": {ID: "escape", Name: "escape", Underlay4: addr("203.0.113.8"), MTU: 1500, Schema: 1, Version: "1\x1b[31m"},
 		"six":    {ID: "six", Name: "six", Underlay6: addr("2001:db8::6"), MTU: 1280, Schema: 3},
 	} {
 		f.Members[id] = m
@@ -143,16 +145,31 @@ func TestMembersAreJudged(t *testing.T) {
 	delete(f.Pools, "wide")
 	sound, refused := f.SoundMembers()
 	var b strings.Builder
-	for _, id := range []string{"UPPER", "dup", "inside", "liar", "many", "mapped", "nobody", "old6", "second"} {
+	for _, id := range []string{"UPPER", "dup", "escape", "inside", "liar", "many", "mapped", "nobody", "old6", "root", "second"} {
 		fmt.Fprintf(&b, "%s\n", id)
 		for line := range strings.Lines(refused[id].Error()) {
 			fmt.Fprintf(&b, "    %s\n", strings.TrimSuffix(line, "\n"))
 		}
 	}
-	if len(sound) != 4 || len(refused) != 9 {
+	if len(sound) != 4 || len(refused) != 11 {
 		t.Errorf("sound are %v", sound)
 	}
 	goldenLease(t, "members", b.String())
+}
+
+// A member that says to be where another is takes nothing from it, whatever it calls itself.
+func TestWhoSaysToBeWhereAnotherIsComesSecond(t *testing.T) {
+	for _, thief := range []string{"0", "z"} {
+		f := facts()
+		delete(f.Pools, "wide")
+		f.Members[thief] = member(thief, "192.0.2.2")
+		order := map[string]int{"a": 1, "b": 2, "c": 3, thief: 4}
+		f.Before = func(a, b string) bool { return order[a] < order[b] }
+		sound, refused := f.SoundMembers()
+		if _, stays := sound["b"]; !stays || len(sound) != 3 || len(refused[thief]) == 0 {
+			t.Errorf("%s: sound are %v, refused %v", thief, sound, refused)
+		}
+	}
 }
 
 // What is refused harms nobody else: whatever is added, sound leases stay sound.

@@ -14,16 +14,23 @@ type ClusterFacts struct {
 	Self    string                 // the ID of the node that judges; empty when it is none
 	Pools   map[string][]BlockPool // of every cluster network, by name
 	Members map[string]Member      // by ID
+
+	// Before tells which of two members has said first what it says of itself now; nil: the one with the lower id. It must not be
+	// the members' own word, as who came later is refused what the other has.
+	Before func(a, b string) bool
 }
+
+// rootID is whom etcd lets do everything, and takes a certificate with that name for.
+const rootID = "root"
 
 // CheckMemberID judges what a node calls itself: it is a part of keys, of a certificate's name and of what people type.
 func CheckMemberID(id string) (Problem, bool) {
-	ok := len(id) >= 1 && len(id) <= maxName && id[0] != '-' && id[len(id)-1] != '-'
+	ok := len(id) >= 1 && len(id) <= maxName && id[0] != '-' && id[len(id)-1] != '-' && id != rootID
 	if ok && strings.Trim(id, "abcdefghijklmnopqrstuvwxyz0123456789-") == "" {
 		return Problem{}, false
 	}
 	return Problem{Code: CodeMember, Path: "id", Reason: fmt.Sprintf("node id %s cannot be used", quote(id)),
-		Fix: "1 to 63 of a-z 0-9 -, and no - at the ends", Example: "n-7f3a9c21"}, true
+		Fix: "1 to 63 of a-z 0-9 -, no - at the ends, and not root", Example: "n-7f3a9c21"}, true
 }
 
 // CheckMember says what is wrong with a member that is to stand among the others.
@@ -50,8 +57,14 @@ func (f ClusterFacts) CheckMember(m Member) Problems {
 	if m.Schema < 1 {
 		ps = append(ps, Problem{Code: CodeMember, Path: "schema", Reason: fmt.Sprintf("schema %d cannot be", m.Schema), Fix: "1 or more"})
 	}
+	if len(m.Version) > maxVersion || strings.ContainsFunc(m.Version, func(r rune) bool { return r < ' ' || r > '~' }) {
+		ps = append(ps, Problem{Code: CodeMember, Path: "version", Reason: "version " + quote(m.Version) + " is not one that flatnetd has", Fix: fmt.Sprintf("at most %d printable characters", maxVersion)})
+	}
 	return ps
 }
+
+// maxVersion is how long a version may be: those of builds from a revision have about 40 characters.
+const maxVersion = 128
 
 // leastMTU is what every host must take: RFC 791, RFC 8200.
 func leastMTU(m Member) int {
@@ -98,7 +111,7 @@ func (f ClusterFacts) poolOf(a netip.Addr) (network string, pool netip.Prefix, o
 }
 
 // SoundMembers are those that can be used, and why the others cannot. The node itself is never among the others: who has
-// an address of its own, or its id, is refused. Of two others with one address the one with the lower id stays.
+// an address of its own, or its id, is refused. Of two others with one address the one stays that has had it longer.
 func (f ClusterFacts) SoundMembers() (map[string]Member, map[string]Problems) {
 	sound, refused := make(map[string]Member, len(f.Members)), map[string]Problems{}
 	at := make(map[netip.Addr]string, len(f.Members)) // underlay address → who has it
@@ -127,12 +140,44 @@ func (f ClusterFacts) SoundMembers() (map[string]Member, map[string]Problems) {
 	if _, ok := f.Members[f.Self]; ok {
 		so(f.Self)
 	}
-	for _, id := range slices.Sorted(maps.Keys(f.Members)) {
+	for _, id := range f.byAge() {
 		if id != f.Self {
 			so(id)
 		}
 	}
 	return sound, refused
+}
+
+// byAge are the members' ids, those first that others must not take anything from. Who collides with nobody need not be compared.
+func (f ClusterFacts) byAge() []string {
+	ids := slices.Sorted(maps.Keys(f.Members))
+	if f.Before == nil || !f.collide() {
+		return ids
+	}
+	slices.SortStableFunc(ids, func(a, b string) int {
+		switch {
+		case f.Before(a, b):
+			return -1
+		case f.Before(b, a):
+			return 1
+		}
+		return 0
+	})
+	return ids
+}
+
+// collide reports whether two members have one address.
+func (f ClusterFacts) collide() bool {
+	seen := make(map[netip.Addr]bool, len(f.Members))
+	for _, m := range f.Members {
+		for _, a := range m.Underlays() {
+			if seen[a] {
+				return true
+			}
+			seen[a] = true
+		}
+	}
+	return false
 }
 
 // CheckLease judges one lease by itself.

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -64,6 +65,13 @@ type ClusterSnapshot struct {
 // Version is that of a network or member; New when there is none.
 func (s ClusterSnapshot) Version(kind Kind, name string) Version {
 	return s.versions[kind][name].Version
+}
+
+// MemberBefore reports whether what one member says of itself was written before what another one says. The store counts
+// that, so nobody can say to have been first.
+func (s ClusterSnapshot) MemberBefore(a, b string) bool {
+	v, w := s.Version(Member, a), s.Version(Member, b)
+	return cmp.Or(cmp.Compare(len(v), len(w)), cmp.Compare(v, w)) < 0 // numbers, of which the shorter is the smaller
 }
 
 // Held is a lease that a node holds.

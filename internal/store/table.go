@@ -76,7 +76,11 @@ func (c Change) Against(have Object, exists bool) (data []byte, done bool, err e
 	}
 	data = c.Data
 	if string(data) != string(have.Data) {
-		if data, err = carry(c.Kind, have.Data, data); err != nil {
+		data, err = carry(c.Kind, have.Data, data)
+		if err != nil && c.Kind == Member { // it is whole in what its node says now, and nobody else can mend it
+			data, err = c.Data, nil
+		}
+		if err != nil {
 			return nil, false, c.Fail(err)
 		}
 	}

@@ -54,7 +54,7 @@ type step struct {
 
 func judge(snap store.ClusterSnapshot, self string) sound {
 	s := sound{snap: snap, refused: map[string]string{}, leases: make(map[model.LeaseKey]model.Lease, len(snap.Leases)), own: map[model.LeaseKey]model.Lease{}}
-	facts := model.ClusterFacts{Self: self, Members: snap.Members, Pools: poolsOf(snap)}
+	facts := model.ClusterFacts{Self: self, Members: snap.Members, Pools: poolsOf(snap), Before: snap.MemberBefore}
 	var refused map[string]model.Problems
 	s.members, refused = facts.SoundMembers()
 	for id, ps := range refused {

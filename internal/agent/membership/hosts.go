@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/flatnet/flatnet/api"
 	"github.com/flatnet/flatnet/internal/join"
@@ -29,14 +31,15 @@ func (m *Membership) Hosts(ctx context.Context) ([]api.Host, error) {
 }
 
 func hostsOf(snap store.ClusterSnapshot, r record) []api.Host {
-	facts := model.ClusterFacts{Self: r.ID, Members: snap.Members, Pools: map[string][]model.BlockPool{}}
+	facts := model.ClusterFacts{Self: r.ID, Members: snap.Members, Pools: map[string][]model.BlockPool{}, Before: snap.MemberBefore}
 	for _, n := range networksOf(snap) {
 		facts.Pools[n.Name] = n.Cluster.Pools
 	}
 	_, refused := facts.SoundMembers()
 	blocks := map[string][]netip.Prefix{}
-	for key, l := range snap.Leases {
-		blocks[l.Node] = append(blocks[l.Node], key.Block)
+	leases, _ := facts.SoundLeases(slices.Collect(maps.Values(snap.Leases)))
+	for _, l := range leases {
+		blocks[l.Node] = append(blocks[l.Node], l.Block)
 	}
 	servers := map[netip.Addr]bool{}
 	for _, s := range r.Servers {
@@ -44,7 +47,7 @@ func hostsOf(snap store.ClusterSnapshot, r record) []api.Host {
 	}
 	list := []api.Host{}
 	for id, n := range snap.Members {
-		h := api.Host{ID: id, Name: n.Name, Self: id == r.ID, State: "silent", Underlay: words(n.Underlays()), MTU: n.MTU, Version: n.Version, Schema: n.Schema}
+		h := api.Host{ID: id, Name: plain(n.Name), Self: id == r.ID, State: "silent", Underlay: words(n.Underlays()), MTU: n.MTU, Version: plain(n.Version), Schema: n.Schema}
 		if snap.Alive[id] {
 			h.State = "alive"
 		}
@@ -61,6 +64,22 @@ func hostsOf(snap store.ClusterSnapshot, r record) []api.Host {
 	}
 	slices.SortFunc(list, func(a, b api.Host) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID)) })
 	return list
+}
+
+// plain is what a node says of itself, which may be anything, as it can be shown on a terminal and in a table.
+func plain(s string) string {
+	const most = 64
+	var b strings.Builder
+	for _, r := range s {
+		if !unicode.IsPrint(r) {
+			r = unicode.ReplacementChar
+		}
+		if b.WriteRune(r); b.Len() >= most {
+			b.WriteRune('…')
+			break
+		}
+	}
+	return b.String()
 }
 
 // RemoveHost takes another node out of the cluster, with its rights and its blocks.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"net/http"
 	"testing"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -74,6 +75,35 @@ func TestANodeWritesItsOwnKeysOnlyEmbedded(t *testing.T) {
 	}
 	t.Cleanup(s.Stop)
 	ownKeysOnly(t, guard(t, url, a))
+}
+
+// What comes to the port between servers is believed without any access control, so a node has no business there.
+func TestANodeIsNoServer(t *testing.T) {
+	t.Parallel()
+	a := newAuthority(t)
+	peer := "https" + freeURL()[4:]
+	files := server.TLS{Cert: a.cert, Key: a.key, CA: a.ca}
+	among := files
+	among.Name = "server.test"
+	s, err := server.Start(t.Context(), server.Config{Name: "a", Dir: t.TempDir(), ClientURL: "https" + freeURL()[4:], PeerURL: peer, TLS: files, PeerTLS: among, Tick: 30})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Stop)
+	reach := func(c *tls.Config) error {
+		client := http.Client{Transport: &http.Transport{TLSClientConfig: c, DisableKeepAlives: true}}
+		resp, err := client.Get(peer + "/members")
+		if err == nil {
+			resp.Body.Close()
+		}
+		return err
+	}
+	if reach(a.client(t, "n-1")) == nil {
+		t.Error("a node speaks as a server")
+	}
+	if err := reach(a.client(t, "", "server.test")); err != nil {
+		t.Errorf("a server: %v", err)
+	}
 }
 
 // With etcd's access control nodes do all that a node does, and a malicious one cannot harm another.

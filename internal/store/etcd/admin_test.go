@@ -70,6 +70,7 @@ func TestAdmissionRefusesWhatAnotherHas(t *testing.T) {
 		{"its id", guest("a", "192.0.2.9"), `FN2131 node "host-a" at 192.0.2.1`},
 		{"its address", guest("b", "192.0.2.1"), `FN2121 node "host-a" a`},
 		{"no id", guest("", "192.0.2.9"), "FN1602 "},
+		{"etcd's root", guest("root", "192.0.2.9"), "FN1602 "},
 		{"a pool's address", guest("b", "10.70.1.9"), `FN1602 pool 10.70.0.0/16 of network "pods"`},
 	} {
 		if c.what == "a pool's address" {
@@ -230,5 +231,22 @@ func TestAnAdmissionThatWasGivenUpHoldsNoAddress(t *testing.T) {
 	}
 	if got := problem(a.Admit(t.Context(), guest("a", "192.0.2.3"), [32]byte{3})); got != `FN2131 node "host-a" at 192.0.2.1` {
 		t.Errorf("its id: %s", got)
+	}
+}
+
+// A node's own words may be damaged, or be of a newer flatnetd that was taken back: it says them again, and everybody hears.
+func TestANodeMendsWhatItSaysOfItself(t *testing.T) {
+	t.Parallel()
+	c := quick("/mend/", cluster(t, 1)[0].client)
+	node := open(t, c)
+	for _, damaged := range []string{"garbage", `{"schema":99,"value":{}}`} {
+		if _, err := node.etcd.Put(t.Context(), "/mend/"+nodes+"a", damaged); err != nil {
+			t.Fatal(err)
+		}
+		s := waitFor(t, node, "it cannot be read", func(s store.ClusterSnapshot) bool { return len(s.Unread) == 1 && len(s.Members) == 0 })
+		if _, err := node.Write(t.Context(), store.PutMember(guest("a", "192.0.2.1"), s.Version(store.Member, "a"))); err != nil {
+			t.Fatal(err)
+		}
+		waitFor(t, node, "it can", func(s store.ClusterSnapshot) bool { return len(s.Unread) == 0 && len(s.Members) == 1 })
 	}
 }

@@ -42,11 +42,11 @@ func newAuthority(t *testing.T) authority {
 	return a
 }
 
-// client is what a user shows.
-func (a authority) client(t *testing.T, name string) *tls.Config {
+// client is what a user shows; hosts are names that the certificate is for.
+func (a authority) client(t *testing.T, name string, hosts ...string) *tls.Config {
 	t.Helper()
 	secret := newKey(t)
-	der := a.sign(t, &x509.Certificate{Subject: pkix.Name{CommonName: name}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, secret)
+	der := a.sign(t, &x509.Certificate{Subject: pkix.Name{CommonName: name}, DNSNames: hosts, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, secret)
 	roots := x509.NewCertPool()
 	roots.AddCert(a.root)
 	return &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: secret}}}

@@ -28,7 +28,7 @@ type Config struct {
 	Others    map[string]string // name → peer URL of the other servers of a new cluster
 	Join      bool              // into a cluster that exists and has this server as a member already
 	TLS       TLS               // for nodes
-	PeerTLS   TLS               // for the other servers
+	PeerTLS   TLS               // for the other servers; who gets in there may write anything, so with an authority that has clients too it needs Name
 	Tick      int               // ms between heartbeats of the consensus, default 100; elections take ten of them, and five with a single server
 	Compact   string            // how much history is kept for watches that come late, default 1h
 	Log       io.Writer         // of etcd's own warnings and errors; nil: nobody reads them
@@ -37,6 +37,7 @@ type Config struct {
 // TLS are files. All zero: none, which is for tests. With CA both sides must show a certificate of it.
 type TLS struct {
 	Cert, Key, CA string
+	Name          string // which that certificate must be for; empty: any
 }
 
 // Server is an etcd that runs.
@@ -122,5 +123,9 @@ func (c Config) logger() *zap.Logger {
 }
 
 func (t TLS) info() transport.TLSInfo {
-	return transport.TLSInfo{CertFile: t.Cert, KeyFile: t.Key, TrustedCAFile: t.CA, ClientCertAuth: t.CA != ""}
+	info := transport.TLSInfo{CertFile: t.Cert, KeyFile: t.Key, TrustedCAFile: t.CA, ClientCertAuth: t.CA != ""}
+	if t.Name != "" {
+		info.AllowedHostnames = []string{t.Name}
+	}
+	return info
 }
