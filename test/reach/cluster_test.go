@@ -51,11 +51,15 @@ func (f *fabric) each(t *testing.T, name string, run func()) {
 		t.Run(name+",bridge-nf-call-iptables="+on, func(sub *testing.T) {
 			f.T = sub
 			defer func() { f.T = t }()
-			for _, n := range f.nodes {
-				n.Sysctl("net/bridge/bridge-nf-call-iptables="+on, "net/bridge/bridge-nf-call-ip6tables="+on, "net/bridge/bridge-nf-call-arptables="+on)
-			}
+			f.bridgeNFCall(on)
 			run()
 		})
+	}
+}
+
+func (f *fabric) bridgeNFCall(on string) {
+	for _, n := range f.nodes {
+		n.Sysctl("net/bridge/bridge-nf-call-iptables="+on, "net/bridge/bridge-nf-call-ip6tables="+on, "net/bridge/bridge-nf-call-arptables="+on)
 	}
 }
 

@@ -97,6 +97,14 @@ func (h *Host) Kill() {
 	h.daemon = nil
 }
 
+// Signal sends the daemon a signal.
+func (h *Host) Signal(s os.Signal) {
+	h.t.Helper()
+	if err := h.daemon.Process.Signal(s); err != nil {
+		h.t.Error(err)
+	}
+}
+
 // end removes what the host has, so that no namespace or process outlives the test.
 func (h *Host) end() {
 	if h.daemon == nil {
