@@ -27,8 +27,10 @@ type replaced struct {
 	before dataplane.Object // nil: there was none
 }
 
-// mostPast is how many plans are remembered.
-const mostPast = 16
+const (
+	mostPast = 16   // plans are remembered, …
+	longPast = 1000 // … but none that has more steps: a late notification about it costs a pass
+)
 
 // note remembers what a plan replaces in have.
 func (p *past) note(plan uint64, steps dataplane.Plan, have dataplane.State) {
@@ -36,6 +38,9 @@ func (p *past) note(plan uint64, steps dataplane.Plan, have dataplane.State) {
 		return
 	}
 	p.forget(plan)
+	if len(steps) > longPast {
+		return
+	}
 	for _, s := range steps {
 		key := s.Object.Key()
 		before := have[key]

@@ -50,12 +50,19 @@ type Reconciler struct {
 
 	mu      sync.Mutex
 	started bool
-	parts   map[string]dataplane.Host
+	parts   map[string][]place
 	want    map[string]dataplane.State // the union of parts
 	have    map[string]dataplane.State // the last known; of workload namespaces what was applied there
 	cut     map[string]bool            // workload namespaces in which a change failed halfway
 	past    past
 	stats   Stats
+}
+
+// place is where one object of a part stands in what is wanted. A host of a large cluster has ten thousand parts of few objects: maps of
+// their own would be most of what it needs.
+type place struct {
+	netns string
+	key   dataplane.Key
 }
 
 // New returns a Reconciler that wants nothing yet.
@@ -65,7 +72,7 @@ func New(k Kernel, d Deps) *Reconciler {
 	}
 	return &Reconciler{
 		kernel: k, deps: d, kick: make(chan struct{}, 1),
-		parts: map[string]dataplane.Host{}, want: map[string]dataplane.State{}, have: map[string]dataplane.State{}, cut: map[string]bool{},
+		parts: map[string][]place{}, want: map[string]dataplane.State{}, have: map[string]dataplane.State{}, cut: map[string]bool{},
 	}
 }
 
@@ -99,7 +106,8 @@ func (r *Reconciler) Preview(parts map[string]dataplane.Host, whole bool) ([]Cha
 	if err != nil {
 		return nil, err
 	}
-	return withoutImplied(r.changes(t)), nil
+	changes, _ := withoutImplied(r.changes(t))
+	return changes, nil
 }
 
 // Stats returns the counters.
@@ -132,14 +140,13 @@ func (r *Reconciler) put(ctx context.Context, parts map[string]dataplane.Host) (
 	if err != nil {
 		return nil, err
 	}
-	all := r.changes(t)
-	changes := withoutImplied(all)
+	changes, implied := withoutImplied(r.changes(t))
 	r.commit(parts, t)
 	stripped := r.stripsTunnel(changes)
 	if err := r.apply(ctx, changes, &r.stats.Applied); err != nil {
 		return changes, err
 	}
-	for _, c := range all {
+	for _, c := range implied {
 		r.learn(c)
 	}
 	if stripped {
@@ -152,69 +159,88 @@ func (r *Reconciler) put(ctx context.Context, parts map[string]dataplane.Host) (
 	return r.mend(ctx, t, changes)
 }
 
-// touched holds, by namespace, the keys whose wanted object changes, with the new object or nil.
-type touched map[string]map[dataplane.Key]dataplane.Object
+// touched holds, by namespace, the keys whose wanted object changes.
+type touched map[string]*difference
 
-func (t touched) set(netns string, k dataplane.Key, o dataplane.Object) {
-	if t[netns] == nil {
-		t[netns] = map[dataplane.Key]dataplane.Object{}
-	}
-	t[netns][k] = o
+// difference is what becomes wanted under some keys, and the keys under which nothing is wanted any more.
+type difference struct {
+	want dataplane.State
+	gone map[dataplane.Key]bool
 }
 
-// touched compares parts with those of today. A key that another part claims is an error.
+// of is the difference in a namespace, with room for so many objects if it is a new one.
+func (t touched) of(netns string, room int) *difference {
+	d := t[netns]
+	if d == nil {
+		d = &difference{want: make(dataplane.State, room), gone: map[dataplane.Key]bool{}}
+		t[netns] = d
+	}
+	return d
+}
+
+// touched compares parts with what is wanted today. A key that another part claims is an error.
 func (r *Reconciler) touched(parts map[string]dataplane.Host) (touched, error) {
 	t := touched{}
-	for name := range parts {
-		for netns, state := range r.parts[name].Netns {
-			for k, o := range state {
-				if parts[name].Netns[netns][k] != o {
-					t.set(netns, k, nil)
-				}
+	room := sizes(parts)
+	for name, part := range parts {
+		for _, at := range r.parts[name] {
+			if part.Netns[at.netns][at.key] != r.want[at.netns][at.key] {
+				t.of(at.netns, room[at.netns]).gone[at.key] = true
 			}
 		}
 	}
 	for name, part := range parts {
 		for netns, state := range part.Netns {
 			for k, o := range state {
-				if r.parts[name].Netns[netns][k] == o {
-					continue
+				other, claimed := r.want[netns][k]
+				if d := t[netns]; d != nil {
+					if now, moves := d.want[k]; moves {
+						other, claimed = now, true
+					} else if len(d.gone) > 0 && d.gone[k] {
+						claimed = false
+					}
 				}
-				if err := r.claim(t, name, netns, k, o); err != nil {
-					return nil, err
+				switch {
+				case claimed && other != o:
+					return nil, fmt.Errorf("part %q wants %q where another part wants %q", name, o, other)
+				case !claimed:
+					d := t.of(netns, room[netns])
+					d.want[k] = o
+					delete(d.gone, k)
 				}
-				t.set(netns, k, o)
 			}
 		}
 	}
 	return t, nil
 }
 
-func (r *Reconciler) claim(t touched, part, netns string, k dataplane.Key, o dataplane.Object) error {
-	other, claimed := r.want[netns][k]
-	if now, moves := t[netns][k]; moves {
-		other, claimed = now, now != nil
+// sizes are how many objects the parts have, by namespace.
+func sizes(parts map[string]dataplane.Host) map[string]int {
+	n := map[string]int{}
+	for _, part := range parts {
+		for netns, state := range part.Netns {
+			n[netns] += len(state)
+		}
 	}
-	if claimed && other != o {
-		return fmt.Errorf("part %q wants %q where another part wants %q", part, o, other)
-	}
-	return nil
+	return n
 }
 
 // changes are the plans for what t touches, the host's namespace first, then the others by path.
 func (r *Reconciler) changes(t touched) []Change {
 	var changes []Change
 	for _, netns := range slices.Sorted(maps.Keys(t)) {
-		want, have := dataplane.State{}, dataplane.State{}
-		for k, o := range t[netns] {
-			if o != nil {
-				want[k] = o
-			}
-			if h, ok := r.have[netns][k]; ok {
+		d, known, have := t[netns], r.have[netns], dataplane.State{}
+		for k := range d.want {
+			if h, ok := known[k]; ok {
 				have[k] = h
 			}
 		}
-		if p := dataplane.Diff(want, have); len(p) > 0 {
+		for k := range d.gone {
+			if h, ok := known[k]; ok {
+				have[k] = h
+			}
+		}
+		if p := dataplane.Diff(d.want, have); len(p) > 0 {
 			changes = append(changes, Change{netns, p})
 		}
 	}
@@ -224,28 +250,50 @@ func (r *Reconciler) changes(t touched) []Change {
 // commit makes parts wanted.
 func (r *Reconciler) commit(parts map[string]dataplane.Host, t touched) {
 	for name, part := range parts {
-		if len(part.Netns) == 0 {
-			delete(r.parts, name)
+		if places := placesOf(part); len(places) > 0 {
+			r.parts[name] = places
 		} else {
-			r.parts[name] = part
+			delete(r.parts, name)
 		}
 	}
-	for netns, objects := range t {
-		if r.want[netns] == nil {
-			r.want[netns] = dataplane.State{}
-		}
-		for k, o := range objects {
-			if o == nil {
-				delete(r.want[netns], k)
-			} else {
-				r.want[netns][k] = o
-			}
+	for netns, d := range t {
+		r.want[netns] = joined(r.want[netns], d.want)
+		for k := range d.gone {
+			delete(r.want[netns], k)
 		}
 		if len(r.want[netns]) == 0 && netns != dataplane.HostNetns {
 			delete(r.want, netns)
 			delete(r.have, netns)
 		}
 	}
+}
+
+// joined is both, the second before the first, in one of the two maps: what is added may be a thousand times what is there.
+func joined(have, more dataplane.State) dataplane.State {
+	if len(have) >= len(more) {
+		maps.Copy(have, more)
+		return have
+	}
+	for k, o := range have {
+		if _, newer := more[k]; !newer {
+			more[k] = o
+		}
+	}
+	return more
+}
+
+func placesOf(part dataplane.Host) []place {
+	n := 0
+	for _, state := range part.Netns {
+		n += len(state)
+	}
+	places := make([]place, 0, n)
+	for netns, state := range part.Netns {
+		for k := range state {
+			places = append(places, place{netns, k})
+		}
+	}
+	return places
 }
 
 // apply sends the plans and remembers what the kernel has then. After an error nobody knows: it looks.
@@ -270,8 +318,10 @@ func (r *Reconciler) learn(c Change) {
 		return
 	}
 	have := r.have[c.Netns]
-	if have == nil {
-		have = dataplane.State{}
+	if len(have) < len(c.Plan) {
+		roomy := make(dataplane.State, len(have)+len(c.Plan))
+		maps.Copy(roomy, have)
+		have = roomy
 		r.have[c.Netns] = have
 	}
 	if c.Netns == dataplane.HostNetns {
@@ -314,67 +364,4 @@ func inNetns(netns string, err error) error {
 		return err
 	}
 	return fmt.Errorf("netns %q: %w", netns, err)
-}
-
-// withoutImplied leaves out what the kernel does by itself: with one end of a veth the other goes, with a tunnel its neighbours and FDB
-// entries, and with a namespace, or a link of a workload, all that is on it.
-func withoutImplied(changes []Change) []Change {
-	type end struct{ netns, link string }
-	gone := map[end]bool{}
-	goneNetns := map[string]bool{}
-	for _, c := range changes {
-		for _, s := range c.Plan {
-			if s.Op != dataplane.Del {
-				continue
-			}
-			switch o := s.Object.(type) {
-			case dataplane.Netns:
-				goneNetns[o.Path] = true
-			case dataplane.Link:
-				gone[end{c.Netns, o.Name}] = true
-				if o.Peer != "" {
-					gone[end{o.PeerNetns, o.Peer}] = true
-				}
-			}
-		}
-	}
-	implied := func(netns string, s dataplane.Step) bool {
-		if s.Op != dataplane.Del {
-			return false
-		}
-		switch o := s.Object.(type) { // of these there may be thousands
-		case dataplane.Neighbour:
-			return gone[end{netns, o.Link}]
-		case dataplane.FDB:
-			return gone[end{netns, o.Link}]
-		}
-		if netns == dataplane.HostNetns {
-			return false
-		}
-		switch o := s.Object.(type) {
-		case dataplane.Link:
-			return o.Peer == "" // the far end, or lo
-		case dataplane.Address:
-			return gone[end{netns, o.Link}]
-		case dataplane.Route:
-			return gone[end{netns, o.Link}]
-		}
-		return false
-	}
-	var rest []Change
-	for _, c := range changes {
-		if goneNetns[c.Netns] {
-			continue
-		}
-		var plan dataplane.Plan
-		for _, s := range c.Plan {
-			if !implied(c.Netns, s) {
-				plan = append(plan, s)
-			}
-		}
-		if len(plan) > 0 {
-			rest = append(rest, Change{c.Netns, plan})
-		}
-	}
-	return rest
 }

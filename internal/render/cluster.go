@@ -20,7 +20,7 @@ func PeerPart(network, id string) string { return "peer/" + network + "/" + id }
 func Member(v model.View, id string) (dataplane.Host, error) {
 	var host dataplane.Host
 	m, known := v.Members[id]
-	if !known || !slices.ContainsFunc(slices.Collect(maps.Values(v.Networks)), inCluster) {
+	if !known || !anyInCluster(v) {
 		return host, nil
 	}
 	for _, a := range m.Underlays() {
@@ -29,6 +29,15 @@ func Member(v model.View, id string) (dataplane.Host, error) {
 		}
 	}
 	return host, nil
+}
+
+func anyInCluster(v model.View) bool {
+	for _, n := range v.Networks { // for each of thousands of members: nothing is gathered
+		if inCluster(n) {
+			return true
+		}
+	}
+	return false
 }
 
 // inCluster reports whether a network is a running one of the cluster.
