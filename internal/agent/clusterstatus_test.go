@@ -64,6 +64,19 @@ func TestClusterNetworkInWords(t *testing.T) {
 		t.Errorf("one pool more: %v", err)
 	}
 
+	t.Log("all that is wrong is told at once")
+	wrong := api.Manifest{Metadata: api.Metadata{Name: "wrong"}, Network: &api.NetworkSpec{Mode: "cluster", Cluster: &api.ClusterSpec{Pools: []api.PoolSpec{{Subnet: "10.244.0.0/20"}}, Backend: "vxlam", Underlay: "ipv5",
+		NoMasquerade: []string{"x"}, Reserved: []api.ReservationSpec{{Block: "10.1.0.0/24"}}}}}
+	var paths []string
+	if _, err := d1.CreateNetwork(ctx, wrong, true); errors.As(err, &ps) {
+		for _, p := range ps {
+			paths = append(paths, strings.TrimPrefix(p.Path, "spec.cluster."))
+		}
+	}
+	if got := strings.Join(paths, " "); got != "underlay noMasquerade[0] pools[0] backend reserved[0]" {
+		t.Errorf("all that is wrong: %s", got)
+	}
+
 	t.Log("stopped and started everywhere; no network of one host any more")
 	eventually(t, "both have the new pool", func() bool { return len(must[api.Network](t)(d2.Network("pods")).Spec.Cluster.Pools) == 2 })
 	if _, err := d2.StopNetwork(ctx, "pods", false); err != nil {

@@ -128,9 +128,10 @@ func allProblems(read, of model.Problems) model.Problems {
 	return all
 }
 
-// field is the outermost field of a path below spec: spec.subnets of spec.subnets[0].gateway.
+// field is the outermost field of a path below spec or spec.cluster: subnets of spec.subnets[0].gateway.
 func field(path string) string {
 	rest, _ := strings.CutPrefix(path, "spec.")
+	rest, _ = strings.CutPrefix(rest, "cluster.")
 	if i := strings.IndexAny(rest, ".["); i >= 0 {
 		rest = rest[:i]
 	}

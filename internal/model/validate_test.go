@@ -386,7 +386,7 @@ func TestProblemsAreErrors(t *testing.T) {
 // What people call a network elsewhere leads to one of the modes here.
 func TestModesOfOthers(t *testing.T) {
 	for word, want := range map[string]Mode{"route": Routed, "open": Routed, "bridge": Bridged, "vmnet0": Bridged, "vmnet1": HostOnly, "VMnet8": NAT,
-		"internal": HostOnly, "LAN segment": Isolated, "Host only": HostOnly, "macvlan": Bridged, "ipvlan": Routed, "wlan": ""} {
+		"internal": HostOnly, "LAN segment": Isolated, "Host only": HostOnly, "macvlan": Bridged, "ipvlan": Routed, "overlay": Cluster, "pod network": Cluster, "host-gw": Cluster, "wlan": ""} {
 		if got, _ := meantMode(word); got != want {
 			t.Errorf("%s means %q, want %q", word, got, want)
 		}
