@@ -102,6 +102,11 @@ func (a *Agent) cache() *fabric.Cache {
 func (a *Agent) adopt(m *member, p fabric.Picture) {
 	a.op <- struct{}{}
 	defer a.end()
+	a.takeOver(m, p)
+}
+
+// takeOver is adopt for who has the token.
+func (a *Agent) takeOver(m *member, p fabric.Picture) {
 	ctx, cancel := detached(context.Background())
 	defer cancel()
 	began := a.deps.Now()
@@ -141,6 +146,22 @@ func (a *Agent) adopt(m *member, p fabric.Picture) {
 	if len(changes) > 0 {
 		a.event("followed", "node", fmt.Sprintf("the cluster changed: %s (%v)", p, a.deps.Now().Sub(began).Round(time.Millisecond)), did(changes)...)
 	}
+}
+
+// judgeAgain looks once more whether networks of the cluster can run here that could not before: something was in their way.
+func (a *Agent) judgeAgain() {
+	a.mu.RLock()
+	m := a.fabric
+	late := m != nil && len(a.unfit) > 0
+	a.mu.RUnlock()
+	if !late {
+		return
+	}
+	go func() {
+		a.op <- struct{}{}
+		defer a.end()
+		a.takeOver(m, m.seen)
+	}()
 }
 
 // take makes the state be as a picture says. The caller has the token, or the agent has not started yet.

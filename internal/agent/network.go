@@ -245,6 +245,7 @@ func (a *Agent) DeleteNetwork(ctx context.Context, name string, force, dryRun bo
 		a.checkOverlaps()
 		a.writeAllFiles()
 		a.event("deleted", "network/"+name, "", changed.Steps...)
+		a.judgeAgain()
 	}
 	return changed, nil
 }
