@@ -14,6 +14,7 @@ const (
 	refill     = 3 * time.Second // until one more may
 	mostTold   = 4096            // addresses that are remembered
 	mostAtOnce = 128             // connections
+	mostOfOne  = 32              // connections of one address: the others are for the others, however slowly it speaks
 )
 
 // limiter counts failed attempts by address, an IPv6 one by its /64.
@@ -82,30 +83,64 @@ func sourceOf(a netip.Addr) netip.Prefix {
 	return p
 }
 
-// limited is a listener with a bound on its open connections.
+// limited is a listener with a bound on its open connections, of all and of each address.
 type limited struct {
 	net.Listener
 	free chan struct{}
 	ctx  context.Context // of the listener's life
+
+	mu   sync.Mutex
+	open map[netip.Addr]int
 }
 
 func limitListener(ctx context.Context, l net.Listener) net.Listener {
-	return &limited{l, make(chan struct{}, mostAtOnce), ctx}
+	return &limited{Listener: l, free: make(chan struct{}, mostAtOnce), ctx: ctx, open: map[netip.Addr]int{}}
 }
 
-// Accept is net.Listener's.
+// Accept is net.Listener's. Who has too many connections is hung up on.
 func (l *limited) Accept() (net.Conn, error) {
 	select {
 	case l.free <- struct{}{}:
 	case <-l.ctx.Done():
 		return nil, net.ErrClosed
 	}
-	c, err := l.Listener.Accept()
-	if err != nil {
-		<-l.free
-		return nil, err
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			<-l.free
+			return nil, err
+		}
+		from := peerOf(c)
+		if !l.enter(from) {
+			_ = c.Close()
+			continue
+		}
+		return &limitedConn{Conn: c, done: sync.OnceFunc(func() { l.leave(from) })}, nil
 	}
-	return &limitedConn{Conn: c, done: sync.OnceFunc(func() { <-l.free })}, nil
+}
+
+func (l *limited) enter(from netip.Addr) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open[from] >= mostOfOne {
+		return false
+	}
+	l.open[from]++
+	return true
+}
+
+func (l *limited) leave(from netip.Addr) {
+	l.mu.Lock()
+	if l.open[from]--; l.open[from] == 0 {
+		delete(l.open, from)
+	}
+	l.mu.Unlock()
+	<-l.free
+}
+
+func peerOf(c net.Conn) netip.Addr {
+	a, _ := netip.ParseAddrPort(c.RemoteAddr().String())
+	return a.Addr().Unmap()
 }
 
 type limitedConn struct {

@@ -168,6 +168,45 @@ func RevokeToken(ctx context.Context, kept Tokens, name string) error {
 	}
 }
 
+// Forget makes what a member has used tokens for count as that of another: who was taken out, and comes again with a token that it had,
+// needs one that may be used once more.
+func Forget(ctx context.Context, kept Tokens, member string) error {
+	all, err := kept.Tokens(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for name := range all {
+		errs = append(errs, forget(ctx, kept, name, member))
+	}
+	return errors.Join(errs...)
+}
+
+func forget(ctx context.Context, kept Tokens, name, member string) error {
+	for {
+		data, version, err := kept.Token(ctx, name)
+		if err != nil || version == 0 {
+			return err
+		}
+		r, err := readRecord(data)
+		if err != nil {
+			return fmt.Errorf("token %s: %w", name, err)
+		}
+		changed := false
+		for i := range r.Used {
+			if u := &r.Used[i]; u.Member == member && u.Key != nil {
+				u.Key, changed = nil, true
+			}
+		}
+		if !changed {
+			return nil
+		}
+		if done, err := putRecord(ctx, kept, r, version); done || err != nil {
+			return err
+		}
+	}
+}
+
 func readRecord(data []byte) (r Record, err error) {
 	err = json.Unmarshal(data, &r)
 	return r, err

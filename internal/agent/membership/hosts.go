@@ -3,6 +3,7 @@ package membership
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -106,7 +107,7 @@ func (m *Membership) RemoveHost(ctx context.Context, who string, force bool) (ap
 	case h.State == "alive" && !force:
 		return h, model.Problem{Code: model.CodeInUse, Reason: fmt.Sprintf("host %s is alive", h.Name), Owner: "its workloads would lose their addresses", Fix: "flatnet leave there, or --force here"}
 	}
-	if err := s.admin.Dismiss(ctx, h.ID); err != nil {
+	if err := errors.Join(join.Forget(ctx, s.admin, h.ID), s.admin.Dismiss(ctx, h.ID)); err != nil {
 		return h, explain(err)
 	}
 	m.deps.Tell("cluster", "host/"+h.Name, "taken out of the cluster: "+h.ID)
