@@ -98,6 +98,9 @@ func vxlan(p Place, peer Peer) ([]dataplane.Object, error) {
 			dataplane.Neighbour{Link: dev, Addr: gate, MAC: mac},
 			dataplane.Route{Dest: l.Block, Via: gate, OnLink: true, Link: dev, Source: p.source(l.Block), MTU: p.narrow(peer.Member, vxlanOverhead(p.Network.Cluster))},
 		}
+		if gate.Is6() { // else the kernel refuses the gateway where the block, or a range around it, is led to by another link: before, or by others (net/ipv6/route.c)
+			objects = append(objects, dataplane.Route{Dest: netip.PrefixFrom(gate, gate.BitLen()), Link: dev})
+		}
 		if !known[mac] {
 			known[mac] = true
 			objects = append(objects, dataplane.FDB{Link: dev, MAC: mac, Dst: outer})

@@ -231,6 +231,9 @@ func place(o Object) string {
 		if o.Table != 0 {
 			return "1 " + o.String()
 		}
+		if o.Via.IsValid() { // what leads to gateways is there before
+			return "3 " + o.String()
+		}
 		return "2 " + o.String()
 	}
 	return o.String()
