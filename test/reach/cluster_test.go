@@ -40,6 +40,10 @@ func TestClusterReachability(t *testing.T) {
 	both := f.addTwofold()
 	f.each(t, "forwards", func() { f.try(f.offerTrials(offers)) })
 	f.each(t, "on two networks", func() { f.try(f.twofoldTrials(both)) })
+	f.sizes("cluster", 1450, "b1", "c1")
+	f.sizes("under6", 1430, "b1", "c1")
+	f.sizes("direct", 1450, "b1", "c1")
+	f.switches()
 	for _, cell := range append(tab.unread(), offers.unread()...) {
 		t.Errorf("%s: nobody tried %q", specification, cell)
 	}
