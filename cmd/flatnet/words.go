@@ -23,6 +23,12 @@ func wordOfOthers(group, word string) string {
 	if group == "show" {
 		return "bridges, routes, links, neigh or nft; a network: flatnet net inspect NAME, a workload: flatnet ep inspect NAME"
 	}
+	if group == "host" {
+		return map[string]string{
+			"inspect": "flatnet host ls -o yaml; with the hosts' blocks of one network: flatnet net inspect NAME", "add": "flatnet token create, and there flatnet join",
+			"drain": "flatnet leave there, or flatnet host rm NAME on a server",
+		}[word]
+	}
 	if group != "flatnet" {
 		return ""
 	}
@@ -36,6 +42,8 @@ func wordOfOthers(group, word string) string {
 	}
 	return map[string]string{
 		"port":    "flatnet net forward ls",
+		"cluster": "flatnet init, flatnet join, flatnet host ls, flatnet leave",
+		"reset":   "flatnet leave; all of flatnet: flatnet uninstall",
 		"swarm":   "flatnet init, flatnet join, flatnet leave; more: flatnet help from docker",
 		"backend": "flatnet net set NETWORK --backend host-gw",
 		"forward": "flatnet net forward add, ls or rm",
