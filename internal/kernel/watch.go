@@ -1,6 +1,8 @@
 package kernel
 
 import (
+	"net/netip"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/flatnet/flatnet/internal/dataplane"
@@ -15,7 +17,7 @@ type watcher struct {
 	links  map[int]*watchedLink // by index
 	names  map[int]string
 	told   map[int]toldLink // what became of links, by index, until it is put down
-	routes map[dataplane.Key]dataplane.Route
+	routes map[routeID]dataplane.Route
 	rules  map[dataplane.Key]dataplane.RouteRule
 
 	lookAtProxies bool            // a link that has some has changed
@@ -29,6 +31,14 @@ type watchedLink struct {
 	fact   hostFact
 	port   dataplane.Port // of others, in a bridge of ours
 }
+
+// routeID is a route's key as a value of its own: there may be ten thousand, and an interface is slower to look up.
+type routeID struct {
+	dest          netip.Prefix
+	table, metric int
+}
+
+func idOf(r dataplane.Route) routeID { return routeID{r.Dest, r.Table, r.Metric} }
 
 // hostFact is what Node tells of a link; other changes of foreign links are of no interest.
 type hostFact struct {
@@ -59,11 +69,11 @@ func (w *watcher) resync() error {
 	if err != nil {
 		return err
 	}
-	routes := map[dataplane.Key]dataplane.Route{}
+	routes := map[routeID]dataplane.Route{}
 	err = dumpRoutes(w.k.host, dataplane.RouteProtocol, func() {}, func(r route) {
 		if r.ours() {
 			o := r.object(names)
-			routes[o.Key()] = o
+			routes[idOf(o)] = o
 		}
 	})
 	if err != nil {
@@ -174,7 +184,7 @@ func (w *watcher) linkGone(l link) {
 // checkRoutes looks which of our routes by some links are still there: the kernel does not tell of the IPv4 routes that go with
 // a link, with its going down, or with its last address.
 func (w *watcher) checkRoutes() error {
-	missing := map[dataplane.Key]dataplane.Route{}
+	missing := map[routeID]dataplane.Route{}
 	for key, r := range w.routes {
 		if w.lookAtRoutes[r.Link] {
 			missing[key] = r
@@ -186,7 +196,7 @@ func (w *watcher) checkRoutes() error {
 	}
 	err := dumpRoutes(w.k.host, dataplane.RouteProtocol, func() {}, func(r route) {
 		if r.ours() {
-			delete(missing, r.object(nil).Key())
+			delete(missing, idOf(r.object(nil)))
 		}
 	})
 	for key, r := range missing {
@@ -260,13 +270,14 @@ func (w *watcher) route(m netlink.Message) {
 		return
 	}
 	o := r.object(w.names)
-	known, isKnown := w.routes[o.Key()]
+	id := idOf(o)
+	known, isKnown := w.routes[id]
 	switch {
 	case r.ours() && m.Type == unix.RTM_NEWROUTE:
-		w.routes[o.Key()] = o
+		w.routes[id] = o
 		w.news.add(o, false)
 	case r.ours():
-		delete(w.routes, o.Key())
+		delete(w.routes, id)
 		w.news.add(o, true)
 	case r.isFact() && !w.allOurs(r.hops):
 		w.news.foreign = true

@@ -22,7 +22,7 @@ type Board struct {
 
 // boardState is what has been heard, published or not.
 type boardState struct {
-	objects  map[Kind]*shared[string, Object]
+	versions map[Kind]*shared[string, Version]
 	networks shared[string, model.Network]
 	members  shared[string, model.Member]
 	leases   shared[model.LeaseKey, model.Lease]
@@ -42,7 +42,7 @@ type BoardClaim struct {
 func NewBoard() *Board { return &Board{wake: make(chan struct{}), state: newBoardState()} }
 
 func newBoardState() boardState {
-	return boardState{objects: map[Kind]*shared[string, Object]{Network: {}, Member: {}}, claims: map[model.LeaseKey][]BoardClaim{}}
+	return boardState{versions: map[Kind]*shared[string, Version]{Network: {}, Member: {}}, claims: map[model.LeaseKey][]BoardClaim{}}
 }
 
 // Edit changes the board and publishes it, when publish does, as one. It must not block.
@@ -62,7 +62,7 @@ func (e *BoardEdit) Reset() { e.board.state = newBoardState() }
 func (e *BoardEdit) Put(o Object, key string) {
 	s := &e.board.state
 	s.unread.delete(key)
-	s.objects[o.Kind].set(o.Name, o)
+	s.versions[o.Kind].set(o.Name, o.Version)
 	var err error
 	switch o.Kind {
 	case Network:
@@ -89,7 +89,7 @@ func putDecoded[T any](into *shared[string, T], o Object) error {
 func (e *BoardEdit) Drop(kind Kind, name, key string) {
 	s := &e.board.state
 	s.unread.delete(key)
-	s.objects[kind].delete(name)
+	s.versions[kind].delete(name)
 	switch kind {
 	case Network:
 		s.networks.delete(name)
@@ -145,9 +145,9 @@ func (e *BoardEdit) Alive(node string, alive bool) {
 // Publish makes what was taken in the snapshot that readers get.
 func (e *BoardEdit) Publish(token string, live bool) {
 	s := &e.board.state
-	versions := map[Kind]map[string]Object{}
-	for k, o := range s.objects {
-		versions[k] = o.share()
+	versions := map[Kind]map[string]Version{}
+	for k, of := range s.versions {
+		versions[k] = of.share()
 	}
 	e.replace(ClusterSnapshot{Token: token, Live: live, Networks: s.networks.share(), Members: s.members.share(),
 		Leases: s.leases.share(), Alive: s.alive.share(), Unread: s.unread.share(), versions: versions})
@@ -179,13 +179,6 @@ func (b *Board) Snapshot() ClusterSnapshot {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.snap
-}
-
-// Get is an object as it was heard last.
-func (b *Board) Get(kind Kind, name string) (Object, bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.state.objects[kind].get(name)
 }
 
 // Claims are those of a block, the holder's first.

@@ -59,12 +59,12 @@ type ClusterSnapshot struct {
 	Leases   map[model.LeaseKey]model.Lease
 	Alive    map[string]bool  // by member ID: who has beaten of late
 	Unread   map[string]error // what could not be read, by its key in the store; it is in none of the above
-	versions map[Kind]map[string]Object
+	versions map[Kind]map[string]Version
 }
 
 // Version is that of a network or member; New when there is none.
 func (s ClusterSnapshot) Version(kind Kind, name string) Version {
-	return s.versions[kind][name].Version
+	return s.versions[kind][name]
 }
 
 // MemberBefore reports whether what one member says of itself was written before what another one says. The store counts
