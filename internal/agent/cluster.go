@@ -1,12 +1,15 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/flatnet/flatnet/internal/agent/fabric"
@@ -41,7 +44,7 @@ func (a *Agent) enter(c store.Cluster, self string, describe Description) {
 			a.mu.RUnlock()
 			return describe(node)
 		},
-		Used: a.usedOf, Show: func(p fabric.Picture) { a.adopt(m, p) }, Cache: a.cache(),
+		Used: a.usedOf, Unfit: a.isUnfit, Show: func(p fabric.Picture) { a.adopt(m, p) }, Cache: a.cache(),
 	})
 	a.mu.Lock()
 	a.fabric = m
@@ -49,6 +52,7 @@ func (a *Agent) enter(c store.Cluster, self string, describe Description) {
 	select {
 	case <-a.ready:
 	default:
+		a.meet()
 		a.take(m, m.Last()) // the start brings it to the kernel
 	}
 	ctx, stop := context.WithCancel(context.Background())
@@ -64,6 +68,18 @@ func (a *Agent) enter(c store.Cluster, self string, describe Description) {
 			a.deps.Log.Error("follow the cluster", "err", err)
 		}
 	}()
+}
+
+// meet looks at the host before the start does: what the cluster has is judged by the host's links and routes.
+func (a *Agent) meet() {
+	node, err := a.deps.Host.Node(context.Background())
+	if err != nil {
+		a.deps.Log.Warn("read the host's links and routes", "err", err)
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.state.view.Node = node
 }
 
 // exit ends following the cluster. With forget this host is none of its nodes any more, and all that came from it goes; else that stays
@@ -221,12 +237,14 @@ func differing[K, V comparable](want, have map[K]V) map[K]*V {
 // networksOf are the networks of the cluster that change on this host: each as it is here, with the host's own blocks as subnets. One
 // that is not there any more stays, stopped, as long as a workload of this host is on it.
 func (a *Agent) networksOf(p fabric.Picture) map[string]*model.Network {
-	v := a.state.view
-	v.Self, v.Members = p.Self, p.Members
+	v, old := a.state.view, a.state.view.Networks
+	v.Self, v.Members, v.Networks = p.Self, p.Members, maps.Clone(old)
+	maps.DeleteFunc(v.Networks, func(_ string, n model.Network) bool { return n.Mode == model.Cluster && !n.Active }) // nothing of it is here
 	change := map[string]*model.Network{}
 	reasons := map[string]string{}
-	for name, n := range p.Networks {
-		was, there := v.Networks[name]
+	for _, name := range inOrder(v, p.Networks) {
+		n := p.Networks[name]
+		was, there := old[name]
 		if there && was.Mode != model.Cluster {
 			reasons[name] = "this host has a network of its own with that name"
 			continue
@@ -241,8 +259,11 @@ func (a *Agent) networksOf(p fabric.Picture) map[string]*model.Network {
 		if !there || !reflect.DeepEqual(was, here) {
 			change[name] = &here
 		}
+		if delete(v.Networks, name); here.Active {
+			v.Networks[name] = here // the next one must not be in its way
+		}
 	}
-	for name, was := range v.Networks {
+	for name, was := range old {
 		if _, there := p.Networks[name]; there || was.Mode != model.Cluster || !p.Known {
 			continue
 		}
@@ -259,6 +280,22 @@ func (a *Agent) networksOf(p fabric.Picture) map[string]*model.Network {
 	return change
 }
 
+// inOrder are the names of a cluster's networks: what is active here comes first, then what was made earlier. Of two that cannot both be
+// on this host the first one is.
+func inOrder(v model.View, networks map[string]model.Network) []string {
+	names := slices.Collect(maps.Keys(networks))
+	slices.SortFunc(names, func(a, b string) int {
+		switch x, y := v.Networks[a].Active, v.Networks[b].Active; {
+		case x != y && x:
+			return -1
+		case x != y:
+			return 1
+		}
+		return cmp.Or(networks[a].Created.Compare(networks[b].Created), strings.Compare(a, b))
+	})
+	return names
+}
+
 // attachedTo reports whether a workload is on a network.
 func (s *state) attachedTo(network string) bool {
 	for _, w := range s.view.Workloads {
@@ -267,6 +304,14 @@ func (s *state) attachedTo(network string) bool {
 		}
 	}
 	return false
+}
+
+// isUnfit reports whether a network of the cluster cannot be on this host. Of one that is not known yet its blocks are claimed first.
+func (a *Agent) isUnfit(network string) bool {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	n, there := a.state.view.Networks[network]
+	return there && !n.Active
 }
 
 // usedOf counts what is in use of a block of this host's own.

@@ -92,7 +92,7 @@ func cause(f api.Finding) int {
 // known are the findings that cost no look.
 func (a *Agent) known() []api.Finding {
 	a.mu.RLock()
-	list := slices.Concat(a.conflictFindings(), a.lostFindings(), a.brokenFindings(), a.lackingFindings(), a.clusterFindings())
+	list := slices.Concat(a.conflictFindings(), a.lostFindings(), a.brokenFindings(), a.lackingFindings(), a.clusterFindings(), a.storedFindings())
 	a.mu.RUnlock()
 	return slices.Concat(list, damagedFindings(a.config.RunDir), a.featureFindings())
 }

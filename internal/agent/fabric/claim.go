@@ -208,7 +208,7 @@ func (f *Fabric) due() (asks []ipam.BlockAsk, away []model.Lease) {
 	networks := b.sound.snap.Networks
 	for _, name := range slices.Sorted(maps.Keys(networks)) {
 		n := networks[name]
-		if n.Mode != model.Cluster || !n.Active || !n.Cluster.On(self) {
+		if n.Mode != model.Cluster || !n.Active || !n.Cluster.On(self) || len(b.sound.pools[name]) == 0 || f.deps.Unfit(name) {
 			continue
 		}
 		for _, v6 := range []bool{false, true} {

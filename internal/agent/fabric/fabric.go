@@ -24,6 +24,8 @@ type Deps struct {
 	Member func() (model.Member, error)
 	// Used says how much of a block of the node's own is in use, and for how long none of it was.
 	Used func(network string, block netip.Prefix) ipam.HeldBlock
+	// Unfit reports whether a network cannot be on this node: no block of it is claimed.
+	Unfit func(network string) bool
 	// Show hears each new picture, one call at a time.
 	Show func(Picture)
 	// Tell hears of what people may want to know: a type of event, what it is about, and a sentence.
@@ -86,6 +88,9 @@ func New(d Deps) *Fabric {
 	}
 	if d.Tell == nil {
 		d.Tell = func(string, string, string) {}
+	}
+	if d.Unfit == nil {
+		d.Unfit = func(string) bool { return false }
 	}
 	if d.Used == nil {
 		d.Used = func(_ string, b netip.Prefix) ipam.HeldBlock { return ipam.HeldBlock{Block: b, Size: 1, Used: 0} }
@@ -228,6 +233,7 @@ func (f *Fabric) show() {
 	f.deps.Show(p)
 	f.shown = &p
 	kick(f.changed)
+	kick(f.claim)
 }
 
 // waits reports whether nobody was told of anything yet.

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/flatnet/flatnet/internal/model"
 	"github.com/flatnet/flatnet/internal/store"
@@ -39,6 +40,7 @@ type sound struct {
 	members map[string]model.Member
 	leases  map[model.LeaseKey]model.Lease
 	refused map[string]string
+	pools   map[string][]model.BlockPool   // of the networks that can be
 	own     map[model.LeaseKey]model.Lease // of the node, by the store
 	at      map[netip.Addr]string          // underlay addresses of the sound members; the only map that is changed in place, by who judges
 	step    step
@@ -53,8 +55,9 @@ type step struct {
 }
 
 func judge(snap store.ClusterSnapshot, self string) sound {
-	s := sound{snap: snap, refused: map[string]string{}, leases: make(map[model.LeaseKey]model.Lease, len(snap.Leases)), own: map[model.LeaseKey]model.Lease{}}
-	facts := model.ClusterFacts{Self: self, Members: snap.Members, Pools: poolsOf(snap), Before: snap.MemberBefore}
+	s := sound{snap: snap, leases: make(map[model.LeaseKey]model.Lease, len(snap.Leases)), own: map[model.LeaseKey]model.Lease{}}
+	s.pools, s.refused = SoundPools(snap, self)
+	facts := model.ClusterFacts{Self: self, Members: snap.Members, Pools: s.pools, Before: snap.MemberBefore}
 	var refused map[string]model.Problems
 	s.members, refused = facts.SoundMembers()
 	for id, ps := range refused {
@@ -87,6 +90,28 @@ func judge(snap store.ClusterSnapshot, self string) sound {
 	return s
 }
 
+// SoundPools are the pools of networks, without those that nobody could use, and those that the node's own address is in: else whoever writes
+// a network shuts every node out, as one that is reached through it. The reasons are by "network NAME".
+func SoundPools(snap store.ClusterSnapshot, self string) (pools map[string][]model.BlockPool, refused map[string]string) {
+	pools, refused = poolsOf(snap), map[string]string{}
+	for name := range pools {
+		for _, p := range model.Validate(model.View{}, snap.Networks[name]) {
+			if strings.HasPrefix(p.Path, "spec.cluster.pools") {
+				refused["network "+name] = p.Error()
+			}
+		}
+		for _, a := range snap.Members[self].Underlays() {
+			if pool, inside := snap.Networks[name].Cluster.Pool(a); inside {
+				refused["network "+name] = fmt.Sprintf("%s holds %s, by which this node is reached", pool.Prefix, a)
+			}
+		}
+		if refused["network "+name] != "" {
+			delete(pools, name)
+		}
+	}
+	return pools, refused
+}
+
 func poolsOf(snap store.ClusterSnapshot) map[string][]model.BlockPool {
 	pools := map[string][]model.BlockPool{}
 	for name, n := range snap.Networks {
@@ -101,12 +126,12 @@ func poolsOf(snap store.ClusterSnapshot) map[string][]model.BlockPool {
 // nothing to do with each other; else ok is false. It is what makes a change among thousands of nodes cheap.
 func judgeChange(was sound, snap store.ClusterSnapshot, self string) (s sound, ok bool) {
 	members, leases := changedIn(was.snap.Members, snap.Members), changedIn(was.snap.Leases, snap.Leases)
-	if was.at == nil || len(was.refused) > 0 || len(snap.Unread) > 0 || len(members)+len(leases) > mostChanges || !reflect.DeepEqual(poolsOf(was.snap), poolsOf(snap)) {
+	if slices.Contains(members, self) || was.at == nil || len(was.refused) > 0 || len(snap.Unread) > 0 || len(members)+len(leases) > mostChanges || !reflect.DeepEqual(poolsOf(was.snap), poolsOf(snap)) {
 		return s, false
 	}
 	s = was
 	s.snap = snap
-	facts := model.ClusterFacts{Self: self, Members: map[string]model.Member{}, Pools: poolsOf(snap)}
+	facts := model.ClusterFacts{Self: self, Members: map[string]model.Member{}, Pools: was.pools}
 	if len(members) > 0 {
 		s.members = maps.Clone(was.members)
 	}
@@ -206,9 +231,10 @@ func equal[K, V comparable](a, b map[K]V) bool { return sameMap(a, b) || maps.Eq
 
 // picture puts together what holds: of others what is sound, of the node's own what it has the right to use.
 func (f *Fabric) picture() Picture {
+	rights := f.rights()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s := f.sound
+	s, tenure := f.sound, f.now(rights)
 	p := Picture{
 		Self: f.deps.Self, Live: s.snap.Live, Known: s.snap.Token != "" || f.cached, Networks: map[string]model.Network{}, Members: s.members, Alive: s.snap.Alive,
 		Refused: s.refused, Leases: s.leases, Fenced: map[model.LeaseKey]store.Tenure{}, versions: map[string]store.Version{}, mine: map[string][]netip.Prefix{},
@@ -218,19 +244,19 @@ func (f *Fabric) picture() Picture {
 			p.Networks[name], p.versions[name] = n, s.snap.Version(store.Network, name)
 		}
 	}
-	if f.sameOwn(s) {
+	if f.sameOwn(s, tenure) {
 		p.Leases, p.step = s.leases, s.step
 	} else {
 		p.Leases = make(map[model.LeaseKey]model.Lease, len(s.leases)+1)
 		maps.Copy(p.Leases, s.leases)
 		maps.DeleteFunc(p.Leases, func(_ model.LeaseKey, l model.Lease) bool { return l.Node == p.Self })
-		for key, t := range f.tenure {
+		for key, t := range tenure {
 			if other, taken := s.leases[key]; t.usable(f.deps.Now()) && (!taken || other.Node == p.Self) {
 				p.Leases[key] = t.lease
 			}
 		}
 	}
-	for key, t := range f.tenure {
+	for key, t := range tenure {
 		if other, taken := s.leases[key]; !t.usable(f.deps.Now()) || taken && other.Node != p.Self {
 			p.Fenced[key] = t.is
 			continue
@@ -243,10 +269,23 @@ func (f *Fabric) picture() Picture {
 	return p
 }
 
+// now are the node's blocks as the clock has it: a machine that has slept may know before its keeper does that a right is over. The caller
+// holds the lock, and has asked for the rights before.
+func (f *Fabric) now(rights []tenure) map[model.LeaseKey]tenure {
+	all := maps.Clone(f.tenure)
+	for _, r := range rights {
+		if t, held := all[r.lease.Key()]; held && t.until == 0 && t.is == store.Secure && r.until != 0 && f.deps.Now() >= r.until {
+			t.is = store.Overdue
+			all[r.lease.Key()] = t
+		}
+	}
+	return all
+}
+
 // sameOwn reports whether the store and the node agree on what the node may use.
-func (f *Fabric) sameOwn(s sound) bool {
+func (f *Fabric) sameOwn(s sound, own map[model.LeaseKey]tenure) bool {
 	n := 0
-	for key, t := range f.tenure {
+	for key, t := range own {
 		if !t.usable(f.deps.Now()) {
 			continue
 		}

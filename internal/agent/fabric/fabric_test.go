@@ -1,0 +1,311 @@
+package fabric_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/flatnet/flatnet/internal/agent/fabric"
+	"github.com/flatnet/flatnet/internal/model"
+	"github.com/flatnet/flatnet/internal/store"
+)
+
+// clock is one that a test moves.
+type clock struct {
+	mu  sync.Mutex
+	now time.Duration
+}
+
+func (c *clock) Now() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *clock) advance(d time.Duration) {
+	c.mu.Lock()
+	c.now += d
+	c.mu.Unlock()
+}
+
+const grace, alive = time.Hour, time.Minute
+
+// world is a hub with one network of a few blocks, and nodes on it.
+type world struct {
+	*testing.T
+	hub   *store.Hub
+	clock *clock // of the hub
+	wall  time.Time
+	dir   string
+}
+
+func newWorld(t *testing.T, pool string) *world {
+	w := &world{T: t, clock: &clock{now: 1000 * time.Hour}, wall: time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC), dir: t.TempDir()}
+	w.hub = store.NewHub(grace, alive, w.clock.Now)
+	n := model.Network{Name: "pods", Mode: model.Cluster, Active: true, Autostart: true, Cluster: model.Overlay{Backend: model.VXLAN, VNI: 1, Port: 8472,
+		Pools: []model.BlockPool{{Prefix: netip.MustParsePrefix(pool), Bits: 24}}}}
+	if _, err := w.hub.Client().Write(t.Context(), store.PutNetwork(n, store.New)); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+// node is one life of a node.
+type node struct {
+	*fabric.Fabric
+	w      *world
+	id     string
+	client *store.HubClient
+	clock  *clock
+	stop   context.CancelFunc
+	ended  chan error
+	once   sync.Once
+
+	mu    sync.Mutex
+	shown fabric.Picture
+	told  []string
+}
+
+// start begins a life; boot names the machine's.
+func (w *world) start(n int, boot string, away bool, c *clock) *node {
+	x := &node{w: w, id: fmt.Sprintf("n-%d", n), client: w.hub.Client(), clock: c, ended: make(chan error, 1)}
+	x.client.Cut(away)
+	member := model.Member{ID: x.id, Name: x.id, Underlay4: netip.AddrFrom4([4]byte{192, 0, 2, byte(n)}), MTU: 1500, Schema: 1}
+	x.Fabric = fabric.New(fabric.Deps{
+		Cluster: x.client, Self: x.id, Now: c.Now, Member: func() (model.Member, error) { return member, nil },
+		Show:  func(p fabric.Picture) { x.mu.Lock(); x.shown = p; x.mu.Unlock() },
+		Tell:  func(typ, object, text string) { x.mu.Lock(); x.told = append(x.told, typ+": "+text); x.mu.Unlock() },
+		Cache: &fabric.Cache{Path: filepath.Join(w.dir, x.id), BootID: boot, Wall: func() time.Time { w.clock.mu.Lock(); defer w.clock.mu.Unlock(); return w.wall }},
+	})
+	x.shown = x.Last()
+	ctx, stop := context.WithCancel(context.Background())
+	x.stop = stop
+	go func() { x.ended <- x.Run(ctx) }()
+	w.Cleanup(x.kill)
+	return x
+}
+
+// kill ends a life as a crash does.
+func (x *node) kill() {
+	x.once.Do(func() {
+		x.stop()
+		<-x.ended
+		_ = x.client.Close()
+	})
+}
+
+// uses are the blocks that the node may use now.
+func (x *node) uses() []netip.Prefix { return x.Last().Blocks("pods") }
+
+func (x *node) heard(words string) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, t := range x.told {
+		if strings.Contains(t, words) {
+			return true
+		}
+	}
+	return false
+}
+
+func (w *world) eventually(what string, is func() bool) {
+	w.Helper()
+	for end := time.Now().Add(20 * time.Second); !is(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(end) {
+			w.Fatalf("never: %s", what)
+		}
+	}
+}
+
+func (w *world) hasBlock(x *node) netip.Prefix {
+	w.Helper()
+	w.eventually(x.id+" has a block", func() bool { return len(x.uses()) == 1 })
+	return x.uses()[0]
+}
+
+// cached waits until a node's file has its block.
+func (w *world) cached(x *node, block netip.Prefix) {
+	w.Helper()
+	w.eventually("the file is written", func() bool {
+		again := fabric.New(fabric.Deps{Cluster: w.hub.Client(), Self: x.id, Now: x.clock.Now, Show: func(fabric.Picture) {}, Cache: &fabric.Cache{Path: filepath.Join(w.dir, x.id), BootID: "1", Wall: func() time.Time { return w.wall }}})
+		return len(again.Last().Blocks("pods")) == 1 && again.Last().Blocks("pods")[0] == block
+	})
+}
+
+// A right that could not be renewed for the grace is fenced, whether or not the daemon was restarted meanwhile, and is back when the
+// store answers, if nobody else has the block.
+func TestOverdueBlocksAreFencedAndComeBack(t *testing.T) {
+	w := newWorld(t, "10.244.0.0/16")
+	c := w.clock
+	x := w.start(1, "1", false, c)
+	block := w.hasBlock(x)
+	w.cached(x, block)
+	x.client.Cut(true)
+	c.advance(grace / 2)
+	x.kill()
+	x = w.start(1, "1", true, c)
+	if got := x.uses(); len(got) != 1 || got[0] != block {
+		t.Fatalf("restarted without the store it uses %v", got)
+	}
+	c.advance(grace / 2)
+	if got := x.uses(); len(got) != 0 || len(x.Last().Leases) != 0 {
+		t.Fatalf("past the grace it uses %v, %v", got, x.Last().Leases)
+	}
+	x.client.Cut(false)
+	w.eventually("the block is back", func() bool { return len(x.uses()) == 1 && x.uses()[0] == block })
+}
+
+// After a reboot the wall's clock says how long a right lasts; one that was set back says nothing, and one that was set forward too much.
+func TestClockStepsAfterABootFence(t *testing.T) {
+	for _, step := range []struct {
+		by   time.Duration
+		uses int
+	}{{10 * time.Minute, 1}, {24 * time.Hour, 0}, {-24 * time.Hour, 0}, {-time.Second, 0}} {
+		w := newWorld(t, "10.244.0.0/16")
+		x := w.start(1, "1", false, w.clock)
+		block := w.hasBlock(x)
+		w.cached(x, block)
+		x.kill()
+		w.wall = w.wall.Add(step.by)
+		x = w.start(1, "2", true, &clock{now: 10 * time.Second})
+		if got := x.uses(); len(got) != step.uses {
+			t.Errorf("the clock %v later: it uses %v", step.by, got)
+		}
+		x.client.Cut(false)
+		w.eventually("the store answers, and the block is back", func() bool { return len(x.uses()) == 1 && x.uses()[0] == block && x.Last().Live })
+		x.kill()
+	}
+}
+
+// A claim that was deleted is claimed again; one that another node took meanwhile is given up, said so, and another block taken.
+func TestLostClaims(t *testing.T) {
+	w := newWorld(t, "10.244.0.0/16")
+	x := w.start(1, "1", false, &clock{now: time.Hour})
+	block := w.hasBlock(x)
+	stranger := w.hub.Client()
+	if err := stranger.Release(t.Context(), model.Lease{Network: "pods", Block: block, Node: x.id}); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("it is claimed again", func() bool {
+		return x.heard("asked for again") && len(x.uses()) == 1 && x.uses()[0] == block && x.Last().Leases[model.LeaseKey{Network: "pods", Block: block}].Node == x.id
+	})
+
+	x.client.Cut(true)
+	if err := stranger.Release(t.Context(), model.Lease{Network: "pods", Block: block, Node: x.id}); err != nil {
+		t.Fatal(err)
+	}
+	y := w.start(2, "1", false, &clock{now: time.Hour})
+	w.hasBlock(y)
+	if _, err := stranger.Claim(t.Context(), model.Lease{Network: "pods", Block: block, Node: y.id}); err != nil {
+		t.Fatal(err)
+	}
+	x.client.Cut(false)
+	w.eventually("the block is given up, and another one taken", func() bool {
+		return x.heard("node n-2 holds it now") && len(x.uses()) == 1 && x.uses()[0] != block
+	})
+}
+
+// When all blocks are taken the next node is told so, and gets one when another leaves.
+func TestMoreNodesThanBlocks(t *testing.T) {
+	w := newWorld(t, "10.244.0.0/21") // eight
+	var nodes []*node
+	for n := 1; n <= 8; n++ {
+		nodes = append(nodes, w.start(n, "1", false, &clock{now: time.Hour}))
+	}
+	held := map[netip.Prefix]string{}
+	for _, x := range nodes {
+		block := w.hasBlock(x)
+		if other, taken := held[block]; taken {
+			t.Errorf("%s is used by %s and %s", block, other, x.id)
+		}
+		held[block] = x.id
+	}
+	last := w.start(9, "1", false, &clock{now: time.Hour})
+	w.eventually("it says why it has none", func() bool { return strings.Contains(last.Why("pods"), "no block is free") })
+	if err := nodes[3].Leave(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	nodes[3].kill()
+	if w.hasBlock(last); last.Why("pods") != "" {
+		t.Errorf("it has a block, but %q", last.Why("pods"))
+	}
+}
+
+// At no time do two nodes use one block, whatever is cut off, killed, started again with what it knew, or deleted, and however the clocks
+// go on. But one: a node whose claim somebody deletes uses the block on while it asks for it again, as long as it knows of nobody else's claim.
+func TestTwoNodesNeverUseOneBlock(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 1))
+	w := newWorld(t, "10.244.0.0/22") // four blocks, five nodes
+	c := w.clock                      // one for all: machines' clocks do not run apart here
+	const count = 5
+	nodes := make([]*node, count)
+	cut := make([]bool, count)
+	for i := range nodes {
+		nodes[i] = w.start(i+1, "1", false, c)
+	}
+	for range 400 {
+		i := r.IntN(count)
+		switch r.IntN(6) {
+		case 0:
+			cut[i] = !cut[i]
+			nodes[i].client.Cut(cut[i])
+		case 1:
+			nodes[i].kill()
+			nodes[i] = w.start(i+1, "1", cut[i], c)
+		case 2:
+			c.advance(time.Duration(r.Int64N(int64(grace / 3))))
+		case 3:
+			if !cut[i] && r.IntN(3) == 0 {
+				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+				_ = nodes[i].Leave(ctx)
+				cancel()
+				nodes[i].kill()
+				nodes[i] = w.start(i+1, "1", cut[i], c)
+			}
+		default:
+			time.Sleep(time.Duration(r.IntN(8)) * time.Millisecond)
+		}
+		w.oneUserEach(nodes)
+	}
+	for i, x := range nodes {
+		x.client.Cut(false)
+		cut[i] = false
+	}
+	c.advance(2 * grace)
+	w.eventually("four have a block", func() bool {
+		held := 0
+		for _, x := range nodes {
+			held += len(x.uses())
+		}
+		return held == 4
+	})
+}
+
+// oneUserEach looks whether two nodes use one block at one moment: the first one still does when the second was seen to.
+func (w *world) oneUserEach(nodes []*node) {
+	w.Helper()
+	users := map[netip.Prefix]*node{}
+	for _, x := range nodes {
+		for _, block := range x.uses() {
+			other := users[block]
+			if users[block] = x; other != nil && slices.Contains(other.uses(), block) && slices.Contains(x.uses(), block) {
+				w.Fatalf("%s is used by %s and %s, which heard\n%s\nand\n%s", block, other.id, x.id, other.words(), x.words())
+			}
+		}
+	}
+}
+
+func (x *node) words() string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return strings.Join(x.told, "\n")
+}
