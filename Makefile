@@ -29,6 +29,9 @@ test: root ## every test: traffic in network namespaces, so it needs root
 	$(GO) vet ./...
 	$(GO) test -race -shuffle=on -timeout 20m ./...
 
+test-cluster: root ## what a cluster lives through, with the stories that take long (10 min)
+	CLUSTER_LONG=1 $(GO) test -v -timeout 30m ./test/cluster ./test/fail
+
 bench: build root ## the costs of docs/explanation/costs.md, measured on this machine
 	$(GO) run ./bench
 
@@ -58,5 +61,5 @@ root:
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
-.PHONY: build demo demo-host stage test bench mutants fuzz generate install clean root help
+.PHONY: build demo demo-host stage test test-cluster bench mutants fuzz generate install clean root help
 .DEFAULT_GOAL := build

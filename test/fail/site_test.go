@@ -190,7 +190,8 @@ func (s *site) address(workload string) string {
 	return a.String()
 }
 
-// started makes a workload on host n, which is seen to answer by the workload from.
+// started makes a workload on host n, which is seen to answer by the workload from. It stays: the host's neighbour table would know its address
+// by its MAC for a while.
 func (s *site) started(n int, name string, from *lab.Workload) {
 	s.Helper()
 	s.flatnet(n, "run", "-d", "--name", name, "--network", "cluster", "--", "sleep", "1d")
@@ -198,7 +199,6 @@ func (s *site) started(n int, name string, from *lab.Workload) {
 	defer c.Close()
 	w, err := c.Workload(s.Context(), name)
 	s.must(err)
-	s.Cleanup(func() { _, _ = s.h(n).Flatnet(context.Background(), "stop", name) })
 	ip, _, _ := strings.Cut(w.Endpoints[0].IPs[0], "/")
 	f := s.flowTo(from, ip)
 	s.eventually(name+" answers", func() bool { return f.last() != 0 })
