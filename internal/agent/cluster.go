@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/netip"
 	"reflect"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -160,7 +161,15 @@ func (a *Agent) takeOver(m *member, p fabric.Picture) {
 		a.writeAllFiles()
 	}
 	if len(changes) > 0 {
-		a.event("followed", "node", fmt.Sprintf("the cluster changed: %s (%v)", p, a.deps.Now().Sub(began).Round(time.Millisecond)), did(changes)...)
+		first, all := didFirst(changes, mostSteps)
+		text := fmt.Sprintf("the cluster changed: %s (%v)", p, a.deps.Now().Sub(began).Round(time.Millisecond))
+		if all > len(first) {
+			text += fmt.Sprintf("; the first %d of %d steps", len(first), all)
+		}
+		a.event("followed", "node", text, first...)
+	}
+	if len(parts) > manyParts {
+		thrift()
 	}
 }
 
@@ -178,6 +187,19 @@ func (a *Agent) judgeAgain() {
 		defer a.end()
 		a.takeOver(m, m.seen)
 	}()
+}
+
+// manyParts is how many parts of a picture leave much garbage behind.
+const manyParts = 1000
+
+// thrift gives memory back that thousands of parts took to be made, and keeps less of it from then on: the collector would keep as much
+// again as is in use, for hours, as who only waits makes no garbage. Who has set GOGC is obeyed.
+func thrift() {
+	const usual, thrifty = 100, 50
+	if was := debug.SetGCPercent(thrifty); was != usual {
+		debug.SetGCPercent(was)
+	}
+	debug.FreeOSMemory()
 }
 
 // take makes the state be as a picture says. The caller has the token, or the agent has not started yet.

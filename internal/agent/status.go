@@ -263,6 +263,17 @@ func did(changes []reconcile.Change) []api.Step {
 	return worded(changes, func(dataplane.Step, string) string { return "" })
 }
 
+// didFirst is did of so many steps at most, with how many there are.
+func didFirst(changes []reconcile.Change, most int) (first []api.Step, all int) {
+	var some []reconcile.Change
+	for _, c := range changes {
+		room := max(0, most-all)
+		all += len(c.Plan)
+		some = append(some, reconcile.Change{Netns: c.Netns, Plan: c.Plan[:min(room, len(c.Plan))]})
+	}
+	return did(some), all
+}
+
 func worded(changes []reconcile.Change, command func(dataplane.Step, string) string) []api.Step {
 	n := 0
 	for _, c := range changes {
