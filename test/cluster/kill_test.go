@@ -98,3 +98,23 @@ func TestServerKilledWhileHostsJoin(t *testing.T) {
 	}
 	has(t, o.h(1).Flatnet("token", "ls"), "4 of 10")
 }
+
+// A server that is away for a moment hears all the same that a host leaves: else nobody could have its address, not even itself.
+func TestAHostLeavesWhileTheServerIsStartedAgain(t *testing.T) {
+	o := newOffice(t, 2)
+	line := append(o.begin(), "--name", "h2")
+	o.h(2).Flatnet(line...)
+	o.sees(2, "h1:alive h2:alive")
+	o.h(1).Kill()
+	left := make(chan string, 1)
+	go func() {
+		out, _ := o.h(2).Try("leave", "-y")
+		left <- out
+	}()
+	time.Sleep(500 * time.Millisecond)
+	o.h(1).Start()
+	<-left
+	o.outside(2)
+	o.h(2).Flatnet(line...)
+	o.sees(1, "h1:alive h2:alive")
+}

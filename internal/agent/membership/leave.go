@@ -2,6 +2,7 @@ package membership
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"os"
@@ -82,6 +83,11 @@ func (m *Membership) gone(ctx context.Context) error {
 	m.mu.Lock()
 	entered := m.session != nil && m.session.client != nil
 	m.mu.Unlock()
+	snap, err := m.snapshot(ctx)
+	patience := time.Duration(0)
+	if err == nil && snap.Live { // then the server is there, and its flatnetd soon again
+		patience = goodbyeTime
+	}
 	if entered {
 		one, cancel := context.WithTimeout(ctx, 10*time.Second)
 		if err := m.deps.Exit(one, true); err != nil {
@@ -90,7 +96,7 @@ func (m *Membership) gone(ctx context.Context) error {
 		cancel()
 	}
 	if !r.Server {
-		m.sayGoodbye(ctx, *r)
+		m.sayGoodbye(ctx, *r, patience)
 	}
 	m.endSession()
 	if err := etcdserver.Stop(ctx, m.deps.Folder.Path(etcdLockFile)); err != nil {
@@ -105,8 +111,12 @@ func (m *Membership) gone(ctx context.Context) error {
 	return nil
 }
 
+// goodbyeTime is how long a server is asked again that does not listen: until it is told, nobody else can have this host's address, not
+// even this host.
+const goodbyeTime = 8 * time.Second
+
 // sayGoodbye has a server take the node out.
-func (m *Membership) sayGoodbye(ctx context.Context, r record) {
+func (m *Membership) sayGoodbye(ctx context.Context, r record, patience time.Duration) {
 	p, err := openPapers(m.deps.Folder, r, m.deps.Now)
 	if err != nil {
 		return // never let in, or no way to prove it
@@ -115,18 +125,42 @@ func (m *Membership) sayGoodbye(ctx context.Context, r record) {
 	if err != nil {
 		return
 	}
+	end := time.Now().Add(patience)
+	for err = tellAny(ctx, r.Servers, p, *own); away(err) && time.Now().Before(end) && ctx.Err() == nil; err = tellAny(ctx, r.Servers, p, *own) {
+		pause(ctx, 200*time.Millisecond)
+	}
+	if err == nil {
+		return
+	}
+	m.deps.Log.Warn("no server could be told that this host leaves", "err", err)
+	m.deps.Tell("error", "node", "no server could be told that this host leaves; there: flatnet host rm "+r.ID)
+}
+
+// tellAny tells one of the servers that this host leaves.
+func tellAny(ctx context.Context, servers []string, p *papers, own tls.Certificate) error {
 	var errs []error
-	for _, server := range r.Servers {
+	for _, server := range servers {
 		one, cancel := context.WithTimeout(ctx, 10*time.Second)
-		err := join.Member(server, p.ca, *own).Leave(one)
+		err := join.Member(server, p.ca, own).Leave(one)
 		cancel()
 		if err == nil {
-			return
+			return nil
 		}
 		errs = append(errs, err)
 	}
-	m.deps.Log.Warn("no server could be told that this host leaves", "err", errors.Join(errs...))
-	m.deps.Tell("error", "node", "no server could be told that this host leaves; there: flatnet host rm "+r.ID)
+	return errors.Join(errs...)
+}
+
+// away reports whether a server could not be asked, and may be later.
+func away(err error) bool {
+	var p model.Problem
+	var many model.Problems
+	if errors.As(err, &many) && len(many) > 0 {
+		p = many[0]
+	} else {
+		errors.As(err, &p)
+	}
+	return p.Code == model.CodePeer || p.Code == model.CodeClusterAway
 }
 
 // gone is behind the name of a folder that is being removed.
