@@ -231,3 +231,25 @@ func BenchmarkSoundLeases(b *testing.B) {
 		}
 	}
 }
+
+// What one request of a network may cost is bounded: a list of 50,000 prefixes kept a host busy for minutes.
+func TestListsOfAClusterNetworkAreBounded(t *testing.T) {
+	for path, fill := range map[string]func(*Overlay){
+		"spec.cluster.noMasquerade": func(o *Overlay) {
+			for i := range MaxKeep + 1 {
+				o.Keep = append(o.Keep, netip.PrefixFrom(netip.AddrFrom4([4]byte{20, byte(i >> 8), byte(i), 0}), 24))
+			}
+		},
+		"spec.cluster.nodes":    func(o *Overlay) { o.Nodes = make([]string, MaxNodes+1) },
+		"spec.cluster.reserved": func(o *Overlay) { o.Reserved = make([]Reservation, MaxReserved+1) },
+	} {
+		n := Network{Name: "pods", Mode: Cluster, Bridge: "fn-pods", Cluster: Overlay{Pools: []BlockPool{pool("10.70.0.0/16", 24)}, Backend: VXLAN, VNI: 1, Port: 8472}}
+		if ps := Validate(View{}, n); len(ps) != 0 {
+			t.Fatal(ps)
+		}
+		fill(&n.Cluster)
+		if ps := Validate(View{}, n); len(ps) != 1 || ps[0].Code != CodeTooLarge || ps[0].Path != path {
+			t.Errorf("%s: got %v", path, ps)
+		}
+	}
+}

@@ -3,11 +3,17 @@ package model
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 )
 
 // MaxPools bounds what one request costs: each pool is held against all others.
 const MaxPools = 16
+
+// The bounds of a cluster network's lists: every node of the cluster reads them, and holds the prefixes in its rules.
+const (
+	MaxKeep     = 256
+	MaxNodes    = 10_000
+	MaxReserved = 10_000
+)
 
 // maxVNI is what fits into 24 bits (RFC 7348 section 5).
 const maxVNI = 1<<24 - 1
@@ -16,6 +22,9 @@ const maxVNI = 1<<24 - 1
 func (c *networkCheck) cluster() {
 	n := c.net
 	if n.Mode != Cluster {
+		return
+	}
+	if !c.lists() {
 		return
 	}
 	c.pools()
@@ -46,6 +55,21 @@ func (c *networkCheck) cluster() {
 			bad(fmt.Sprintf("spec.cluster.nodes[%d]", i), p.Reason, p.Fix)
 		}
 	}
+}
+
+// lists reports whether there is not too much in any.
+func (c *networkCheck) lists() bool {
+	o, ok := c.net.Cluster, true
+	for _, l := range []struct {
+		path, what string
+		n, most    int
+	}{{"noMasquerade", "prefixes", len(o.Keep), MaxKeep}, {"nodes", "nodes", len(o.Nodes), MaxNodes}, {"reserved", "reservations", len(o.Reserved), MaxReserved}} {
+		if l.n > l.most {
+			ok = false
+			c.add(Problem{Code: CodeTooLarge, Path: "spec.cluster." + l.path, Reason: fmt.Sprintf("%d %s are too many", l.n, l.what), Fix: fmt.Sprintf("at most %d", l.most)})
+		}
+	}
+	return ok
 }
 
 func (c *networkCheck) pools() {
@@ -160,11 +184,13 @@ func (c *networkCheck) freeVNI() uint32 {
 }
 
 func (c *networkCheck) reservations() {
+	seen := make(map[netip.Prefix]bool, len(c.net.Cluster.Reserved))
 	for i, r := range c.net.Cluster.Reserved {
+		again := seen[r.Block]
+		seen[r.Block] = true
 		pool, _ := c.net.Cluster.Pool(r.Block.Addr())
 		p := Problem{Code: CodeCluster, Path: fmt.Sprintf("spec.cluster.reserved[%d]", i), Fix: "a block of one of the network's pools"}
 		_, isBlock := pool.Index(r.Block)
-		again := slices.ContainsFunc(c.net.Cluster.Reserved[:i], func(o Reservation) bool { return o.Block == r.Block })
 		id, badID := CheckMemberID(r.Node)
 		switch {
 		case !isBlock:
