@@ -53,6 +53,20 @@ func (s *site) changesBackend(toTheEnd bool) {
 	}
 }
 
+// laterFields: what a newer flatnetd has written, and this one has never heard of, is kept when this one changes the network.
+func (s *site) laterFields() {
+	c := s.etcd()
+	value, _ := s.get(c, "networks/cluster")
+	s.put(c, "networks/cluster", strings.Replace(value, `"value":{`, `"value":{"Later":{"A":[1,2]},`, 1))
+	flows := s.mesh()
+	s.flatnet(1, "net", "set", "cluster", "--backend", "host-gw")
+	s.flatnet(1, "net", "set", "cluster", "--backend", "vxlan")
+	if value, _ = s.get(c, "networks/cluster"); !strings.Contains(value, `"Later":{"A":[1,2]}`) {
+		s.Errorf("what a newer flatnetd wrote is gone: %s", value)
+	}
+	s.lossless("beside a newer flatnetd", 0, flows...)
+}
+
 func TestBackendChangesToTheEnd(t *testing.T) {
 	long(t)
 	newSite(t, lab.Spec{Hosts: hosts(3)}).changesBackend(true)

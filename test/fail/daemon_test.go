@@ -13,6 +13,7 @@ func TestLivesThrough(t *testing.T) {
 	s.part("deleted by hand", (*site).takenAway)
 	s.part("addresses change", (*site).addressesChange)
 	s.part("the backend changes", (*site).backendChanges)
+	s.part("fields of later versions", (*site).laterFields)
 }
 
 // daemonsKilled: nobody notices.
