@@ -160,6 +160,9 @@ func (w *watcher) linkIs(l link) error {
 	case w.isBeingMade(l):
 	case before == nil || before.fact != now.fact:
 		w.news.foreign = true
+		if !l.Up {
+			w.lookAtRoutes[l.Name] = true
+		}
 	}
 	return nil
 }
@@ -178,6 +181,7 @@ func (w *watcher) linkGone(l link) {
 		w.lookAtRoutes[before.Name] = true
 	case !w.isBeingMade(l):
 		w.news.foreign = true
+		w.lookAtRoutes[l.Name] = true
 	}
 }
 
@@ -261,6 +265,9 @@ func (w *watcher) address(m netlink.Message) {
 		}
 	case !w.isOurs(a.index): // others' addresses on our links are no facts of the node
 		w.news.foreign = true
+		if m.Type == unix.RTM_DELADDR && known { // our routes to other nodes lead by links of others
+			w.lookAtRoutes[name] = true
+		}
 	}
 }
 

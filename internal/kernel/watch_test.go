@@ -157,6 +157,35 @@ func TestWatchTellsWhatOthersDoToOurs(t *testing.T) {
 	}
 }
 
+// TestWatchTellsOfRoutesThatGoWithLinksOfOthers: a route to another host by the NIC goes without a word, with the NIC's address or when it
+// is down.
+func TestWatchTellsOfRoutesThatGoWithLinksOfOthers(t *testing.T) {
+	k := host(t)
+	do := func(lines string) {
+		for line := range strings.SplitSeq(lines, "; ") {
+			run(t, line)
+		}
+	}
+	const made = "ip link add wan type veth peer name far; ip link set far up; ip addr add 192.0.2.1/24 dev wan; ip link set wan up"
+	do(made)
+	route := dest("10.2.0.0/16", "192.0.2.2", "wan")
+	want := state(route)
+	reach(t, k, "", want)
+	r := watch(t, k)
+	for _, test := range []struct{ does, undo string }{
+		{"ip addr del 192.0.2.1/24 dev wan", "ip addr add 192.0.2.1/24 dev wan"},
+		{"ip addr del 192.0.2.1/24 dev wan; ip addr add 192.0.2.1/24 dev wan", "true"},
+		{"ip link set wan down", "ip link set wan up"},
+		{"ip link del wan", made},
+	} {
+		do(test.does)
+		r.wait(t, "gone "+route.String())
+		do(test.undo)
+		reach(t, k, "", want)
+		r.wait(t, route.String())
+	}
+}
+
 // TestWatchTellsOurOwnChangesAsApplied: none of them looks foreign, and none differs from what was applied.
 func TestWatchTellsOurOwnChangesAsApplied(t *testing.T) {
 	k := host(t)
