@@ -30,6 +30,8 @@ var measures = []struct {
 	{"repair", repairs},
 	{"idle", idleDaemon},
 	{"cluster", largeClusters},
+	{"join", newHosts},
+	{"path", dataPath},
 }
 
 // bench is what the measures share.
@@ -40,7 +42,7 @@ type bench struct {
 
 func main() {
 	daemon := flag.String("flatnetd", "bin/flatnetd", "the daemon to measure")
-	only := flag.String("only", "", "one of attach, forwards, pass, repair, idle, cluster")
+	only := flag.String("only", "", "one of attach, forwards, pass, repair, idle, cluster, join, path")
 	quick := flag.Bool("quick", false, "few repetitions: to see that it works")
 	inside := flag.Bool("inside", false, "set by itself: runs in namespaces of its own")
 	flag.Parse()
