@@ -185,7 +185,7 @@ func (c *Client) Fix(ctx context.Context, code string, how ...Option) ([]Step, e
 	return call[[]Step](ctx, c, http.MethodPost, path("doctor", "fix")+query(how), Fix{Code: code})
 }
 
-// Uninstall removes all that flatnet made from this host.
+// Uninstall removes all that flatnet made from this host. With Force also when other hosts are left without their server.
 func (c *Client) Uninstall(ctx context.Context, how ...Option) ([]Step, error) {
 	return call[[]Step](ctx, c, http.MethodPost, path("uninstall")+query(how), nil)
 }

@@ -33,6 +33,7 @@ func clusterCalls(on func(pattern string, f func(r *http.Request, body []byte) a
 		return api.Fail(api.ExitNegative, api.Problem{Code: "FN3010", Reason: m.Checks[1].Result, Fix: "open tcp 2379 towards the server"})
 	})
 	on("POST /v1/cluster/leave", func(*http.Request, []byte) any { return fixedMember("h2") })
+	on("GET /v1/cluster", func(*http.Request, []byte) any { return fixedMember("h2") })
 	on("GET /v1/hosts", func(*http.Request, []byte) any { return fixedHosts() })
 	on("DELETE /v1/hosts/{name}", func(r *http.Request, _ []byte) any {
 		if r.PathValue("name") != "h3" {

@@ -17,6 +17,7 @@ type uninstall struct {
 	change change
 	plan   bool
 	yes    bool
+	force  bool
 }
 
 func newUninstall(a *app) *cobra.Command {
@@ -24,6 +25,7 @@ func newUninstall(a *app) *cobra.Command {
 	cmd := command(a, "uninstall [flags]", "take away all that flatnet made, so that this host is as before", "flatnet uninstall --plan", cobra.NoArgs, c.run)
 	cmd.Flags().BoolVar(&c.plan, "plan", false, "only show what would be taken away")
 	cmd.Flags().BoolVarP(&c.yes, "yes", "y", false, "do not ask")
+	cmd.Flags().BoolVar(&c.force, "force", false, "also when other hosts of the cluster lose their server")
 	c.change.flags(cmd)
 	return cmd
 }
@@ -34,19 +36,30 @@ func (c *uninstall) run(ctx context.Context, _ []string, stdout io.Writer) error
 	if err != nil {
 		return err
 	}
-	steps, err := client.Uninstall(ctx, api.DryRun)
+	var how []api.Option
+	if c.force {
+		how = append(how, api.Force)
+	}
+	steps, err := client.Uninstall(ctx, append(how, api.DryRun)...)
 	if err != nil {
 		return err
 	}
+	cluster := goodbye(ctx, client)
 	sharersFirst(workloads)
 	if c.plan || c.change.dry() {
+		if cluster != "" {
+			fmt.Fprintln(stdout, "# "+cluster)
+		}
 		for _, w := range workloads {
 			fmt.Fprintf(stdout, "# end workload %s%s\n", w.Name, processWords(w))
 		}
 		writeSteps(stdout, steps)
 		return nil
 	}
-	question := fmt.Sprintf("take away every network and forward of flatnet on this host and end %s (%s; see them: --plan)?", counted(len(workloads), "workload"), counted(len(steps), "step"))
+	if cluster != "" {
+		cluster = ", " + cluster + ","
+	}
+	question := fmt.Sprintf("take away every network and forward of flatnet on this host%s and end %s (%s; see them: --plan)?", cluster, counted(len(workloads), "workload"), counted(len(steps), "step"))
 	if err := c.app.confirm(c.yes, question); err != nil {
 		return err
 	}
@@ -54,13 +67,39 @@ func (c *uninstall) run(ctx context.Context, _ []string, stdout io.Writer) error
 		return err
 	}
 	return c.app.step("networks and rules", func() error {
-		done, err := client.Uninstall(ctx)
+		done, err := client.Uninstall(ctx, how...)
 		if err == nil {
 			writeStepTexts(stdout, done)
 			sweepCgroups()
 		}
 		return err
 	})
+}
+
+// goodbye says what the uninstall does to a cluster; empty when the host is in none that can be named.
+func goodbye(ctx context.Context, client *api.Client) string {
+	m, err := client.Membership(ctx)
+	if err != nil {
+		return ""
+	}
+	if !m.Server {
+		return fmt.Sprintf("leave cluster %s as %s, with %s", m.Cluster, m.Name, counted(len(m.Blocks), "block"))
+	}
+	text := fmt.Sprintf("end cluster %s, whose server this host is", m.Cluster)
+	hosts, err := client.Hosts(ctx)
+	if err != nil {
+		return text + " (its hosts cannot be listed now)"
+	}
+	var others []string
+	for _, h := range hosts {
+		if !h.Self {
+			others = append(others, h.Name+" "+h.State)
+		}
+	}
+	if len(others) > 0 {
+		text += ", under " + strings.Join(others, ", ")
+	}
+	return text
 }
 
 func (c *uninstall) endWorkloads(ctx context.Context, client *api.Client, workloads []api.Workload) error {

@@ -118,7 +118,7 @@ func crashStories() []crashStory {
 			}, consent{}, false)
 			return err
 		}},
-		{"uninstall", do(lab, create("web", web), publish("8080:80")), func(d *daemon) error { _, err := d.Uninstall(ctx, false); return err }},
+		{"uninstall", do(lab, create("web", web), publish("8080:80")), func(d *daemon) error { _, err := d.Uninstall(ctx, false, false); return err }},
 	}
 }
 

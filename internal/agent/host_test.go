@@ -140,7 +140,7 @@ func TestAVanishedNamespaceIsNotMadeAgain(t *testing.T) {
 
 func TestUninstallLeavesNothing(t *testing.T) {
 	w, d := furnished(t)
-	steps := must[[]api.Step](t)(d.Uninstall(context.Background(), false))
+	steps := must[[]api.Step](t)(d.Uninstall(context.Background(), false, false))
 	if len(steps) == 0 {
 		t.Error("no steps")
 	}

@@ -199,7 +199,7 @@ func (a *Agent) changeRoutes(handle handle) {
 		}
 		return a.Fix(r.Context(), f.Code, isSet(r, dryRun))
 	}, dryRun)
-	handle("POST /v1/uninstall", func(r *http.Request) (any, error) { return a.Uninstall(r.Context(), isSet(r, dryRun)) }, dryRun)
+	handle("POST /v1/uninstall", func(r *http.Request) (any, error) { return a.Uninstall(r.Context(), isSet(r, dryRun), isSet(r, force)) }, dryRun, force)
 }
 
 // readManifests reads a list, each by itself, so that every problem has the number of its manifest.

@@ -188,7 +188,7 @@ func killStories() []killedStory {
 		{"routed by proxy", all, edit(api.NetworkEdit{Mode: ptr("routed"), ProxyARP: ptr(true), Uplink: ptr("eth0"), Subnets: []api.SubnetSpec{{Subnet: "192.0.2.128/26"}}})},
 		{"isolate", all, edit(api.NetworkEdit{Mode: ptr("isolated")})},
 		{"another bridge", all, edit(api.NetworkEdit{Bridge: ptr("br7")})},
-		{"uninstall", all, func(a *Agent) error { _, err := a.Uninstall(ctx, false); return err }},
+		{"uninstall", all, func(a *Agent) error { _, err := a.Uninstall(ctx, false, false); return err }},
 	}
 }
 
@@ -380,7 +380,7 @@ func checkAfterDeath(dir string) error {
 		errs = append(errs, err)
 	}
 	// A new installation for the next death.
-	_, err = k.Uninstall(ctx, false)
+	_, err = k.Uninstall(ctx, false, false)
 	errs = append(errs, err, nothingLeft(k))
 	if err := k.end(); !errors.Is(err, ErrUninstalled) {
 		errs = append(errs, err)

@@ -325,7 +325,7 @@ func TestDryRunsChangeNothingAndTellWhatWouldBeDone(t *testing.T) {
 			c, err := d.Apply(ctx, []api.Manifest{network("new", api.NetworkSpec{})}, consent{}, true)
 			return asked{c.Steps, err}
 		}(),
-		"uninstall": func() asked { s, err := d.Uninstall(ctx, true); return asked{s, err} }(),
+		"uninstall": func() asked { s, err := d.Uninstall(ctx, true, false); return asked{s, err} }(),
 	} {
 		if a.err != nil || len(a.steps) == 0 {
 			t.Errorf("%s: %d steps, error %v", name, len(a.steps), a.err)

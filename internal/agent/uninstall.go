@@ -13,8 +13,13 @@ import (
 )
 
 // Uninstall removes from the host all that flatnet made, and ends the agent. That it has begun is written down first: a crash
-// on the way makes the next start go on with it.
-func (a *Agent) Uninstall(ctx context.Context, dryRun bool) ([]api.Step, error) {
+// on the way makes the next start go on with it. Only with force does it take their server from other hosts of a cluster.
+func (a *Agent) Uninstall(ctx context.Context, dryRun, force bool) ([]api.Step, error) {
+	if a.place != nil && !force {
+		if err := a.place.MayEnd(ctx); err != nil {
+			return nil, err
+		}
+	}
 	if !dryRun {
 		if err := a.leaveCluster(ctx); err != nil {
 			return nil, err

@@ -115,7 +115,7 @@ func (h *Host) end() {
 			h.t.Logf("flatnetd.log:\n%s", text)
 		}
 	}
-	if out, err := h.Try("uninstall", "-y"); err != nil {
+	if out, err := h.Try("uninstall", "-y", "--force"); err != nil {
 		h.t.Errorf("uninstall: %v\n%s", err, out)
 	}
 	_ = h.daemon.Process.Kill()

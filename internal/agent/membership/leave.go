@@ -5,7 +5,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/flatnet/flatnet/api"
@@ -67,12 +70,45 @@ func (m *Membership) mayLeave(ctx context.Context, r record) error {
 		return model.Problem{Code: model.CodeClusterAway, Reason: "the cluster's store does not answer, so the cluster cannot be told that this host leaves",
 			Fix: "flatnet leave --force leaves anyway; then flatnet host rm " + r.ID + " on a server, or its blocks are free after a day"}
 	}
-	if others := len(snap.Members); r.Server && others > 1 {
-		return model.Problem{Code: model.CodeInUse, Reason: fmt.Sprintf("this host is the cluster's server, and %d others are in it", others-1),
-			Owner: "without it nobody joins, and no host can claim addresses", Fix: "let the others leave first; --force ends the cluster under them"}
-	}
-	return nil
+	return lastServer(r, snap.Members)
 }
+
+// MayEnd says what speaks against flatnet's end on this host: that the cluster ends with it, under hosts that are alive.
+func (m *Membership) MayEnd(ctx context.Context) error {
+	r := m.now()
+	if r == nil || !r.Server || r.Phase != in {
+		return nil
+	}
+	snap, err := m.snapshot(ctx)
+	if err != nil || !snap.Live {
+		return nil // nobody can say who is alive
+	}
+	alive := maps.Clone(snap.Members)
+	maps.DeleteFunc(alive, func(id string, _ model.Member) bool { return !snap.Alive[id] })
+	return lastServer(*r, alive)
+}
+
+// lastServer refuses to take a server from others.
+func lastServer(r record, members map[string]model.Member) error {
+	var others []string
+	for id, n := range members {
+		if id != r.ID {
+			others = append(others, plain(n.Name))
+		}
+	}
+	if !r.Server || len(others) == 0 {
+		return nil
+	}
+	slices.Sort(others)
+	if more := len(others) - mostNamed; more > 0 {
+		others = append(others[:mostNamed], fmt.Sprintf("%d more", more))
+	}
+	return model.Problem{Code: model.CodeInUse, Reason: fmt.Sprintf("this host is the server of cluster %s, which has other hosts: %s", r.Cluster, strings.Join(others, ", ")),
+		Owner: "without it nobody joins, and no host can claim addresses", Fix: "flatnet leave on each of them first; --force ends the cluster under them"}
+}
+
+// mostNamed is how many hosts a sentence has room for.
+const mostNamed = 8
 
 // gone undoes a membership, of whatever phase: it may have been begun before. What cannot be told to the cluster ends there after its grace.
 func (m *Membership) gone(ctx context.Context) error {
