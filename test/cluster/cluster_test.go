@@ -153,7 +153,7 @@ func has(t *testing.T, text string, wants ...string) {
 
 func TestHostsBeginAClusterJoinAndLeave(t *testing.T) {
 	o := newOffice(t, 3)
-	has(t, o.h(1).Flatnet("init", "--plan", "--name", "h1"), "this host: h1 at eth0 192.0.2.1", "udp/8472 ok", "subnet free")
+	has(t, o.h(1).Flatnet("init", "--plan", "--name", "h1"), "this host: h1 at eth0 192.0.2.1", "udp/8472 free here", "subnet free")
 	o.outside(1)
 	line := o.begin()
 	has(t, o.h(2).Flatnet(append(slices.Clone(line), "--plan")...), "because 192.0.2.1 is reached by eth0", "tcp/2379 ok", "mtu 1500 ok", "clock ok")
@@ -172,7 +172,7 @@ func TestHostsBeginAClusterJoinAndLeave(t *testing.T) {
 	o.refused(2, "FN2134", "192.0.2.1:7700", "token", "create")
 	o.refused(2, "FN2134", "192.0.2.1:7700", "host", "rm", "h3")
 	o.refused(1, "FN2116", "alive", "host", "rm", "h3")
-	o.refused(1, "FN2116", "2 others", "leave", "-y")
+	o.refused(1, "FN2116", "other hosts: h2, h3", "leave", "-y")
 
 	o.h(2).Flatnet("leave", "-y")
 	o.outside(2)

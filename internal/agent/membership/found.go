@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -126,7 +128,8 @@ func (m *Membership) keepEtcd(e *api.ExternalEtcd) error {
 // network is the cluster's first.
 func (m *Membership) network(r record) model.Network {
 	return model.Network{Name: firstNetwork, Mode: model.Cluster, Active: true, Autostart: true, Created: m.deps.Now().UTC().Truncate(time.Second),
-		Cluster: model.Overlay{Pools: r.Pools, Backend: model.VXLAN, VNI: model.DefaultVNI, Port: model.DefaultVXLANPort}}
+		Cluster: model.Overlay{Pools: r.Pools, Backend: model.VXLAN, VNI: model.DefaultVNI, Port: model.DefaultVXLANPort,
+			UnderlayV6: !slices.ContainsFunc(r.Underlay, netip.Addr.Is4)}}
 }
 
 // foundTime bounds the beginning of a cluster; on an idle machine it takes a second.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -86,7 +87,7 @@ func (p *preflight) tunnelPorts(ctx context.Context, networks []model.Network) {
 			continue
 		}
 		seen[n.Cluster.Port] = true
-		p.add(fmt.Sprintf("udp/%d", n.Cluster.Port), portFree(ctx, "udp", netip.AddrPortFrom(netip.IPv4Unspecified(), n.Cluster.Port)))
+		p.say(fmt.Sprintf("udp/%d", n.Cluster.Port), "free here", portFree(ctx, "udp", netip.AddrPortFrom(netip.IPv4Unspecified(), n.Cluster.Port)))
 	}
 }
 
@@ -130,9 +131,26 @@ func (m *Membership) joins(ctx context.Context, e enrolment, answer join.Answer,
 	p.mtu(ctx, e.under, e.peer, answer.Cluster.MTU)
 	p.clock(path.Skew)
 	if !e.again {
+		p.families(e.record.member(e.under, m.deps.Version), answer.Cluster.Networks)
 		p.subnets(m, e.node, answer.Cluster.Networks)
 	}
 	return p
+}
+
+// families of the underlay that the networks use are among those of the host: without, it would be in the cluster and reach nobody.
+func (p *preflight) families(me model.Member, networks []model.Network) {
+	for _, n := range networks {
+		if !n.Active || !n.Cluster.On(me) || me.Underlay(n.Cluster.UnderlayV6).IsValid() {
+			continue
+		}
+		uses, other := "IPv4", "ipv6"
+		if n.Cluster.UnderlayV6 {
+			uses, other = "IPv6", "ipv4"
+		}
+		p.add("underlay", model.Problem{Code: model.CodeUnderlay, Path: "underlay",
+			Reason: fmt.Sprintf("the hosts reach each other over %s on network %s, and this host has only %s", uses, n.Name, strings.Join(words(me.Underlays()), " ")),
+			Fix:    fmt.Sprintf("give this host an %s address there; or, if all hosts have an %s one, on one of them: flatnet net set %s --underlay %s", uses, strings.Replace(other, "ip", "IP", 1), n.Name, other)})
+	}
 }
 
 // etcd is reached, and is the cluster's.

@@ -52,6 +52,9 @@ func choose(node model.Node, asked []string, toward func() (netip.Addr, netip.Ad
 func chosen(node model.Node, asked []string) (underlay, error) {
 	if len(asked) == 1 {
 		if l, ok := node.Link(asked[0]); ok {
+			if l.Loopback {
+				return underlay{}, noUnderlay(node, fmt.Sprintf("%s leads to nobody but this host", l.Name))
+			}
 			for _, v6 := range []bool{false, true} {
 				if a := node.AddrOn(l.Name, v6); a.IsValid() {
 					return completed(node, l.Name, a, "it was asked for"), nil
@@ -64,7 +67,10 @@ func chosen(node model.Node, asked []string) (underlay, error) {
 	for _, word := range asked {
 		a, err := netip.ParseAddr(word)
 		if err != nil {
-			return u, noUnderlay(node, fmt.Sprintf("%q is neither a link of this host nor an address", word))
+			return u, noUnderlay(node, noAddress(node, word))
+		}
+		if a.IsLoopback() {
+			return u, noUnderlay(node, fmt.Sprintf("%s leads to nobody but this host", a))
 		}
 		link, ok := node.Has(a)
 		if !ok {
@@ -78,6 +84,17 @@ func chosen(node model.Node, asked []string) (underlay, error) {
 	l, _ := node.Link(u.link)
 	u.mtu = l.MTU
 	return sorted(u), nil
+}
+
+// noAddress says what a word is that is no address.
+func noAddress(node model.Node, word string) string {
+	if _, ok := node.Link(word); ok {
+		return fmt.Sprintf("%s is a link, which is named alone: an underlay is one link, or one address of each family", word)
+	}
+	if strings.HasPrefix(word, "fn-") || strings.HasPrefix(word, "fx-") {
+		return fmt.Sprintf("%s is named as the links that flatnet makes, which lie on an underlay and cannot be one", word)
+	}
+	return fmt.Sprintf("%q is neither a link of this host nor an address", word)
 }
 
 // completed adds the address of the other family when the link has one that is not to be mistaken.

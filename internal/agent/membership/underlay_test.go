@@ -54,6 +54,9 @@ func TestUnderlayIsChosenAndExplained(t *testing.T) {
 		"an address that is not":    {one, []string{"192.0.2.7"}, nil, "FN1606 this host has eth0 192.0.2.1"},
 		"a link that is not":        {one, []string{"eth7"}, nil, "FN1606 this host has eth0 192.0.2.1"},
 		"a link without an address": {model.Node{Links: []model.HostLink{link("eth0", "fe80::1/64")}}, []string{"eth0"}, nil, "FN1606 "},
+		"the loopback link":         {one, []string{"lo"}, nil, "FN1606 this host has eth0 192.0.2.1"},
+		"a loopback address":        {one, []string{"::1"}, nil, "FN1606 this host has eth0 192.0.2.1"},
+		"a link twice":              {one, []string{"eth0", "eth0"}, nil, "FN1606 this host has eth0 192.0.2.1"},
 		"no route to the server":    {one, nil, func() (netip.Addr, netip.Addr) { return netip.Addr{}, netip.Addr{} }, "FN1606 this host has eth0 192.0.2.1"},
 		"of several, none is added": {private, nil, from("192.0.2.1"), "eth0 192.0.2.1: 198.51.100.2 is reached by eth0"},
 	} {
