@@ -372,12 +372,18 @@ func (a *Agent) grow(ctx context.Context, err error, w model.Workload) bool {
 	if !full || m == nil {
 		return false
 	}
+	found := map[string][]netip.Prefix{} // before the token is given back: what comes in between is what was waited for
+	for _, e := range w.Endpoints {
+		if blocks, cluster := a.blocksOf(e.Network); cluster {
+			found[e.Network] = blocks
+		}
+	}
 	grown := false
 	_ = a.away(func() error {
 		ctx, cancel := context.WithTimeout(ctx, growTime)
 		defer cancel()
-		for _, e := range w.Endpoints {
-			grown = a.growNetwork(ctx, m, e.Network) || grown
+		for network, blocks := range found {
+			grown = a.growNetwork(ctx, m, network, blocks) || grown
 		}
 		return nil
 	})
@@ -424,20 +430,16 @@ func (a *Agent) noBlock(network string) error {
 	return p
 }
 
-// growNetwork waits until a block more is there to be used.
-func (a *Agent) growNetwork(ctx context.Context, m *member, network string) bool {
-	blocks := func() (n int, cluster bool) {
-		a.mu.RLock()
-		defer a.mu.RUnlock()
-		net := a.state.view.Networks[network]
-		return len(net.Subnets), net.Mode == model.Cluster && net.Active
-	}
-	before, cluster := blocks()
-	if !cluster || m.Grow(ctx, network) != nil {
+// growNetwork waits until a block more than those found full is there to be used.
+func (a *Agent) growNetwork(ctx context.Context, m *member, network string, full []netip.Prefix) bool {
+	if m.Grow(ctx, network, full) != nil {
 		return false
 	}
+	held := m.Last().Blocks(network)
 	for {
-		if now, _ := blocks(); now > before {
+		if blocks, cluster := a.blocksOf(network); !cluster {
+			return false
+		} else if !slices.ContainsFunc(held, func(b netip.Prefix) bool { return !slices.Contains(blocks, b) }) {
 			return true
 		}
 		select {
@@ -446,6 +448,17 @@ func (a *Agent) growNetwork(ctx context.Context, m *member, network string) bool
 		case <-time.After(time.Millisecond):
 		}
 	}
+}
+
+// blocksOf are the blocks of an active network of the cluster that are in use on this host.
+func (a *Agent) blocksOf(network string) (blocks []netip.Prefix, cluster bool) {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	n := a.state.view.Networks[network]
+	for _, s := range n.Subnets {
+		blocks = append(blocks, s.Prefix)
+	}
+	return blocks, n.Mode == model.Cluster && n.Active
 }
 
 // growTime is how long a request waits for a block more.

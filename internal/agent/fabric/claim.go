@@ -17,14 +17,15 @@ import (
 // Used says that more or less of the node's blocks is in use.
 func (f *Fabric) Used() { kick(f.claim) }
 
-// Grow waits until the node has one block more of a network, or ctx ends. The error may be an *ipam.NoBlockError.
-func (f *Fabric) Grow(ctx context.Context, network string) error {
+// Grow waits until the node has a block of a network that is not among those that were found full, or ctx ends: of each family that the full
+// ones have none of, else of the first. The error may be an *ipam.NoBlockError.
+func (f *Fabric) Grow(ctx context.Context, network string, full []netip.Prefix) error {
 	c := make(chan error, 1)
 	f.mu.Lock()
 	if f.wanted[network] == nil {
-		f.wanted[network] = map[chan error]bool{}
+		f.wanted[network] = map[chan error][]netip.Prefix{}
 	}
-	f.wanted[network][c] = true
+	f.wanted[network][c] = full
 	f.mu.Unlock()
 	kick(f.claim)
 	defer func() {
@@ -40,7 +41,7 @@ func (f *Fabric) Grow(ctx context.Context, network string) error {
 	}
 }
 
-// answer tells those who wait for a block what became of it.
+// answer tells those who wait for a block that there is none.
 func (f *Fabric) answer(network string, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -48,6 +49,47 @@ func (f *Fabric) answer(network string, err error) {
 		c <- err
 		delete(f.wanted[network], c)
 	}
+}
+
+// answerGrown lets those go on whose block has come, by their own asking or by what was under way when they asked.
+func (f *Fabric) answerGrown() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for network, waiting := range f.wanted {
+		n, known := f.sound.snap.Networks[network]
+		if !known || len(waiting) == 0 {
+			continue
+		}
+		var held []netip.Prefix
+		for key, t := range f.tenure {
+			if key.Network == network && t.usable(f.deps.Now()) {
+				held = append(held, key.Block)
+			}
+		}
+		for c, full := range waiting {
+			if !lacks(n, full, held, false) && !lacks(n, full, held, true) {
+				c <- nil
+				delete(waiting, c)
+			}
+		}
+	}
+}
+
+// lacks reports whether who found these blocks full still waits for one of a family, given those that are held.
+func lacks(n model.Network, full, held []netip.Prefix, v6 bool) bool {
+	of := func(v6 bool) func(netip.Prefix) bool {
+		return func(b netip.Prefix) bool { return b.Addr().Is6() == v6 }
+	}
+	pools := func(v6 bool) bool {
+		return slices.ContainsFunc(n.Cluster.Pools, func(p model.BlockPool) bool { return p.Prefix.Addr().Is6() == v6 })
+	}
+	if !pools(v6) || slices.ContainsFunc(full, of(v6)) && v6 && pools(false) { // an IPv6 block beside an IPv4 one is not what is full
+		return false
+	}
+	if !v6 && slices.ContainsFunc(full, of(false)) && pools(true) && !slices.ContainsFunc(full, of(true)) {
+		return false
+	}
+	return !slices.ContainsFunc(held, func(b netip.Prefix) bool { return of(v6)(b) && !slices.Contains(full, b) })
 }
 
 // Why says why the node has no block of a network, when that is so.
@@ -106,6 +148,7 @@ func (f *Fabric) claimDue(ctx context.Context) (more bool, err error) {
 		return false, nil
 	}
 	f.reclaimDue(ctx)
+	f.answerGrown()
 	asks, away := f.due()
 	var errs []error
 	for _, a := range asks {
@@ -117,7 +160,7 @@ func (f *Fabric) claimDue(ctx context.Context) (more bool, err error) {
 		switch {
 		case err == nil:
 			more = true
-			f.answer(a.Network, nil)
+			f.answerGrown()
 		case errors.As(err, &taken):
 			more = true
 			continue
@@ -228,15 +271,15 @@ type books struct {
 	tenure map[model.LeaseKey]tenure
 	former map[string][]netip.Prefix
 	lost   map[string]int
-	waited map[string]bool
+	waited map[string][][]netip.Prefix // blocks that were found full, by network
 }
 
 func (f *Fabric) books() books {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	b := books{sound: f.sound, tenure: maps.Clone(f.tenure), former: maps.Clone(f.former), lost: maps.Clone(f.lost), waited: map[string]bool{}}
+	b := books{sound: f.sound, tenure: maps.Clone(f.tenure), former: maps.Clone(f.former), lost: maps.Clone(f.lost), waited: map[string][][]netip.Prefix{}}
 	for network, waiting := range f.wanted {
-		b.waited[network] = len(waiting) > 0
+		b.waited[network] = slices.Collect(maps.Values(waiting))
 	}
 	return b
 }
@@ -251,9 +294,7 @@ func (s sound) holds(key model.LeaseKey) bool {
 
 func (f *Fabric) dueOf(b books, n model.Network, v6 bool) (ask ipam.BlockAsk, wants bool, away []model.Lease) {
 	ask = ipam.BlockAsk{Network: n.Name, Node: f.deps.Self, Last: b.former[n.Name], Lost: b.lost[n.Name], Reserved: map[netip.Prefix]string{}, Taken: b.taken(n.Name)}
-	only6 := true
 	for _, p := range n.Cluster.Pools {
-		only6 = only6 && p.Prefix.Addr().Is6()
 		if p.Prefix.Addr().Is6() == v6 {
 			ask.Pools = append(ask.Pools, p)
 		}
@@ -265,15 +306,17 @@ func (f *Fabric) dueOf(b books, n model.Network, v6 bool) (ask ipam.BlockAsk, wa
 		ask.Reserved[r.Block] = r.Node
 	}
 	var held []ipam.HeldBlock
+	var blocks []netip.Prefix
 	for key, t := range b.tenure {
 		if key.Network == n.Name && key.Block.Addr().Is6() == v6 && t.is != store.Lost {
 			held = append(held, f.deps.Used(n.Name, key.Block))
+			blocks = append(blocks, key.Block)
 		}
 	}
 	for _, block := range ipam.Releases(held, emptyFor) {
 		away = append(away, model.Lease{Network: n.Name, Block: block, Node: f.deps.Self})
 	}
-	waited := b.waited[n.Name] && v6 == only6
+	waited := slices.ContainsFunc(b.waited[n.Name], func(full []netip.Prefix) bool { return lacks(n, full, blocks, v6) })
 	return ask, len(away) == 0 && (ipam.Grows(held) || waited), away
 }
 

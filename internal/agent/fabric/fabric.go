@@ -56,12 +56,12 @@ type Fabric struct {
 	mu      sync.Mutex
 	leaving bool // nothing is claimed or published any more
 	sound   sound
-	cached  bool                           // the picture is from an earlier life, until the store answers
-	tenure  map[model.LeaseKey]tenure      // the node's own blocks
-	former  map[string][]netip.Prefix      // blocks that the node has held, by network, the latest first
-	lost    map[string]int                 // races lost, by network
-	wanted  map[string]map[chan error]bool // who waits for one block more, by network
-	why     map[string]string              // why a network has no block here, by network
+	cached  bool                                     // the picture is from an earlier life, until the store answers
+	tenure  map[model.LeaseKey]tenure                // the node's own blocks
+	former  map[string][]netip.Prefix                // blocks that the node has held, by network, the latest first
+	lost    map[string]int                           // races lost, by network
+	wanted  map[string]map[chan error][]netip.Prefix // who waits for one block more, with those found full, by network
+	why     map[string]string                        // why a network has no block here, by network
 }
 
 // tenure is the node's right to a block.
@@ -97,7 +97,7 @@ func New(d Deps) *Fabric {
 	}
 	f := &Fabric{
 		deps: d, look: make(chan struct{}, 1), claim: make(chan struct{}, 1), member: make(chan struct{}, 1), changed: make(chan struct{}, 1), tenure: map[model.LeaseKey]tenure{},
-		former: map[string][]netip.Prefix{}, lost: map[string]int{}, wanted: map[string]map[chan error]bool{}, why: map[string]string{},
+		former: map[string][]netip.Prefix{}, lost: map[string]int{}, wanted: map[string]map[chan error][]netip.Prefix{}, why: map[string]string{},
 	}
 	f.keeper = store.NewKeeper(store.KeeperDeps{Cluster: d.Cluster, Node: d.Self, Now: d.Now, Tell: f.told, Failed: f.failed})
 	f.recall()

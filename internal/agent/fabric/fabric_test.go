@@ -218,6 +218,35 @@ func TestLostClaims(t *testing.T) {
 	})
 }
 
+// Who asks for a block while the node's first one is on its way gets that one, and not another; who found it full gets one more, and so do
+// all who found it full, together.
+func TestOneBlockUnlessItIsFull(t *testing.T) {
+	w := newWorld(t, "10.244.0.0/16")
+	x := w.start(1, "1", false, &clock{now: time.Hour})
+	grow := func(full []netip.Prefix) {
+		errs := make(chan error)
+		for range 8 {
+			go func() { errs <- x.Grow(t.Context(), "pods", full) }()
+		}
+		for range 8 {
+			if err := <-errs; err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	grow(nil)
+	first := x.uses()
+	grow(nil) // who asks late, with what it saw early
+	if got := x.uses(); len(got) != 1 || len(first) != 1 {
+		t.Fatalf("it has %v, then %v", first, got)
+	}
+	grow(first)
+	grow(first)
+	if got := x.uses(); len(got) != 2 {
+		t.Fatalf("with the first one full it has %v", got)
+	}
+}
+
 // When all blocks are taken the next node is told so, and gets one when another leaves.
 func TestMoreNodesThanBlocks(t *testing.T) {
 	w := newWorld(t, "10.244.0.0/21") // eight
