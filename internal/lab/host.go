@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,8 @@ type Host struct {
 	Number int     // from 1
 	Place  int     // the last number of its underlay addresses; its Number until the address is changed
 	Daemon Process // as the host sees it
+
+	flatnetd string // of another version than the lab's; see Upgrade
 }
 
 // Address is the host's underlay address, IPv4; Addresses has the one of IPv6 too.
@@ -56,6 +59,9 @@ func (h *Host) Log() string {
 	return string(text)
 }
 
+// Upgrade makes Start start another flatnetd from now on.
+func (h *Host) Upgrade(flatnetd string) { h.flatnetd = flatnetd }
+
 // Start starts flatnetd and waits until it answers.
 func (h *Host) Start(ctx context.Context, flags ...string) error {
 	if err := h.StartOnly(ctx, flags...); err != nil {
@@ -71,7 +77,7 @@ func (h *Host) StartOnly(ctx context.Context, flags ...string) error {
 		return err
 	}
 	defer log.Close()
-	pid, err := h.detached(ctx, log, append([]string{h.lab.program("flatnetd")}, flags...)...)
+	pid, err := h.detached(ctx, log, append([]string{cmp.Or(h.flatnetd, h.lab.program("flatnetd"))}, flags...)...)
 	if err != nil {
 		return err
 	}

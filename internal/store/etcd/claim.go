@@ -17,7 +17,7 @@ import (
 )
 
 // claimValue is what a claim's key has for a value: all there is to say stands in the key. Later versions may say more.
-var claimValue = fmt.Sprintf(`{"schema":%d,"value":{}}`, store.Schema)
+var claimValue = fmt.Sprintf(`{"schema":%d,"value":{}}`, keysSchema)
 
 // errGone is a claim that went away before it was decided.
 var errGone = errors.New("the claim was deleted meanwhile")
@@ -320,7 +320,7 @@ func (c *Client) firstBeat(ctx context.Context, node string) error {
 	if err != nil {
 		return err
 	}
-	value := fmt.Sprintf(`{"schema":%d,"value":{"Instance":%q}}`, store.Schema, c.instance)
+	value := fmt.Sprintf(`{"schema":%d,"value":{"Instance":%q}}`, keysSchema, c.instance)
 	resp, err := c.etcd.Put(ctx, c.config.Root+alive+node, value, clientv3.WithLease(lease.ID))
 	if err != nil {
 		return err

@@ -47,7 +47,7 @@ func (c *Client) Found(ctx context.Context, cluster string) error {
 }
 
 func foundedValue(cluster string) string {
-	return fmt.Sprintf(`{"schema":%d,"value":{"ID":%q}}`, store.Schema, cluster)
+	return fmt.Sprintf(`{"schema":%d,"value":{"ID":%q}}`, keysSchema, cluster)
 }
 
 // everything makes a reading the board.

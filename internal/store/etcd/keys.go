@@ -20,6 +20,9 @@ const (
 	founded  = "cluster"
 )
 
+// keysSchema is that of values which say nothing that changes: all there is to say stands in their keys.
+const keysSchema = 1
+
 // objectKey is where a network or member stands, below the root.
 func objectKey(kind store.Kind, name string) string {
 	if kind == store.Network {

@@ -16,7 +16,9 @@ func (c *Client) Write(ctx context.Context, changes ...store.Change) ([]store.Ob
 		return objects, store.ErrClosed
 	}
 	var errs []error
+	schema := c.schema()
 	for i, change := range changes {
+		change = change.As(schema)
 		if err := change.ForCluster(); err != nil {
 			errs = append(errs, err)
 			continue
@@ -27,6 +29,9 @@ func (c *Client) Write(ctx context.Context, changes ...store.Change) ([]store.Ob
 	}
 	return objects, errors.Join(errs...)
 }
+
+// schema is what all nodes of the cluster read.
+func (c *Client) schema() int { return store.SchemaFor(c.board.Snapshot().Members) }
 
 // write does one change to what is there, as often as something else is there by then; whether the change may be done at
 // all is judged anew each time.
