@@ -123,6 +123,7 @@ func (a *Agent) freeLink(ctx context.Context, w model.Workload) string {
 // connected does what follows an endpoint that came.
 func (a *Agent) connected(ctx context.Context, w model.Workload, e model.Endpoint, steps []api.Step) {
 	alone := model.Workload{Name: w.Name, Endpoints: []model.Endpoint{e}}
+	a.forgetFormer(ctx, alone)
 	a.mu.Lock()
 	a.sticky.remember(alone)
 	a.state.gave(alone)

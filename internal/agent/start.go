@@ -83,10 +83,7 @@ func (a *Agent) load(ctx context.Context) (store.Installation, error) {
 	a.state.apply(e)
 	a.sticky.load(sticky)
 	for _, w := range a.deps.Journal.Past() {
-		w.Endpoints = slices.DeleteFunc(slices.Clone(w.Endpoints), func(e model.Endpoint) bool {
-			_, there := networks[e.Network]
-			return !there
-		})
+		w.Endpoints = slices.DeleteFunc(slices.Clone(w.Endpoints), func(e model.Endpoint) bool { return !a.mayBe(e.Network) })
 		a.sticky.remember(w)
 	}
 	if !known {
@@ -94,6 +91,13 @@ func (a *Agent) load(ctx context.Context) (store.Installation, error) {
 	}
 	a.state.seed = install.ULASeed
 	return install, nil
+}
+
+// mayBe reports whether a network that a workload of the past was on is there still. Those of the cluster are not in this host's store, and
+// may be unknown until the cluster's answers: what is remembered is a preference only.
+func (a *Agent) mayBe(network string) bool {
+	_, there := a.state.view.Networks[network]
+	return there || a.fabric != nil && !a.fabric.seen.Known
 }
 
 func pointers[V any](m map[string]V) map[string]*V {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/flatnet/flatnet/api"
+	"github.com/flatnet/flatnet/internal/dataplane"
 	"github.com/flatnet/flatnet/internal/ipam"
 	"github.com/flatnet/flatnet/internal/model"
 )
@@ -65,6 +66,7 @@ func (a *Agent) CreateWorkload(ctx context.Context, spec api.WorkloadSpec, dryRu
 
 // attached does what follows a workload that came.
 func (a *Agent) attached(ctx context.Context, w model.Workload, identity string, steps []api.Step) {
+	a.forgetFormer(ctx, w)
 	a.mu.Lock()
 	a.sticky.remember(w)
 	a.state.gave(w)
@@ -77,6 +79,25 @@ func (a *Agent) attached(ctx context.Context, w model.Workload, identity string,
 	}
 	a.flush(ctx, a.forwardsTo(w))
 	a.event("attached", "workload/"+w.Name, addrText(w), steps...)
+}
+
+// forgetFormer has the host ask anew who has an address that another workload had, or this one with another MAC: it would go on sending to
+// that one. It is called before the address is remembered to be this workload's.
+func (a *Agent) forgetFormer(ctx context.Context, w model.Workload) {
+	for _, e := range w.Endpoints {
+		n := a.view().Networks[e.Network]
+		if !n.HasBridge() {
+			continue
+		}
+		for _, addr := range e.Addrs {
+			if e.MAC == model.EndpointMAC(w.Name, e.Network) && !a.sticky.forOther(e.Network, w.Name, addr) {
+				continue
+			}
+			if err := a.deps.Host.ForgetNeighbour(ctx, dataplane.HostNetns, n.BridgeName(), addr); err != nil {
+				a.deps.Log.Warn("forget who had an address before", "workload", w.Name, "err", err)
+			}
+		}
+	}
 }
 
 // newWorkload checks a request, finds addresses, and returns the workload with the identity of its namespace when somebody
