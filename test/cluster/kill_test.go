@@ -2,7 +2,9 @@ package cluster_test
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -117,4 +119,49 @@ func TestAHostLeavesWhileTheServerIsStartedAgain(t *testing.T) {
 	o.outside(2)
 	o.h(2).Flatnet(line...)
 	o.sees(1, "h1:alive h2:alive")
+}
+
+// Damaged keys cost a host its word with the cluster, not its workloads their way: what it knew holds. A server makes most of them again.
+func TestDamagedKeysDoNotStopTraffic(t *testing.T) {
+	o := newOffice(t, 2)
+	line := append(o.begin(), "--name", "h2")
+	o.h(2).Flatnet(line...)
+	o.sees(1, "h1:alive h2:alive")
+	ways := func(n int) int {
+		out, err := exec.Command("nsenter", "--net="+o.h(n).Machine.Path, "ip", "route", "show", "proto", "157").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Count(string(out), "dev fx-")
+	}
+	o.h(2).Eventually("a way to h1", func() bool { return ways(2) == 1 })
+	damage := func(n int, file string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(o.folder(n), file), []byte("garbage"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		o.h(n).Kill()
+		o.h(n).Start()
+	}
+	for _, file := range []string{"server.key", "server.pem", "node.pem"} {
+		damage(1, file)
+		o.sees(1, "h1:alive h2:alive")
+	}
+	damage(2, "node.pem")
+	o.refused(2, "FN3004", "node.pem", "host", "ls")
+	if n := ways(2); n != 1 {
+		t.Errorf("h2 has %d ways", n)
+	}
+	o.h(2).Flatnet(line...) // a new certificate, for the same key
+	o.sees(2, "h1:alive h2:alive")
+	damage(2, "node.key")
+	o.refused(2, "FN3004", "node.key", "host", "ls")
+	if n := ways(2); n != 1 {
+		t.Errorf("h2 has %d ways", n)
+	}
+	o.h(2).Flatnet("leave", "-y", "--force")
+	o.outside(2)
+	if n := ways(2); n != 0 {
+		t.Errorf("outside, h2 has %d ways", n)
+	}
 }

@@ -46,7 +46,7 @@ func (m *Membership) move(ctx context.Context) error {
 	}
 	defer m.give()
 	r := m.now()
-	if r == nil || r.Phase != in {
+	if r == nil || r.Phase != in || m.unread() != nil {
 		return nil
 	}
 	node, err := m.deps.Node(ctx)
@@ -90,6 +90,9 @@ func (m *Membership) again(ctx context.Context, r record) error {
 	if err := m.enter(r); err != nil {
 		return err
 	}
+	m.mu.Lock()
+	m.broken = nil // new papers were made, if the old ones were damaged
+	m.mu.Unlock()
 	s, err := m.open(r)
 	if err != nil {
 		return err

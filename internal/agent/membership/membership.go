@@ -78,6 +78,7 @@ func (m *Membership) Resume() {
 		m.broken = err
 		m.deps.Log.Error("enter the cluster", "err", err)
 		m.deps.Tell("error", "node", "enter the cluster: "+err.Error())
+		m.hold(*r)
 	}
 }
 

@@ -48,11 +48,13 @@ func openPapers(f join.Folder, r record, now func() time.Time) (*papers, error) 
 	if p.key, err = f.Key(nodeKeyFile); err != nil {
 		return nil, err
 	}
-	if p.node, err = f.Certificate(nodeFile); err != nil {
-		return nil, err
-	}
-	if r.Server {
+	p.node, err = f.Certificate(nodeFile)
+	if r.Server { // it makes what is missing or damaged itself
+		p.node = of(p.node, p.key)
 		return p, p.issue(r.Underlay)
+	}
+	if err != nil {
+		return nil, err
 	}
 	if p.ca == nil || p.node == nil {
 		return nil, fmt.Errorf("there is no certificate in %s", f)
@@ -60,7 +62,15 @@ func openPapers(f join.Folder, r record, now func() time.Time) (*papers, error) 
 	return p, nil
 }
 
-// issue makes a server's own certificates where they do not fit.
+// of is a certificate if it is for the key; else nil.
+func of(c *x509.Certificate, key *ecdsa.PrivateKey) *x509.Certificate {
+	if c == nil || !key.PublicKey.Equal(c.PublicKey) {
+		return nil
+	}
+	return c
+}
+
+// issue makes a server's own certificates where they do not fit. The key that it shows itself with is anybody's who has the authority.
 func (p *papers) issue(addrs []netip.Addr) error {
 	if p.due(addrs) {
 		der, err := p.authority.Issue(&p.key.PublicKey, join.Holder{ID: p.record.ID, Addrs: addrs}, p.now(), join.Life)
@@ -73,13 +83,15 @@ func (p *papers) issue(addrs []netip.Addr) error {
 	}
 	key, err := p.folder.Key(serverKeyFile)
 	if err != nil {
-		return err
+		if err = p.folder.Remove(serverKeyFile); err == nil {
+			key, err = p.folder.Key(serverKeyFile)
+		}
 	}
-	cert, err := p.folder.Certificate(serverFile)
 	if err != nil {
 		return err
 	}
-	if !fits(cert, addrs, p.now()) {
+	cert, _ := p.folder.Certificate(serverFile)
+	if cert = of(cert, key); !fits(cert, addrs, p.now()) {
 		der, err := p.authority.Issue(&key.PublicKey, join.Holder{Addrs: addrs, Server: true}, p.now(), join.Life)
 		if err == nil {
 			cert, err = x509.ParseCertificate(der)

@@ -2,6 +2,8 @@ package membership
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"net"
 	"net/netip"
@@ -79,6 +81,25 @@ func (m *Membership) enter(r record) error {
 	return nil
 }
 
+// hold is enter for a host whose keys cannot be read: what it knew of the cluster holds on, for the grace, and its workloads with it. The store
+// never answers to it.
+func (m *Membership) hold(r record) {
+	nobody := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: x509.NewCertPool()}
+	client, err := etcd.Open(etcd.Config{Endpoints: r.Etcd, Cluster: r.Cluster, TLS: nobody})
+	if err != nil {
+		m.deps.Log.Error("hold what is known of the cluster", "err", err)
+		return
+	}
+	m.mu.Lock()
+	if m.session == nil {
+		m.session = &session{m: m, record: r}
+		m.session.ctx, m.session.cancel = context.WithCancel(context.Background())
+	}
+	m.session.client = client
+	m.mu.Unlock()
+	m.deps.Enter(client, r.ID, m.Describe)
+}
+
 // endSession stops what runs. etcd goes on, and so does what was entered, until Exit.
 func (m *Membership) endSession() {
 	m.mu.Lock()
@@ -129,6 +150,9 @@ func urlOf(a netip.Addr, port uint16) string {
 
 // startNode runs what a node does beside following the cluster: it renews its certificate, and on a server lets others in.
 func (s *session) startNode() {
+	if s.papers == nil { // see hold
+		return
+	}
 	s.node.Do(func() {
 		s.running.Go(s.renewals)
 		if s.record.Server {
