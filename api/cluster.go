@@ -49,6 +49,8 @@ type Membership struct {
 	Checks   []Check  `json:"checks,omitempty"` // what was looked at before anything changed
 	Token    *Token   `json:"token,omitempty"`  // for the next host, of an init
 	Live     bool     `json:"live"`             // the cluster's store answers
+
+	Remains string `json:"remains,omitempty"` // after a leave: what is to be done on a server that could not be told
 }
 
 // Check is one thing that was looked at before a host joins.

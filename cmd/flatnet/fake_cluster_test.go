@@ -32,7 +32,14 @@ func clusterCalls(on func(pattern string, f func(r *http.Request, body []byte) a
 		}
 		return api.Fail(api.ExitNegative, api.Problem{Code: "FN3010", Reason: m.Checks[1].Result, Fix: "open tcp 2379 towards the server"})
 	})
-	on("POST /v1/cluster/leave", func(*http.Request, []byte) any { return fixedMember("h2") })
+	on("POST /v1/cluster/leave", func(r *http.Request, _ []byte) any {
+		m := fixedMember("h2")
+		m.Networks = []string{"lab"} // so that a workload is on it
+		if r.URL.Query().Has("force") && !r.URL.Query().Has("dryRun") {
+			m.Remains = "no server could be told that this host has left; on one of 192.0.2.1:7700 run: flatnet host rm n-8f3a63b99a"
+		}
+		return m
+	})
 	on("GET /v1/cluster", func(*http.Request, []byte) any { return fixedMember("h2") })
 	on("GET /v1/hosts", func(*http.Request, []byte) any { return fixedHosts() })
 	on("DELETE /v1/hosts/{name}", func(r *http.Request, _ []byte) any {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/flatnet/flatnet/api"
@@ -38,6 +39,9 @@ func (c *leave) run(ctx context.Context, _ []string, stdout io.Writer) error {
 		return err
 	}
 	what := fmt.Sprintf("cluster %s of %s as %s, with %s", m.Cluster, strings.Join(m.Servers, " "), m.Name, counted(len(m.Blocks), "block"))
+	if lose := onNetworks(ctx, client, m.Networks); len(lose) > 0 {
+		what += "; these are cut off from its networks: " + strings.Join(lose, ", ")
+	}
 	if c.plan {
 		fmt.Fprintln(stdout, "would leave", what)
 		return nil
@@ -49,5 +53,25 @@ func (c *leave) run(ctx context.Context, _ []string, stdout io.Writer) error {
 		return err
 	}
 	fmt.Fprintln(stdout, m.ID)
+	if m.Remains != "" {
+		fmt.Fprintln(c.app.stderr, "note:", m.Remains)
+	}
 	return nil
+}
+
+// onNetworks names the workloads on any of these networks; none when that is not known.
+func onNetworks(ctx context.Context, client *api.Client, networks []string) []string {
+	workloads, err := client.Workloads(ctx)
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, w := range workloads {
+		for _, e := range w.Endpoints {
+			if slices.Contains(networks, e.Network) {
+				names = append(names, fmt.Sprintf("workload %s (%s)", w.Name, e.Network))
+			}
+		}
+	}
+	return names
 }

@@ -46,8 +46,12 @@ func (m *Membership) Leave(ctx context.Context, dry, force bool) (api.Membership
 		return api.Membership{}, err
 	}
 	a.State = stateFree
-	if err := m.gone(ctx); err != nil {
+	told, err := m.depart(ctx)
+	if err != nil {
 		return a, err
+	}
+	if !told {
+		a.Remains = "no server could be told that this host has left; on one of " + strings.Join(r.Servers, ", ") + " run: flatnet host rm " + r.ID
 	}
 	m.deps.Tell("cluster", "node", "left cluster "+r.Cluster)
 	return a, nil
@@ -112,9 +116,15 @@ const mostNamed = 8
 
 // gone undoes a membership, of whatever phase: it may have been begun before. What cannot be told to the cluster ends there after its grace.
 func (m *Membership) gone(ctx context.Context) error {
+	_, err := m.depart(ctx)
+	return err
+}
+
+// depart is gone, and says whether there is no server that would have to be told.
+func (m *Membership) depart(ctx context.Context) (told bool, err error) {
 	r := m.now()
 	if r == nil {
-		return nil
+		return true, nil
 	}
 	m.mu.Lock()
 	entered := m.session != nil && m.session.client != nil
@@ -131,52 +141,57 @@ func (m *Membership) gone(ctx context.Context) error {
 		}
 		cancel()
 	}
-	if !r.Server {
-		m.sayGoodbye(ctx, *r, patience)
-	}
+	told = r.Server || m.sayGoodbye(ctx, *r, patience)
 	m.endSession()
 	if err := etcdserver.Stop(ctx, m.deps.Folder.Path(etcdLockFile)); err != nil {
-		return err
+		return told, err
 	}
 	if err := m.wipe(); err != nil {
-		return recordsProblem(err)
+		return told, recordsProblem(err)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.record, m.broken = nil, nil
-	return nil
+	return told, nil
 }
 
 // goodbyeTime is how long a server is asked again that does not listen: until it is told, nobody else can have this host's address, not
 // even this host.
 const goodbyeTime = 8 * time.Second
 
-// sayGoodbye has a server take the node out.
-func (m *Membership) sayGoodbye(ctx context.Context, r record, patience time.Duration) {
+// listenTime is how long a server may take to hear it; who drops packets never does.
+const listenTime = 5 * time.Second
+
+// sayGoodbye has a server take the node out, and reports whether one has, or nothing is to be told.
+func (m *Membership) sayGoodbye(ctx context.Context, r record, patience time.Duration) bool {
 	p, err := openPapers(m.deps.Folder, r, m.deps.Now)
 	if err != nil {
-		return // never let in, or no way to prove it
+		return len(r.Servers) == 0 // never let in, or no way to prove it
 	}
 	own, err := p.nodeCertificate()
 	if err != nil {
-		return
+		return false
 	}
-	end := time.Now().Add(patience)
-	for err = tellAny(ctx, r.Servers, p, *own); away(err) && time.Now().Before(end) && ctx.Err() == nil; err = tellAny(ctx, r.Servers, p, *own) {
-		pause(ctx, 200*time.Millisecond)
+	for began := time.Now(); ; pause(ctx, 200*time.Millisecond) {
+		since := time.Now()
+		err = tellAny(ctx, r.Servers, p, *own)
+		if !away(err) || time.Since(since) >= listenTime || time.Since(began) >= patience || ctx.Err() != nil {
+			break
+		}
 	}
 	if err == nil {
-		return
+		return true
 	}
 	m.deps.Log.Warn("no server could be told that this host leaves", "err", err)
 	m.deps.Tell("error", "node", "no server could be told that this host leaves; there: flatnet host rm "+r.ID)
+	return false
 }
 
 // tellAny tells one of the servers that this host leaves.
 func tellAny(ctx context.Context, servers []string, p *papers, own tls.Certificate) error {
 	var errs []error
 	for _, server := range servers {
-		one, cancel := context.WithTimeout(ctx, 10*time.Second)
+		one, cancel := context.WithTimeout(ctx, listenTime)
 		err := join.Member(server, p.ca, own).Leave(one)
 		cancel()
 		if err == nil {
