@@ -235,7 +235,7 @@ func (s Server) leave(ctx context.Context, c call) (Answer, error) {
 		return Answer{}, err
 	}
 	s.Log.Info("a host leaves", "node", id, "from", c.from)
-	return Answer{}, errors.Join(Forget(ctx, s.Tokens, id), s.Members.Dismiss(ctx, id))
+	return Answer{}, errors.Join(s.Members.Dismiss(ctx, id), Forget(ctx, s.Tokens, id))
 }
 
 // member is who shows a certificate of the cluster, and was not taken out since. The key must be that which was let in: so the certificate of a

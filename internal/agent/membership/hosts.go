@@ -107,7 +107,7 @@ func (m *Membership) RemoveHost(ctx context.Context, who string, force bool) (ap
 	case h.State == "alive" && !force:
 		return h, model.Problem{Code: model.CodeInUse, Reason: fmt.Sprintf("host %s is alive", h.Name), Owner: "its workloads would lose their addresses", Fix: "flatnet leave there, or --force here"}
 	}
-	if err := errors.Join(join.Forget(ctx, s.admin, h.ID), s.admin.Dismiss(ctx, h.ID)); err != nil {
+	if err := errors.Join(s.admin.Dismiss(ctx, h.ID), join.Forget(ctx, s.admin, h.ID)); err != nil {
 		return h, explain(err)
 	}
 	m.deps.Tell("cluster", "host/"+h.Name, "taken out of the cluster: "+h.ID)

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -179,7 +181,24 @@ func (r register) judge(m model.Member, key [32]byte) error {
 			Owner: fmt.Sprintf("node %q at %s", other.Name, addrsOf(other)), Fix: "if that is a copy of this host's disk: flatnet leave --force here, then join again; if it is gone for good, take it out on a server",
 			Example: "sudo flatnet host rm " + m.ID}
 	}
+	if was, ok := r.admitted[m.ID]; !says && ok {
+		other, says = was.Member, true
+	}
+	if problem, taken := r.named(m); taken && (!says || other.Name != m.Name) {
+		return problem
+	}
 	return r.facts.CheckMember(m).Err()
+}
+
+// named finds another host that has a host's name: people tell hosts apart by it.
+func (r register) named(m model.Member) (model.Problem, bool) {
+	for _, id := range slices.Sorted(maps.Keys(r.facts.Members)) {
+		if other := r.facts.Members[id]; id != m.ID && other.Name == m.Name {
+			return model.Problem{Code: model.CodeMemberTaken, Path: "name", Reason: fmt.Sprintf("another host of the cluster is called %q", m.Name), Owner: fmt.Sprintf("node %s at %s", id, addrsOf(other)),
+				Fix: "take another name with --name; if that host is gone for good, take it out on a server", Example: "sudo flatnet host rm " + id}, true
+		}
+	}
+	return model.Problem{}, false
 }
 
 func addrsOf(m model.Member) string {
@@ -259,5 +278,8 @@ func (a *Admin) Dismiss(ctx context.Context, id string) error {
 	if a.external {
 		return a.away("dismiss "+id, a.access.erase(ctx, id))
 	}
-	return a.access.Forbid(ctx, id)
+	if err := a.access.Forbid(ctx, id); err != nil {
+		return err
+	}
+	return a.away("make room", a.makeRoom(ctx))
 }

@@ -250,3 +250,27 @@ func TestANodeMendsWhatItSaysOfItself(t *testing.T) {
 		waitFor(t, node, "it can", func(s store.ClusterSnapshot) bool { return len(s.Unread) == 0 && len(s.Members) == 1 })
 	}
 }
+
+// A node can fill the store, and then nobody writes any more. When it is taken out the others do again.
+func TestTakingOutWhoFilledTheStoreMakesRoom(t *testing.T) {
+	t.Parallel()
+	m := &machine{t: t, name: "s0", dir: t.TempDir(), client: freeURL(), peer: freeURL(), more: []string{"--quota-backend-bytes", "8000000"}}
+	m.initial = "s0=" + m.peer
+	m.start()
+	ready(t, m)
+	c := slow(m.client)
+	a, raw := admin(t, c, false), open(t, c).etcd
+	var err error
+	for i := 0; err == nil && i < 100; i++ {
+		_, err = raw.Put(t.Context(), Root+claims+"evil/junk/x", strings.Repeat("x", 1<<20))
+	}
+	if err == nil {
+		t.Fatal("it never is full")
+	}
+	if err := a.Dismiss(t.Context(), "evil"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := raw.Put(t.Context(), Root+nodes+"a", "x"); err != nil {
+		t.Error(err)
+	}
+}
