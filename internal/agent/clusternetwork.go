@@ -199,7 +199,7 @@ func clusterProblem(err error) error {
 	case errors.Is(err, store.ErrDenied):
 		return model.Problem{Code: model.CodeNotServer, Reason: "what all nodes have in common is changed on the cluster's servers", Fix: "run the command there: `flatnet host ls` says which they are"}
 	case errors.Is(err, store.ErrAway), errors.Is(err, context.DeadlineExceeded):
-		return model.Problem{Code: model.CodeClusterAway, Reason: "the cluster's store does not answer: " + err.Error(), Fix: "what runs goes on; repeat the change when `flatnet host ls` shows the servers again"}
+		return model.Problem{Code: model.CodeClusterAway, Reason: "the cluster's store does not answer", Owner: store.WhyAway(err), Fix: "what runs goes on; repeat the change when `flatnet host ls` shows the servers again"}
 	}
 	return err
 }

@@ -280,7 +280,7 @@ func Titles() map[string]string {
 		CodeUnderlayTaken:  "another node has that underlay address",
 		CodeVNITaken:       "another cluster network has that VNI",
 		CodeNoBlock:        "no block is free in the network's pools",
-		CodeMemberTaken:    "another node has that node id",
+		CodeMemberTaken:    "another node has that node id or name",
 		CodeInCluster:      "this host is in a cluster already",
 		CodeNoCluster:      "this host is in no cluster",
 		CodeNotServer:      "only a server of the cluster can do that",

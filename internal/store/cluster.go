@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/flatnet/flatnet/internal/model"
@@ -120,4 +121,21 @@ func (c Change) ForCluster() error {
 		return c.Fail(errors.New("a cluster does not keep these: they belong to one host"))
 	}
 	return nil
+}
+
+// WhyAway is what was behind an ErrAway in the words of who could not reach the store, without the way that they came; empty when there is
+// no more than that nobody answered in time.
+func WhyAway(err error) string {
+	if err == nil {
+		return ""
+	}
+	text := err.Error()
+	if i := strings.LastIndex(text, ErrAway.Error()); i >= 0 {
+		text = text[i+len(ErrAway.Error()):]
+	}
+	text, _, _ = strings.Cut(strings.TrimLeft(text, ": \n"), "\n")
+	if strings.HasSuffix(text, context.DeadlineExceeded.Error()) {
+		return ""
+	}
+	return text
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -93,7 +94,7 @@ func (m *Membership) plan(ctx context.Context, i api.Init) (record, *preflight, 
 		}
 		r.Etcd, r.External = i.Etcd.Endpoints, true
 	}
-	return r, m.founds(ctx, node, u, r.External, m.network(r)), nil
+	return r, m.founds(ctx, node, u, r, m.network(r)), nil
 }
 
 func checkExternal(e api.ExternalEtcd) error {
@@ -104,8 +105,12 @@ func checkExternal(e api.ExternalEtcd) error {
 		return bad("an external etcd needs an endpoint")
 	}
 	for _, u := range e.Endpoints {
-		if !strings.HasPrefix(u, "https://") && !strings.HasPrefix(u, "http://") {
+		at, err := url.Parse(u)
+		if err != nil || at.Scheme != "https" && at.Scheme != "http" || at.Hostname() == "" {
 			return bad(fmt.Sprintf("%q is not an endpoint of etcd", u))
+		}
+		if at.Port() == "" {
+			return bad(fmt.Sprintf("%q names no port; that of etcd is %d", u, clientPort))
 		}
 	}
 	if _, err := externalTLS(externalOf(e)); err != nil {
@@ -186,8 +191,16 @@ func (m *Membership) found(ctx context.Context, r record) error {
 	return nil
 }
 
+// externalTime is how long an etcd may take that runs already.
+const externalTime = 10 * time.Second
+
 // ready waits until etcd answers.
 func (m *Membership) ready(ctx context.Context, s *session) error {
+	if s.record.External {
+		short, cancel := context.WithTimeout(ctx, externalTime)
+		defer cancel()
+		ctx = short
+	}
 	for {
 		one, cancel := context.WithTimeout(ctx, 2*time.Second)
 		_, _, err := s.admin.Admitted(one, s.record.ID)
@@ -195,11 +208,19 @@ func (m *Membership) ready(ctx context.Context, s *session) error {
 		if err == nil {
 			return nil
 		}
+		if ctx.Err() != nil && s.record.External {
+			return externalAway(s.record.Etcd, store.WhyAway(err))
+		}
 		if ctx.Err() != nil {
 			return fmt.Errorf("wait for etcd (its log is %s): %w", m.deps.Folder.Path(etcdLogFile), err)
 		}
 		pause(ctx, 50*time.Millisecond)
 	}
+}
+
+func externalAway(endpoints []string, why string) error {
+	return model.Problem{Code: model.CodeClusterAway, Reason: "the etcd at " + strings.Join(endpoints, ", ") + " does not answer", Owner: why,
+		Fix: "see that it runs, and that --etcd and its certificates are right", Example: "etcdctl --endpoints " + endpoints[0] + " endpoint health"}
 }
 
 // admitSelf lets the founder in, with the rights of a server, and then nobody without any.

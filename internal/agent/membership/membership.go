@@ -217,7 +217,7 @@ func recordsProblem(err error) error {
 // explain puts errors of the cluster's store into words.
 func explain(err error) error {
 	if errors.Is(err, store.ErrAway) || errors.Is(err, context.DeadlineExceeded) {
-		return model.Problem{Code: model.CodeClusterAway, Reason: "the cluster's store does not answer", Owner: err.Error(), Fix: "see that the servers run and are reachable, and try again"}
+		return model.Problem{Code: model.CodeClusterAway, Reason: "the cluster's store does not answer", Owner: store.WhyAway(err), Fix: "see that the servers run and are reachable, and try again"}
 	}
 	return err
 }

@@ -101,10 +101,12 @@ func (p *preflight) subnets(m *Membership, node model.Node, networks []model.Net
 }
 
 // founds looks at a host that is to be the first of a cluster.
-func (m *Membership) founds(ctx context.Context, node model.Node, u underlay, external bool, n model.Network) *preflight {
+func (m *Membership) founds(ctx context.Context, node model.Node, u underlay, r record, n model.Network) *preflight {
 	p := &preflight{}
 	ports := []uint16{join.Port}
-	if !external {
+	if r.External {
+		p.external(ctx, r.Etcd)
+	} else {
 		ports = append(ports, clientPort, peerPort)
 		_, err := etcdserver.Find()
 		if err != nil {
@@ -151,6 +153,23 @@ func (p *preflight) families(me model.Member, networks []model.Network) {
 			Reason: fmt.Sprintf("the hosts reach each other over %s on network %s, and this host has only %s", uses, n.Name, strings.Join(words(me.Underlays()), " ")),
 			Fix:    fmt.Sprintf("give this host an %s address there; or, if all hosts have an %s one, on one of them: flatnet net set %s --underlay %s", uses, strings.Replace(other, "ip", "IP", 1), n.Name, other)})
 	}
+}
+
+// external is an etcd that runs already: somebody listens at one of its addresses.
+func (p *preflight) external(ctx context.Context, endpoints []string) {
+	var errs []string
+	for _, endpoint := range endpoints {
+		u, err := url.Parse(endpoint)
+		if err == nil {
+			err = dialEtcd(ctx, u, true, join.Pin{})
+		}
+		if err == nil {
+			p.add("etcd", nil)
+			return
+		}
+		errs = append(errs, err.Error())
+	}
+	p.add("etcd", externalAway(endpoints, strings.Join(errs, "; ")))
 }
 
 // etcd is reached, and is the cluster's.
