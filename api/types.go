@@ -327,10 +327,21 @@ type Status struct {
 	Networks  int               `json:"networks"`
 	Workloads int               `json:"workloads"`
 	Forwards  int               `json:"forwards"`
+	Cluster   *ClusterHealth    `json:"cluster,omitempty"`
 	Repairs   uint64            `json:"repairs"`  // steps of repair since the daemon started
 	Looked    time.Time         `json:"looked"`   // when kernel and rules were last read for Findings; doctor reads them at once
 	Findings  []Finding         `json:"findings"` // of level warning and above
 	Features  map[string]string `json:"features"` // what the kernel was found to have: "ipv6-loopback-forwards": "no: …"
+}
+
+// ClusterHealth is a host's cluster at a glance.
+type ClusterHealth struct {
+	Name  string     `json:"name"`
+	Hosts int        `json:"hosts"`
+	Alive int        `json:"alive"`          // of them, as far as is known
+	Live  bool       `json:"live"`           // the store answers
+	Away  *time.Time `json:"away,omitempty"` // since when it does not
+	Twin  bool       `json:"twin,omitempty"` // another machine says that it is this host
 }
 
 // Problem is one thing wrong with a request.

@@ -52,7 +52,7 @@ func (c *hostLs) run(ctx context.Context, _ []string, stdout io.Writer) error {
 }
 
 func hostState(h api.Host) string {
-	if h.Problem != "" {
+	if h.Problem != "" && h.State != "silent" {
 		return "refused"
 	}
 	return h.State

@@ -45,6 +45,9 @@ func (c *status) write(w io.Writer, s api.Status) {
 		{"networks", []string{fmt.Sprint(s.Networks)}}, {"workloads", []string{fmt.Sprint(s.Workloads)}},
 		{"forwards", []string{fmt.Sprint(s.Forwards)}}, {"repairs", []string{fmt.Sprintf("%d steps since the daemon started", s.Repairs)}},
 	}
+	if s.Cluster != nil {
+		facts = append(facts, fact{"cluster", clusterLines(*s.Cluster)})
+	}
 	var features []string
 	for k, v := range s.Features {
 		features = append(features, k+": "+v)
@@ -58,4 +61,18 @@ func (c *status) write(w io.Writer, s api.Status) {
 	}
 	fmt.Fprintln(w)
 	writeFindings(w, s.Findings)
+}
+
+func clusterLines(c api.ClusterHealth) []string {
+	lines := []string{fmt.Sprintf("%s: %d of %d hosts alive; the store answers", c.Name, c.Alive, c.Hosts)}
+	if !c.Live {
+		lines[0] = fmt.Sprintf("%s: %d hosts; the store does not answer", c.Name, c.Hosts)
+		if c.Away != nil {
+			lines[0] += " since " + c.Away.UTC().Format(time.DateTime+" UTC")
+		}
+	}
+	if c.Twin {
+		lines = append(lines, "another machine says that it is this host: flatnet doctor")
+	}
+	return lines
 }

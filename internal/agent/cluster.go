@@ -25,8 +25,9 @@ type member struct {
 	cluster store.Cluster
 	stop    context.CancelFunc
 	done    chan struct{}
-	seen    fabric.Picture // the last one that was taken over; guarded by Agent.mu
-	away    time.Time      // since when the store does not answer; zero: it does; guarded by Agent.mu
+	seen    fabric.Picture       // the last one that was taken over; guarded by Agent.mu
+	silent  map[string]time.Time // nodes without a sign of life, since when; zero: since before this host looked; guarded by Agent.mu
+	away    time.Time            // since when the store does not answer; zero: it does; guarded by Agent.mu
 }
 
 // Description is how this host wants to be known to the other nodes of its cluster, given its links and routes; an error says why it
@@ -128,7 +129,9 @@ func (a *Agent) takeOver(m *member, p fabric.Picture) {
 	defer cancel()
 	began := a.deps.Now()
 	unfit := a.unfit
+	before := m.seen
 	e, inverse := a.take(m, p)
+	a.tellSilent(before, p)
 	for name, reason := range a.unfit {
 		if unfit[name] != reason {
 			a.event("conflict", "network/"+name, "the cluster's network cannot run here: "+reason)
@@ -215,6 +218,7 @@ func (a *Agent) take(m *member, p fabric.Picture) (e, inverse edit) {
 		e.members, e.leases = differing(p.Members, v.Members), differing(p.Leases, v.Leases)
 	}
 	inverse = a.state.apply(e)
+	a.noteSilent(m, p)
 	m.seen = p
 	switch {
 	case p.Live:

@@ -26,7 +26,7 @@ func (a *Agent) clusterFindings() []api.Finding {
 		return nil
 	}
 	seen := a.fabric.seen
-	c := checkup.Cluster{Away: a.fabric.away, NotReached: map[string][]checkup.NotReached{}, Fenced: map[model.LeaseKey]string{}}
+	c := checkup.Cluster{Away: a.fabric.away, Twin: seen.Twin, Self: seen.Self, Silent: a.silentNodes(), NotReached: map[string][]checkup.NotReached{}, Fenced: map[model.LeaseKey]string{}}
 	for _, n := range a.unsoundNodes() {
 		c.NotReached[""] = append(c.NotReached[""], checkup.NotReached{Node: n.ID, Self: n.Self, Why: n.Problem})
 	}

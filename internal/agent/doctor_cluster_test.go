@@ -45,6 +45,32 @@ func TestDoctorOfACluster(t *testing.T) {
 	eventually(t, "one of two with one address is refused", has(checkup.CodeNotReached, model.CodeUnderlayTaken))
 }
 
+// A host that gives no sign of life any more is told of on the others, in all the places that somebody looks at.
+func TestASilentHostIsToldOf(t *testing.T) {
+	hub := store.NewHub(time.Hour, time.Second, store.Boottime) // less than between two heartbeats: the first one is soon over
+	w1, c1 := newNode(t, hub, 1)
+	d1, ctx := w1.start(), context.Background()
+	w2, _ := newNode(t, hub, 2)
+	d2 := w2.start()
+	eventually(t, "it is silent", func() bool {
+		return slices.ContainsFunc(must[[]api.Finding](t)(d1.Doctor(ctx)), func(f api.Finding) bool {
+			return f.Code == checkup.CodeSilent && strings.HasPrefix(f.Owner, "h2: no sign of life since 20")
+		})
+	})
+	if err := d2.end(t); err != nil {
+		t.Fatal(err)
+	}
+	list, _, _ := d1.events.after(0)
+	if !slices.ContainsFunc(list, func(ev api.Event) bool { return ev.Type == "silent" && ev.Object == "host/h2" }) {
+		t.Errorf("no event of it: %v", list)
+	}
+	if c := must[api.Status](t)(d1.Status(ctx)).Cluster; c == nil || c.Hosts != 2 || !c.Live || c.Away != nil {
+		t.Errorf("the status: %+v", c)
+	}
+	c1.Cut(true)
+	eventually(t, "the store is away", func() bool { c := must[api.Status](t)(d1.Status(ctx)).Cluster; return !c.Live && c.Away != nil })
+}
+
 // What lets a tunnel's packets through others' rules lets nothing else through.
 func TestTunnelsPassOthersRules(t *testing.T) {
 	v := model.View{Self: "n-1", Members: map[string]model.Member{"n-1": {ID: "n-1", Underlay4: netip.MustParseAddr("192.0.2.1")}, "n-2": {ID: "n-2", Underlay4: netip.MustParseAddr("192.0.2.2")}},

@@ -54,6 +54,7 @@ func (a *Agent) Status(ctx context.Context) (api.Status, error) {
 		Version: a.config.Version, Since: a.since.UTC(), Networks: len(v.Networks), Workloads: len(v.Workloads), Forwards: len(v.AllForwards()),
 		Repairs: a.rec.Stats().Repairs, Looked: seen.at.UTC(), Findings: findings, Features: a.deps.Host.Features(),
 	}
+	s.Cluster = a.clusterHealth()
 	if s.Findings == nil {
 		s.Findings = []api.Finding{}
 	}

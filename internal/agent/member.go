@@ -106,7 +106,7 @@ func (a *Agent) clusterRoutes(handle handle) {
 	at("POST /v1/cluster/leave", func(p *membership.Membership, r *http.Request) (any, error) {
 		return p.Leave(r.Context(), isSet(r, dryRun), isSet(r, force))
 	}, dryRun, force)
-	at("GET /v1/hosts", func(p *membership.Membership, r *http.Request) (any, error) { return p.Hosts(r.Context()) })
+	at("GET /v1/hosts", func(p *membership.Membership, r *http.Request) (any, error) { return a.hosts(r.Context(), p) })
 	at("DELETE /v1/hosts/{name}", func(p *membership.Membership, r *http.Request) (any, error) {
 		return p.RemoveHost(r.Context(), r.PathValue("name"), isSet(r, force))
 	}, force)

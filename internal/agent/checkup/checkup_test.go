@@ -351,6 +351,10 @@ var cases = []struct {
 		network(f, func(n *model.Network) { n.MTU = 1350 })
 	}},
 	{"the store is away", func(f *Facts) { f.Cluster.Away = noon }},
+	{"hosts are silent", func(f *Facts) {
+		f.Cluster.Silent = []Silent{{Node: "h2", Since: noon}, {Node: "h3"}}
+	}},
+	{"another machine is this host", func(f *Facts) { f.Cluster.Self, f.Cluster.Twin = "n-1", true }},
 	{"nodes are not reached", func(f *Facts) {
 		f.Cluster.NotReached = map[string][]NotReached{
 			"":     {{Node: "n-9", Why: "FN2121: 192.0.2.3 is the underlay address of two nodes"}, {Node: "h1", Self: true, Why: "FN2121: 192.0.2.10 is the underlay address of two nodes"}},

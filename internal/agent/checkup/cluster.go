@@ -14,6 +14,9 @@ import (
 // Cluster is what this host knows of its cluster beyond the View.
 type Cluster struct {
 	Away       time.Time                 // since when the store does not answer; zero: it does, or there is none
+	Self       string                    // this host's member ID
+	Twin       bool                      // another machine has it too
+	Silent     []Silent                  // hosts without a sign of life
 	NotReached map[string][]NotReached   // nodes by network; "" is all networks
 	Fenced     map[model.LeaseKey]string // blocks of this host that it must not use, with the reason
 	Reverse    map[string]int            // the check of the way back (rp_filter) that holds on a link
@@ -27,12 +30,26 @@ type NotReached struct {
 	Why  string
 }
 
+// Silent is a host without a sign of life.
+type Silent struct {
+	Node  string
+	Since time.Time // zero: for longer than this host looks
+}
+
+// SinceText says since when there is no sign of life of a host.
+func SinceText(since time.Time) string {
+	if since.IsZero() {
+		return "no sign of life"
+	}
+	return "no sign of life since " + since.UTC().Format("2006-01-02 15:04:05 UTC")
+}
+
 // mostNodes is how many nodes one finding names.
 const mostNodes = 5
 
 // ClusterFindings are those that need no look at the kernel.
 func ClusterFindings(c Cluster) []api.Finding {
-	return slices.Concat(storeAway(c), notReached(c), fenced(c))
+	return slices.Concat(storeAway(c), twin(c), silent(c), notReached(c), fenced(c))
 }
 
 func storeAway(c Cluster) []api.Finding {
@@ -41,6 +58,31 @@ func storeAway(c Cluster) []api.Finding {
 	}
 	return []api.Finding{{Code: CodeStoreAway, Level: warning, What: fmt.Sprintf("the cluster's store has not answered since %s: what runs goes on, but nothing of the cluster can be changed, and after the grace (24 h) this host stops using its blocks",
 		c.Away.UTC().Format("2006-01-02 15:04:05 UTC")), Owner: "etcd on the cluster's servers, or the way there (tcp 2379)", Fix: "flatnet host ls says which hosts are servers; see there whether flatnetd and flatnet-etcd run"}}
+}
+
+func twin(c Cluster) []api.Finding {
+	if !c.Twin {
+		return nil
+	}
+	return []api.Finding{{Code: CodeTwin, Level: failure, What: "another flatnetd says that it is this host: two machines have the host ID " + c.Self + ", and both use its blocks and its tunnel's addresses",
+		Owner: "a machine that was cloned after it had joined, as a rule: flatnet host ls -o wide on another host has its address", Fix: "on the copy: flatnet leave --force; then flatnet join there anew"}}
+}
+
+// silent is nothing to be told while the store does not answer: nothing is known then.
+func silent(c Cluster) []api.Finding {
+	if len(c.Silent) == 0 || !c.Away.IsZero() {
+		return nil
+	}
+	var lines []string
+	for _, s := range c.Silent {
+		lines = append(lines, s.Node+": "+SinceText(s.Since))
+	}
+	what := fmt.Sprintf("%d hosts of the cluster give no sign of life: what runs there may be cut off from here", len(lines))
+	if len(lines) == 1 {
+		what = "a host of the cluster gives no sign of life: what runs there may be cut off from here"
+	}
+	return []api.Finding{{Code: CodeSilent, Level: warning, What: what, Owner: few(lines),
+		Fix: "see there whether the machine and flatnetd run, and reach the servers (tcp 2379); one that is gone for good: flatnet host rm NAME on a server"}}
 }
 
 func notReached(c Cluster) []api.Finding {

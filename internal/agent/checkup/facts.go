@@ -40,6 +40,8 @@ const (
 	CodeTunnelPort   = "FN5404" // a process holds the tunnel's port
 	CodeWayBack      = "FN5405" // the underlay's link checks the way back strictly
 	CodeUnderlayMTU  = "FN5406" // other nodes send larger packets than the underlay's link takes
+	CodeSilent       = "FN5410" // a host of the cluster gives no sign of life
+	CodeTwin         = "FN5411" // another machine says that it is this host
 	CodeBadChecksum  = "FN5407" // packets come with a wrong UDP checksum
 )
 

@@ -54,7 +54,9 @@ type Fabric struct {
 	publishing sync.Mutex // held while the node is described to the others
 
 	mu      sync.Mutex
-	leaving bool // nothing is claimed or published any more
+	twin    bool         // another flatnetd says that it is this node
+	wrote   model.Member // how the node was described by this process the last time
+	leaving bool         // nothing is claimed or published any more
 	sound   sound
 	cached  bool                                     // the picture is from an earlier life, until the store answers
 	tenure  map[model.LeaseKey]tenure                // the node's own blocks
@@ -99,7 +101,7 @@ func New(d Deps) *Fabric {
 		deps: d, look: make(chan struct{}, 1), claim: make(chan struct{}, 1), member: make(chan struct{}, 1), changed: make(chan struct{}, 1), tenure: map[model.LeaseKey]tenure{},
 		former: map[string][]netip.Prefix{}, lost: map[string]int{}, wanted: map[string]map[chan error][]netip.Prefix{}, why: map[string]string{},
 	}
-	f.keeper = store.NewKeeper(store.KeeperDeps{Cluster: d.Cluster, Node: d.Self, Now: d.Now, Tell: f.told, Failed: f.failed})
+	f.keeper = store.NewKeeper(store.KeeperDeps{Cluster: beating{d.Cluster, f}, Node: d.Self, Now: d.Now, Tell: f.told, Failed: f.failed})
 	f.recall()
 	return f
 }

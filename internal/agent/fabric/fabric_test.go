@@ -75,9 +75,14 @@ type node struct {
 
 // start begins a life; boot names the machine's.
 func (w *world) start(n int, boot string, away bool, c *clock) *node {
+	return w.startAt(n, n, boot, away, c)
+}
+
+// startAt is start at another address than the node usually has.
+func (w *world) startAt(n, at int, boot string, away bool, c *clock) *node {
 	x := &node{w: w, id: fmt.Sprintf("n-%d", n), client: w.hub.Client(), clock: c, ended: make(chan error, 1)}
 	x.client.Cut(away)
-	member := model.Member{ID: x.id, Name: x.id, Underlay4: netip.AddrFrom4([4]byte{192, 0, 2, byte(n)}), MTU: 1500, Schema: 1}
+	member := model.Member{ID: x.id, Name: x.id, Underlay4: netip.AddrFrom4([4]byte{192, 0, 2, byte(at)}), MTU: 1500, Schema: 1}
 	x.Fabric = fabric.New(fabric.Deps{
 		Cluster: x.client, Self: x.id, Now: c.Now, Member: func() (model.Member, error) { return member, nil },
 		Show:  func(p fabric.Picture) { x.mu.Lock(); x.shown = p; x.mu.Unlock() },
@@ -245,6 +250,28 @@ func TestOneBlockUnlessItIsFull(t *testing.T) {
 	if got := x.uses(); len(got) != 2 {
 		t.Fatalf("with the first one full it has %v", got)
 	}
+}
+
+// Two machines with one node ID: the first one says so and is silent then, the second one is known where it is; and the first one is again
+// when the second one is gone.
+func TestTwins(t *testing.T) {
+	w := newWorld(t, "10.244.0.0/16")
+	c := &clock{now: time.Hour}
+	x := w.start(1, "1", false, c)
+	w.hasBlock(x)
+	y := w.startAt(1, 7, "1", false, c)
+	w.eventually("the first one knows of the second one", func() bool { c.advance(time.Second); return x.Last().Twin && x.heard("two machines have one host ID") })
+	at := netip.AddrFrom4([4]byte{192, 0, 2, 7})
+	w.eventually("the second one is where it is", func() bool { return x.Last().Members["n-1"].Underlay4 == at })
+	if y.Last().Twin {
+		t.Error("the second one takes itself for the twin")
+	}
+	y.kill()
+	w.clock.advance(2 * alive)
+	w.eventually("the first one is known again", func() bool {
+		c.advance(time.Second)
+		return !x.Last().Twin && x.Last().Members["n-1"].Underlay4 == netip.AddrFrom4([4]byte{192, 0, 2, 1})
+	})
 }
 
 // When all blocks are taken the next node is told so, and gets one when another leaves.

@@ -16,6 +16,7 @@ import (
 type Picture struct {
 	Self     string
 	Live     bool                            // the store answers
+	Twin     bool                            // another flatnetd says that it is this node
 	Known    bool                            // the store has answered at some time, now or in an earlier life
 	Networks map[string]model.Network        // as they are stored
 	Members  map[string]model.Member         // sound ones, by ID
@@ -236,7 +237,7 @@ func (f *Fabric) picture() Picture {
 	defer f.mu.Unlock()
 	s, tenure := f.sound, f.now(rights)
 	p := Picture{
-		Self: f.deps.Self, Live: s.snap.Live, Known: s.snap.Token != "" || f.cached, Networks: map[string]model.Network{}, Members: s.members, Alive: s.snap.Alive,
+		Self: f.deps.Self, Live: s.snap.Live, Twin: f.twin, Known: s.snap.Token != "" || f.cached, Networks: map[string]model.Network{}, Members: s.members, Alive: s.snap.Alive,
 		Refused: s.refused, Leases: s.leases, Fenced: map[model.LeaseKey]store.Tenure{}, versions: map[string]store.Version{}, mine: map[string][]netip.Prefix{},
 	}
 	for name, n := range s.snap.Networks {
@@ -313,7 +314,7 @@ func (p Picture) same(o Picture) bool {
 	if members, leases, ok := p.Changed(o); ok && len(members)+len(leases) > 0 {
 		return false
 	}
-	return p.Live == o.Live && p.Known == o.Known && equal(p.Members, o.Members) && equal(p.Leases, o.Leases) && equal(p.Fenced, o.Fenced) &&
+	return p.Live == o.Live && p.Twin == o.Twin && p.Known == o.Known && equal(p.Members, o.Members) && equal(p.Leases, o.Leases) && equal(p.Fenced, o.Fenced) &&
 		equal(p.versions, o.versions) && equal(p.Refused, o.Refused) && equal(p.Alive, o.Alive)
 }
 

@@ -52,10 +52,10 @@ func (f *Fabric) publish(ctx context.Context) error {
 	f.publishing.Lock()
 	defer f.publishing.Unlock()
 	f.mu.Lock()
-	snap, leaving := f.sound.snap, f.leaving
+	snap, leaving, twin, wrote := f.sound.snap, f.leaving, f.twin, f.wrote
 	f.mu.Unlock()
-	if !snap.Live || leaving {
-		return nil // a snapshot will come
+	if !snap.Live || leaving || twin {
+		return nil // a snapshot will come, or the twin goes
 	}
 	m, err := f.deps.Member()
 	if err != nil {
@@ -64,6 +64,11 @@ func (f *Fabric) publish(ctx context.Context) error {
 	was, there := snap.Members[f.deps.Self]
 	if was == m {
 		return nil
+	}
+	if wrote == m && there {
+		if err := f.overwritten(ctx); err != nil {
+			return nil // the heartbeat says when that is over
+		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
@@ -74,6 +79,9 @@ func (f *Fabric) publish(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	f.mu.Lock()
+	f.wrote = m
+	f.mu.Unlock()
 	if there {
 		f.deps.Tell("moved", "node", fmt.Sprintf("the other nodes reach this one at %v now, before at %v", m.Underlays(), was.Underlays()))
 	}
