@@ -154,7 +154,17 @@ func (a *Agent) inCluster() (*member, error) {
 func (a *Agent) away(do func() error) error {
 	a.end()
 	defer func() { a.op <- struct{}{} }()
-	return do()
+	return a.nameServers(do())
+}
+
+// nameServers says where that can be done which is refused here.
+func (a *Agent) nameServers(err error) error {
+	var p model.Problem
+	if a.place == nil || !errors.As(err, &p) || p.Code != model.CodeNotServer {
+		return err
+	}
+	p.Owner = a.place.Servers(context.Background())
+	return p
 }
 
 // write changes what the cluster has in common and waits until that has come round to this host.
@@ -197,7 +207,7 @@ func clusterProblem(err error) error {
 	case errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrExists), errors.Is(err, store.ErrNotFound):
 		return model.Problem{Code: model.CodeVersion, Reason: "somebody else changed it at the same moment: " + err.Error(), Fix: "look at it again, and repeat the change"}
 	case errors.Is(err, store.ErrDenied):
-		return model.Problem{Code: model.CodeNotServer, Reason: "what all nodes have in common is changed on the cluster's servers", Fix: "run the command there: `flatnet host ls` says which they are"}
+		return model.Problem{Code: model.CodeNotServer, Reason: "what all nodes have in common is changed on the cluster's servers", Fix: "run the command there"}
 	case errors.Is(err, store.ErrAway), errors.Is(err, context.DeadlineExceeded):
 		return model.Problem{Code: model.CodeClusterAway, Reason: "the cluster's store does not answer", Owner: store.WhyAway(err), Fix: "what runs goes on; repeat the change when `flatnet host ls` shows the servers again"}
 	}

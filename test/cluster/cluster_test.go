@@ -170,7 +170,8 @@ func TestHostsBeginAClusterJoinAndLeave(t *testing.T) {
 	has(t, o.h(2).Flatnet(line...), "joined as h2") // it is told where the server is, and stays who it is
 	o.refused(2, "FN2132", "as h2", "join", "192.0.2.1", "--token", ofAnotherCluster(line[3]))
 	o.refused(2, "FN2134", "192.0.2.1:7700", "token", "create")
-	o.refused(2, "FN2134", "192.0.2.1:7700", "host", "rm", "h3")
+	o.refused(2, "FN2134", "h1 at 192.0.2.1:7700", "host", "rm", "h3")
+	o.refused(2, "FN2134", "h1 at 192.0.2.1:7700", "net", "set", "cluster", "--backend", "host-gw", "-y")
 	o.refused(1, "FN2116", "alive", "host", "rm", "h3")
 	o.refused(1, "FN2116", "other hosts: h2, h3", "leave", "-y")
 

@@ -1,6 +1,7 @@
 package cluster_test
 
 import (
+	"net/netip"
 	"os/exec"
 	"slices"
 	"syscall"
@@ -46,6 +47,15 @@ func TestHostsAreReachedByIPv6Alone(t *testing.T) {
 	}
 	has(t, o.join(2, line), "eth0 2001:db8::2 because 2001:db8::1 is reached by eth0", "mtu 1500 ok")
 	o.sees(2, "h1:alive h2:alive")
+	m, err := o.h(1).Client().Membership(t.Context())
+	if err != nil || len(m.Blocks) != 1 {
+		t.Fatalf("h1 is %+v, %v", m, err)
+	}
+	gateway := netip.MustParsePrefix(m.Blocks[0]).Addr().Next().String()
+	o.h(2).Eventually("h1 answers over the tunnel", func() bool {
+		_, err := b.Try("ping", "-c1", "-W1", gateway)
+		return err == nil
+	})
 }
 
 // The link towards the server counts, not that of the default route.
@@ -73,6 +83,10 @@ func TestAnotherEtcdServes(t *testing.T) {
 		t.Fatalf("etcd (hack/deps installs it): %v", err)
 	}
 	t.Cleanup(func() { _ = etcd.Process.Kill(); _ = etcd.Wait() })
+	o.h(1).Eventually("etcd listens", func() bool {
+		_, err := o.lan.Try("bash", "-c", "exec 3<>/dev/tcp/192.0.2.200/2379")
+		return err == nil
+	})
 	line := o.begin("--etcd", "http://192.0.2.200:2379")
 	if pid := o.etcd(); pid != 0 {
 		t.Errorf("process %d is an etcd of flatnet's", pid)
@@ -130,4 +144,24 @@ func TestAddressesAreFollowed(t *testing.T) {
 	o.h(2).Kill()
 	o.h(2).Start()
 	o.sees(2, "h1:alive h2:alive h3:alive")
+}
+
+// What cannot be is said before anything is begun, and soon: an etcd that is not there, the loopback as underlay, a name that another has.
+func TestInitAndJoinSayWhatCannotBe(t *testing.T) {
+	o := newOffice(t, 3)
+	nobody := "http://192.0.2.1:4"
+	o.refused(1, "FN3011", "the etcd at "+nobody+" does not answer", "init", "-y", "--etcd", nobody)
+	o.refused(1, "FN3011", nobody, "init", "-y", "--force", "--etcd", nobody)
+	o.refused(1, "etcd", "does not answer", "init", "--plan", "--etcd", nobody)
+	o.outside(1)
+	o.refused(1, "FN1606", "leads to nobody", "init", "--plan", "--underlay", "lo")
+	line := o.begin()
+	o.join(2, line)
+	o.refused(3, "FN2131", "192.0.2.2", append(slices.Clone(line), "--name", "h2")...)
+	o.outside(3)
+	o.h(3).Machine.IP("address add 2001:db8::3/64 dev eth0 nodad")
+	o.refused(3, "FN1606", "over IPv4", append(slices.Clone(line), "--name", "h3", "--underlay", "2001:db8::3")...)
+	o.refused(1, "FN2116", "other hosts: h2", "uninstall", "-y")
+	o.sees(1, "h1:alive h2:alive")
+	o.sees(2, "h1:alive h2:alive")
 }

@@ -143,9 +143,29 @@ func (m *Membership) serving(what string) (*session, error) {
 	s := m.session
 	m.mu.Unlock()
 	if !r.Server || s == nil || s.admin == nil {
-		return nil, model.Problem{Code: model.CodeNotServer, Reason: what + " on a server of the cluster", Owner: "servers: " + strings.Join(r.Servers, ", "), Fix: "run the command there"}
+		return nil, model.Problem{Code: model.CodeNotServer, Reason: what + " on a server of the cluster", Owner: m.Servers(context.Background()), Fix: "run the command there"}
 	}
 	return s, nil
+}
+
+// Servers names the servers of the cluster, for people: "servers: h1 at 192.0.2.1:7700". It is empty in no cluster.
+func (m *Membership) Servers(ctx context.Context) string {
+	r := m.now()
+	if r == nil || len(r.Servers) == 0 {
+		return ""
+	}
+	snap, _ := m.snapshot(ctx) // without, there are no names
+	var all []string
+	for _, server := range r.Servers {
+		for _, n := range snap.Members {
+			if slices.Contains(n.Underlays(), hostPart(server)) {
+				server = plain(n.Name) + " at " + server
+				break
+			}
+		}
+		all = append(all, server)
+	}
+	return "servers: " + strings.Join(all, ", ")
 }
 
 // What a token is good for unless something else is said.
