@@ -253,7 +253,7 @@ func (c labCommand) fix(ctx context.Context, args []string) (int, error) {
 		return 0, err
 	}
 	pairs, err := l.Answer(ctx)
-	if err == nil {
+	if err == nil && pairs > 0 { // without a cluster or a backend nobody is to answer
 		c.say("all %d directed pairs answer", pairs)
 	}
 	return exitOK, err

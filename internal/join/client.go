@@ -170,6 +170,7 @@ func (c Client) unreachable(ctx context.Context, err error) error {
 	if ctx.Err() == context.Canceled {
 		return ctx.Err()
 	}
+	_, port, _ := net.SplitHostPort(c.addr)
 	return model.Problem{Code: model.CodePeer, Reason: fmt.Sprintf("%s does not answer: %s", c.addr, err),
-		Fix: fmt.Sprintf("check the address, that flatnetd runs there and is a server, and that tcp %d is open", Port)}
+		Fix: fmt.Sprintf("check the address, that flatnetd runs there and is a server, and that tcp %s is open", port)}
 }

@@ -171,9 +171,9 @@ func (l *Lab) hints() {
 	}
 	l.tell("try:   flatnet lab exec%s %s -- ping -c3 %s", more, first, last)
 	if l.BackendName() == "vxlan" && len(l.hosts) > 1 && l.state.Spec.lans() == 1 {
-		l.tell("       %-36s the same picture with another backend", "flatnet lab backend host-gw"+more)
+		l.tell("       %-36s  the same picture with another backend", "flatnet lab backend host-gw"+more)
 	}
-	l.tell("       %-36s what may go wrong", "flatnet lab break"+more)
+	l.tell("       %-36s  what may go wrong", "flatnet lab break"+more)
 	l.tell("       stop: flatnet lab down%s", more)
 }
 
