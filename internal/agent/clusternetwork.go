@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/flatnet/flatnet/api"
@@ -23,6 +24,7 @@ func (a *Agent) putCluster(ctx context.Context, n model.Network, dryRun bool, ev
 	if ps := a.keepsBlocks(n); len(ps) > 0 {
 		return changed, ps
 	}
+	what := inCommon(m.seen.Networks[n.Name], n)
 	here := n.At(m.seen.Blocks(n.Name))
 	here.Active = n.Active && n.Cluster.On(m.seen.Members[m.seen.Self])
 	if changed.Steps, err = a.commit(ctx, putNetwork(here), true); err != nil {
@@ -32,7 +34,7 @@ func (a *Agent) putCluster(ctx context.Context, n model.Network, dryRun bool, ev
 		if err := a.away(func() error { return a.writeNetwork(ctx, m, n) }); err != nil {
 			return changed, fmt.Errorf("network %q: %w", n.Name, err)
 		}
-		a.event(event, "network/"+n.Name, "in the whole cluster")
+		a.event(event, "network/"+n.Name, "in the whole cluster"+what)
 		here = a.view().Networks[n.Name]
 	}
 	a.mu.RLock()
@@ -40,6 +42,39 @@ func (a *Agent) putCluster(ctx context.Context, n model.Network, dryRun bool, ev
 	changed.Object = a.describeNetwork(here)
 	changed.Object.Spec = networkSpec(n)
 	return changed, nil
+}
+
+// inCommon words what a change of a network is about; empty for a new one.
+func inCommon(old, now model.Network) string {
+	if old.Name == "" {
+		return ""
+	}
+	var all []string
+	say := func(what string, was, is any) {
+		if was, is := fmt.Sprint(was), fmt.Sprint(is); was != is {
+			all = append(all, fmt.Sprintf("%s %s, was %s", what, is, was))
+		}
+	}
+	was, is := old.Cluster, now.Cluster
+	say("active", old.Active, now.Active)
+	say("backend", was.Backend, is.Backend)
+	say("pools", poolWords(was), poolWords(is))
+	say("VNI", was.VNI, is.VNI)
+	say("port", was.Port, is.Port)
+	say("IPv6 underlay", was.UnderlayV6, is.UnderlayV6)
+	say("hosts", was.Nodes, is.Nodes)
+	if len(all) == 0 {
+		return ""
+	}
+	return ": " + strings.Join(all, "; ")
+}
+
+func poolWords(o model.Overlay) []string {
+	var all []string
+	for _, p := range o.Pools {
+		all = append(all, fmt.Sprintf("%s:%d", p.Prefix, p.Bits))
+	}
+	return all
 }
 
 // writeNetwork writes a network and waits until it has come round. A backend that needs a device gets it on every node before the first
