@@ -108,7 +108,7 @@ func resolve(ctx context.Context, address string) (netip.AddrPort, error) {
 	if h, p, err := net.SplitHostPort(address); err == nil {
 		host = h
 		if port, err = strconv.ParseUint(p, 10, 16); err != nil {
-			return netip.AddrPort{}, badAddress(address, "its port is no number")
+			return netip.AddrPort{}, badAddress(address, "a port is a number from 1 to 65535")
 		}
 	}
 	if a, err := netip.ParseAddr(host); err == nil {

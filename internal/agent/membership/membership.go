@@ -333,7 +333,7 @@ func parsePool(word string) (model.BlockPool, error) {
 	}
 	prefix, err := netip.ParsePrefix(text)
 	if err != nil {
-		return model.BlockPool{}, err
+		return model.BlockPool{}, errors.New("a prefix is an address, a slash and the number of its bits")
 	}
 	p := model.BlockPool{Prefix: prefix, Bits: defaultBlocks4}
 	if prefix.Addr().Is6() {
