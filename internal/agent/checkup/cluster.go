@@ -111,9 +111,17 @@ func notReached(c Cluster) []api.Finding {
 		if len(lines) == 1 {
 			found.What = strings.Replace(strings.Replace(found.What, "1 of the nodes are", "a node is", 1), "1 nodes of the cluster are", "a node of the cluster is", 1)
 		}
+		if network != "" && slices.ContainsFunc(lines, offLink) {
+			found.Fix = fmt.Sprintf("on a server: flatnet net set %s --backend vxlan --direct-routing", network)
+		}
 		list = append(list, found)
 	}
 	return list
+}
+
+// offLink knows hosts that only a tunnel reaches.
+func offLink(line string) bool {
+	return strings.Contains(line, model.CodeNotOnLink) && !strings.Contains(line, "underlay address")
 }
 
 // few are the first lines of many.
