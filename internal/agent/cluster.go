@@ -37,6 +37,7 @@ type Description func(model.Node) (model.Member, error)
 // enter makes this host a node of a cluster: it follows the store from now on, until exit. What an earlier life knew of the
 // cluster holds at once.
 func (a *Agent) enter(c store.Cluster, self string, describe Description) {
+	defer a.past.moving(a.deps.Now)()
 	m := &member{cluster: c, done: make(chan struct{})}
 	m.Fabric = fabric.New(fabric.Deps{
 		Cluster: c, Self: self, Log: a.deps.Log, Tell: func(typ, object, text string) { a.event(typ, object, text) },
@@ -95,6 +96,7 @@ func (a *Agent) exit(ctx context.Context, forget bool) error {
 	}
 	var err error
 	if forget {
+		defer a.past.moving(a.deps.Now)()
 		err = m.Leave(ctx)
 	}
 	m.stop()

@@ -97,3 +97,25 @@ func TestTunnelsPassOthersRules(t *testing.T) {
 		}
 	}
 }
+
+// What is mended while this host leaves or enters a cluster is the kernel's doing after ours, and nobody is blamed for it.
+func TestNobodyIsBlamedForOurOwnLeaving(t *testing.T) {
+	hub := store.NewHub(time.Hour, time.Minute, store.Boottime)
+	w, _ := newNode(t, hub, 1)
+	d, ctx := w.start(), context.Background()
+	step := func(text string) { d.event(eventRepaired, "node", "1 steps", api.Step{Text: text}) }
+	if err := d.exit(ctx, true); err != nil {
+		t.Fatal(err)
+	}
+	step("+ link fx-pods")
+	if list := d.putBacks(nil); len(list) != 0 {
+		t.Errorf("blamed for %s", list[0].step)
+	}
+	d.past.mu.Lock()
+	clear(d.past.moved)
+	d.past.mu.Unlock()
+	step("+ link fn-lab")
+	if list := d.putBacks(nil); len(list) != 2 {
+		t.Errorf("not told of what others did: %v", list)
+	}
+}

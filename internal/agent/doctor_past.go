@@ -24,7 +24,38 @@ type past struct {
 	facts []model.HostRoute // what the node told, when it was looked at
 	now   [2]*checkup.Past  // of IPv4 and IPv6; nil: none
 	was   [2]checkup.Past
+	moved []span // when this host was leaving or entering a cluster
 	by    string // who changed rules of ours last, as nft[4711]
+}
+
+// span is a time in which the kernel takes along what hangs on what we remove: nobody else did that.
+type span struct{ from, to time.Time }
+
+// moving notes that this host enters or leaves a cluster, until done is called and the kernel's messages have come.
+func (p *past) moving(now func() time.Time) (done func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	began := now()
+	p.moved = slices.DeleteFunc(p.moved, func(s span) bool { return began.Sub(s.to) > putBackFor })
+	at := len(p.moved)
+	p.moved = append(p.moved, span{began, began.Add(opTimeout)})
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if at < len(p.moved) && p.moved[at].from.Equal(began) {
+			p.moved[at].to = now().Add(settleTime)
+		}
+	}
+}
+
+// settleTime is in which the drift that our own removing leaves has been seen.
+const settleTime = 5 * time.Second
+
+// ours reports whether what was mended at a time may be of our own leaving or entering.
+func (p *past) ours(at time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.ContainsFunc(p.moved, func(s span) bool { return !at.Before(s.from) && at.Before(s.to) })
 }
 
 // blame notes who changed what is flatnet's; the kernel tells of rules only.
@@ -143,6 +174,9 @@ func (a *Agent) putBacks(differs []reconcile.Change) []*putBack {
 	known := map[string]*putBack{}
 	recent, _, _ := a.events.after(a.events.since(a.deps.Now().Add(-putBackFor)))
 	for _, ev := range recent {
+		if a.past.ours(ev.Time) {
+			continue
+		}
 		for _, s := range ev.Steps {
 			if ev.Type != eventRepaired || s.Netns != dataplane.HostNetns || still[s.Text] {
 				continue
