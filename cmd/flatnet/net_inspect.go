@@ -86,7 +86,10 @@ func networkFacts(n api.Network) []fact {
 	}
 	mtu := fmt.Sprint(n.Status.MTU)
 	if n.Status.MTUNote != "" {
-		mtu += " = " + n.Status.MTUNote
+		if n.Spec.MTU == 0 {
+			mtu += " = "
+		}
+		mtu += n.Status.MTUNote
 	}
 	facts := []fact{
 		{"name", one(n.Name)}, {"id", one(n.ID)}, {"mode", one(n.Spec.Mode)}, {"state", one(state)}, {"scope", one(n.Status.Scope)},

@@ -66,7 +66,7 @@ func withActive(n model.Network, active bool) model.Network {
 // mtuNote is the sum that a cluster network's MTU is.
 func mtuNote(v model.View, n model.Network) string {
 	if n.MTU != 0 {
-		return "as it was set; follows the underlay: 0"
+		return ", as set; 0 follows the underlay"
 	}
 	var of string
 	overhead := n.Cluster.Overhead()

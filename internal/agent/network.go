@@ -80,7 +80,7 @@ func readNetwork(s *state, m api.Manifest, now time.Time) (model.Network, error)
 
 // check says what is wrong with the network that was read, and with reading it.
 func (r *networkReader) check(n model.Network) error {
-	of := model.Validate(r.view, n)
+	of := append(model.Validate(r.view, n), r.fitsUnderlay(n)...)
 	return allProblems(r.problems, append(of, withoutField(foreignSNAT(r.view.Node, n), of)...)).Err()
 }
 
@@ -161,6 +161,9 @@ func (a *Agent) putNetwork(ctx context.Context, n model.Network, dryRun bool, ev
 // StartNetwork makes an inactive network's kernel objects.
 func (a *Agent) StartNetwork(ctx context.Context, name string, dryRun bool) (api.Changed[api.Network], error) {
 	return a.changeNetwork(ctx, name, dryRun, "started", func(n *model.Network) error {
+		if p, off := a.keptOff(a.view().Networks[name]); off {
+			return p
+		}
 		n.Active = true
 		return model.Validate(a.view(), *n).Err()
 	})

@@ -33,6 +33,9 @@ func (a *Agent) EditNetwork(ctx context.Context, name string, e api.NetworkEdit,
 		return changed, err
 	}
 	if n.Mode == model.Cluster && !sameNetwork(old, n) {
+		if err := a.reachesAll(old, n, yes.force); err != nil {
+			return changed, err
+		}
 		return a.putCluster(ctx, n, dryRun, "changed")
 	}
 	if n.Mode != model.Cluster && !sameNetwork(old, n) {

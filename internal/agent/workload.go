@@ -133,7 +133,13 @@ func (a *Agent) newWorkload(ctx context.Context, spec api.WorkloadSpec) (w model
 func (a *Agent) inactive(w model.Workload) model.Problems {
 	var ps model.Problems
 	for i, e := range w.Endpoints {
-		if n, ok := a.view().Networks[e.Network]; ok && !n.Active {
+		n, ok := a.view().Networks[e.Network]
+		if p, off := a.keptOff(n); ok && off {
+			p.Path = fmt.Sprintf("endpoints[%d].network", i)
+			ps = append(ps, p)
+			continue
+		}
+		if ok && !n.Active {
 			ps = append(ps, model.Problem{Code: model.CodeInactive, Path: fmt.Sprintf("endpoints[%d].network", i), Reason: fmt.Sprintf("network %q is not started", n.Name),
 				Fix: "start it first", Example: "flatnet net start " + n.Name})
 		}
