@@ -13,6 +13,7 @@ import (
 	"unicode"
 
 	"github.com/flatnet/flatnet/api"
+	"github.com/flatnet/flatnet/internal/agent/fabric"
 	"github.com/flatnet/flatnet/internal/join"
 	"github.com/flatnet/flatnet/internal/model"
 	"github.com/flatnet/flatnet/internal/store"
@@ -32,10 +33,8 @@ func (m *Membership) Hosts(ctx context.Context) ([]api.Host, error) {
 }
 
 func hostsOf(snap store.ClusterSnapshot, r record) []api.Host {
-	facts := model.ClusterFacts{Self: r.ID, Members: snap.Members, Pools: map[string][]model.BlockPool{}, Before: snap.MemberBefore}
-	for _, n := range networksOf(snap) {
-		facts.Pools[n.Name] = n.Cluster.Pools
-	}
+	facts := model.ClusterFacts{Self: r.ID, Members: snap.Members, Before: snap.MemberBefore}
+	facts.Pools, _ = fabric.SoundPools(snap, r.ID) // as they are used: else one bad network has all hosts refused in this list, and only here
 	_, refused := facts.SoundMembers()
 	blocks := map[string][]netip.Prefix{}
 	leases, _ := facts.SoundLeases(slices.Collect(maps.Values(snap.Leases)))

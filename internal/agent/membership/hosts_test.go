@@ -26,3 +26,17 @@ func TestAHostileNodeIsListedInPlainText(t *testing.T) {
 		t.Errorf("blocks %v", h.Blocks)
 	}
 }
+
+// A network whose pool holds the underlay's addresses is not used by any node; the list of hosts goes by that as well.
+func TestABadPoolRefusesNobody(t *testing.T) {
+	member := func(id string, n byte) model.Member {
+		return model.Member{ID: id, Name: id, Underlay4: netip.AddrFrom4([4]byte{192, 0, 2, n}), MTU: 1500, Schema: 1}
+	}
+	bad := model.Network{Name: "bad", Mode: model.Cluster, Active: true, Cluster: model.Overlay{Backend: model.VXLAN, VNI: 1, Port: 8472, Pools: []model.BlockPool{{Prefix: netip.MustParsePrefix("192.0.2.0/24"), Bits: 26}}}}
+	snap := store.ClusterSnapshot{Live: true, Members: map[string]model.Member{"n-1": member("n-1", 1), "n-2": member("n-2", 2)}, Networks: map[string]model.Network{"bad": bad}}
+	for _, h := range hostsOf(snap, record{ID: "n-1"}) {
+		if h.Problem != "" {
+			t.Errorf("%s: %s", h.ID, h.Problem)
+		}
+	}
+}
