@@ -148,9 +148,9 @@ func TestOwnPeersAreNoReasonToLook(t *testing.T) {
 	}
 	n.host.Run("ip", "neigh", "del", "10.100.0.0", "dev", "fx-lab") // told after all that
 	<-n.repaired
-	// Two looks are to repair and to see that it is repaired, and a notification may come in between; but there were six plans.
-	if looks := n.rec.Stats().Passes - before; looks > 4 {
-		t.Errorf("%d looks at the kernel, want 2", looks)
+	// Two looks are to repair and to see that it is repaired, and each plan may have one for what is heard of it late; but 36,000 objects were told.
+	if looks := n.rec.Stats().Passes - before; looks > 8 {
+		t.Errorf("%d looks at the kernel, want 2 to 8", looks)
 	}
 }
 
