@@ -3,49 +3,24 @@ package etcdserver
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/flatnet/flatnet/internal/kernel/kerneltest"
 	"github.com/flatnet/flatnet/test/rig"
 )
 
-// TestMain runs everything in a network namespace of its own.
-func TestMain(m *testing.M) {
-	const inside = "FLATNET_TEST_NETNS"
-	if os.Getenv(inside) != "" {
-		flag.Parse()
-		if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "loopback: %v: %s", err, out)
-			os.Exit(1)
-		}
-		os.Exit(m.Run())
-	}
-	runtime.LockOSThread()
-	c := exec.Command("/proc/self/exe", os.Args[1:]...)
-	c.Env, c.Stdin, c.Stdout, c.Stderr = append(os.Environ(), inside+"=1"), os.Stdin, os.Stdout, os.Stderr
-	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
-	var exit *exec.ExitError
-	switch err := c.Run(); {
-	case errors.As(err, &exit):
-		os.Exit(max(exit.ExitCode(), 1))
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "run as root: a network namespace:", err)
-		os.Exit(1)
-	}
-}
+func TestMain(m *testing.M) { os.Exit(kerneltest.Main(m)) }
 
 // server is a place for an etcd, with or without somebody who watches it.
 type server struct {

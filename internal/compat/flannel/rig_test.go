@@ -21,51 +21,15 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/flatnet/flatnet/internal/kernel/kerneltest"
 	"github.com/flatnet/flatnet/internal/model"
 	"github.com/flatnet/flatnet/internal/store"
 )
 
-// TestMain runs everything in a network namespace of its own, where only loopback is: the process starts itself anew there, as goroutines of a
-// client that dials cannot be kept on one thread.
 func TestMain(m *testing.M) {
-	const inside = "FLATNET_TEST_NETNS"
-	if os.Getenv(inside) != "" {
-		if err := loopbackUp(); err != nil {
-			fmt.Fprintln(os.Stderr, "loopback:", err)
-			os.Exit(1)
-		}
-		flag.Parse()
-		_ = flag.Set("test.parallel", "8") // they mostly wait
-		os.Exit(m.Run())
-	}
-	runtime.LockOSThread()
-	c := exec.Command("/proc/self/exe", os.Args[1:]...)
-	c.Env, c.Stdin, c.Stdout, c.Stderr = append(os.Environ(), inside+"=1"), os.Stdin, os.Stdout, os.Stderr
-	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
-	var exit *exec.ExitError
-	switch err := c.Run(); {
-	case errors.As(err, &exit):
-		os.Exit(max(exit.ExitCode(), 1))
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "run as root: a network namespace:", err)
-		os.Exit(1)
-	}
-}
-
-func loopbackUp() error {
-	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(s)
-	ifr, err := unix.NewIfreq("lo")
-	if err != nil {
-		return err
-	}
-	ifr.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
-	return unix.IoctlIfreq(s, unix.SIOCSIFFLAGS, ifr)
+	flag.Parse()
+	_ = flag.Set("test.parallel", "8") // they mostly wait
+	os.Exit(kerneltest.Main(m))
 }
 
 // ports are given once in the namespace.
