@@ -91,7 +91,9 @@ func (a *Agent) Ready() <-chan struct{} { return a.ready }
 // Run starts the agent and keeps the host as asked until ctx ends, which leaves everything in the kernel as it is.
 func (a *Agent) Run(ctx context.Context) error {
 	if a.place != nil {
-		a.place.Resume()
+		if err := a.place.Resume(); err != nil {
+			return err
+		}
 	}
 	if a.config.Elsewhere != nil {
 		_ = a.enterElsewhere(ctx) // or later

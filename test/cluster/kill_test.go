@@ -159,6 +159,33 @@ func TestDamagedKeysDoNotStopTraffic(t *testing.T) {
 	if n := ways(2); n != 1 {
 		t.Errorf("h2 has %d ways", n)
 	}
+	record := filepath.Join(o.folder(2), "member.json")
+	good, err := os.ReadFile(record)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range []string{"garbage", ""} {
+		if err := os.WriteFile(record, []byte(bad), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		o.h(2).Kill()
+		log := filepath.Join(o.h(2).Dir, "flatnetd.log")
+		said := func() int {
+			text, _ := os.ReadFile(log)
+			return strings.Count(string(text), "this host's place in its cluster cannot be read")
+		}
+		before := said()
+		o.h(2).StartOnly()
+		o.h(2).Eventually("flatnetd says why it does not start", func() bool { return said() > before })
+		if n := ways(2); n != 1 {
+			t.Errorf("with %q for its record h2 has %d ways", bad, n)
+		}
+	}
+	if err := os.WriteFile(record, good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o.h(2).Kill()
+	o.h(2).Start()
 	o.h(2).Flatnet("leave", "-y", "--force")
 	o.outside(2)
 	if n := ways(2); n != 0 {

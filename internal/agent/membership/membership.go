@@ -60,19 +60,18 @@ func New(d Deps) *Membership {
 	return &Membership{deps: d, op: make(chan struct{}, 1), work: make(chan struct{}, 1), runs: make(chan struct{}), changed: make(chan struct{}, 1)}
 }
 
-// Resume takes up what an earlier life left: a node is a node again at once, whether or not the cluster answers.
-func (m *Membership) Resume() {
+// Resume takes up what an earlier life left: a node is a node again at once, whether or not the cluster answers. An error is a record that
+// cannot be read, and ends the start: going on without it would take something away.
+func (m *Membership) Resume() error {
 	_ = join.Folder(string(m.deps.Folder) + gone).RemoveAll() // of a leave that was killed; the next leave needs the name
 	r, err := load(m.deps.Folder)
 	if err != nil {
-		m.broken = err
-		m.deps.Log.Error("this host's place in its cluster cannot be read; it goes on without", "err", err)
-		m.deps.Tell("error", "node", "this host's place in its cluster cannot be read: "+err.Error())
-		return
+		return model.Problem{Code: model.CodeStoreDamaged, Reason: "this host's place in its cluster cannot be read: going on without would take the cluster's networks away from running workloads", Owner: err.Error(),
+			Fix: fmt.Sprintf("put the file back from a copy; or give the place up, and join again after: move %s away", m.deps.Folder)}
 	}
 	m.record = r
 	if r == nil || r.Phase != in {
-		return
+		return nil
 	}
 	if err := m.enter(*r); err != nil {
 		m.broken = err
@@ -80,6 +79,7 @@ func (m *Membership) Resume() {
 		m.deps.Tell("error", "node", "enter the cluster: "+err.Error())
 		m.hold(*r)
 	}
+	return nil
 }
 
 // Run does what goes on beside: etcd, the join port, renewals, and what an earlier life began and did not end. When ctx ends the host
