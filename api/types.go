@@ -201,6 +201,31 @@ type EndpointSpec struct {
 	Priority int      `json:"priority,omitempty"`
 	Guard    *bool    `json:"guard,omitempty"` // nil: as the network says
 	Isolated *bool    `json:"isolated,omitempty"`
+
+	IPRanges  []string   `json:"ipRanges,omitempty"` // where automatic addresses come from: "FIRST-LAST" or a prefix
+	Bandwidth *Bandwidth `json:"bandwidth,omitempty"`
+	Aliases   []string   `json:"aliases,omitempty"` // further names of the workload on the network
+}
+
+// Bandwidth limits an endpoint. Rates are in bits per second, 0 for no limit; bursts in bits, 0 for a usual one.
+type Bandwidth struct {
+	IngressRate  uint64 `json:"ingressRate,omitempty"` // towards the workload
+	IngressBurst uint64 `json:"ingressBurst,omitempty"`
+	EgressRate   uint64 `json:"egressRate,omitempty"` // from the workload
+	EgressBurst  uint64 `json:"egressBurst,omitempty"`
+}
+
+// Attachment names the CNI ADD that made an endpoint.
+type Attachment struct {
+	Config    string `json:"config"`    // the network configuration's name
+	Container string `json:"container"` // CNI_CONTAINERID
+	IfName    string `json:"ifName"`    // CNI_IFNAME
+}
+
+// EndpointRoute is a route of a workload by one of its endpoints.
+type EndpointRoute struct {
+	Dest string `json:"dest"` // a prefix
+	Via  string `json:"via,omitempty"`
 }
 
 // Workload is a workload as it is.
@@ -248,6 +273,14 @@ type Endpoint struct {
 	Priority int      `json:"priority,omitempty"`
 	// DefaultRoute says that the workload leaves by this endpoint, with IPv4 or IPv6 or both.
 	DefaultRoute bool `json:"defaultRoute,omitempty"`
+
+	HostMAC    string          `json:"hostMAC,omitempty"`
+	MTU        int             `json:"mtu,omitempty"`    // bytes
+	Routes     []EndpointRoute `json:"routes,omitempty"` // beside those to its own subnets
+	DNS        []string        `json:"dns,omitempty"`    // resolvers of the network
+	Bandwidth  *Bandwidth      `json:"bandwidth,omitempty"`
+	Aliases    []string        `json:"aliases,omitempty"`
+	Attachment *Attachment     `json:"attachment,omitempty"` // the CNI ADD that made it
 }
 
 // ForwardSpec asks for a published port.

@@ -414,7 +414,7 @@ func (a *Agent) allocateBlock(workload string, n model.Network, e *model.Endpoin
 				continue
 			}
 			var addr netip.Addr
-			if addr, err = a.freeAddr(n.Name, s, workload); err == nil {
+			if addr, err = a.freeAddr(*e, s, workload); err == nil {
 				e.Addrs = append(e.Addrs, addr)
 				break
 			}

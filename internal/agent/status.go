@@ -13,6 +13,7 @@ import (
 	"github.com/flatnet/flatnet/internal/dataplane"
 	"github.com/flatnet/flatnet/internal/ipam"
 	"github.com/flatnet/flatnet/internal/model"
+	"github.com/flatnet/flatnet/internal/render"
 	"github.com/flatnet/flatnet/internal/reconcile"
 )
 
@@ -202,10 +203,19 @@ func (a *Agent) describeEndpoint(w model.Workload, e model.Endpoint) api.Endpoin
 		Guard: !e.NoGuard && !n.NoGuard, Isolated: e.Isolated, Priority: e.Priority, DefaultRoute: a.carriesDefault(w, e),
 	}
 	if n.HasBridge() {
-		d.HostLink = model.HostLinkName(w.Name, e.IfName)
+		d.HostLink, d.HostMAC = model.HostLinkName(w.Name, e.IfName), model.HostSideMAC(e.MAC).String()
 	}
 	if running(w) {
 		d.PID = w.Process.PID
+	}
+	d.MTU, d.DNS, d.Aliases, d.Routes = a.state.view.MTU(n), texts(n.DNS), e.Aliases, a.describeRoutes(w, e)
+	if e.Bandwidth != (model.Bandwidth{}) {
+		limits := api.Bandwidth(e.Bandwidth)
+		d.Bandwidth = &limits
+	}
+	if e.Attachment != (model.Attachment{}) {
+		by := api.Attachment(e.Attachment)
+		d.Attachment = &by
 	}
 	for _, addr := range e.Addrs {
 		s, ok := n.Subnet(addr)
@@ -219,6 +229,16 @@ func (a *Agent) describeEndpoint(w model.Workload, e model.Endpoint) api.Endpoin
 		}
 	}
 	return d
+}
+
+func (a *Agent) describeRoutes(w model.Workload, e model.Endpoint) []api.EndpointRoute {
+	var list []api.EndpointRoute
+	for _, r := range render.Routes(a.state.view, w) {
+		if r.Link == e.IfName {
+			list = append(list, api.EndpointRoute{Dest: r.Dest.String(), Via: text(r.Via)})
+		}
+	}
+	return list
 }
 
 // carriesDefault reports whether a workload leaves by the endpoint.

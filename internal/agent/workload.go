@@ -183,65 +183,104 @@ func (a *Agent) checkNamespace(w model.Workload) (identity string, err error) {
 	return identity, nil
 }
 
-// allocate fills in the MACs and addresses that nobody asked for.
+// allocate fills in the addresses and MACs that nobody asked for.
 func (a *Agent) allocate(w *model.Workload) error {
 	for i := range w.Endpoints {
 		e := &w.Endpoints[i]
+		if err := a.allocateAddrs(w.Name, e); err != nil {
+			return asProblems(err, fmt.Sprintf("endpoints[%d].network", i)).Err()
+		}
 		if e.MAC == (model.MAC{}) {
-			e.MAC = a.freeMAC(w.Name, e.Network)
-		}
-		if n := a.view().Networks[e.Network]; n.Mode == model.Cluster {
-			if err := a.allocateBlock(w.Name, n, e); err != nil {
-				return asProblems(err, fmt.Sprintf("endpoints[%d].network", i)).Err()
-			}
-			continue
-		}
-		for _, s := range a.view().Networks[e.Network].Subnets {
-			if slices.ContainsFunc(e.Addrs, s.Prefix.Contains) {
-				continue
-			}
-			addr, err := a.freeAddr(e.Network, s, w.Name)
-			if err != nil {
-				return asProblems(err, fmt.Sprintf("endpoints[%d].network", i)).Err()
-			}
-			e.Addrs = append(e.Addrs, addr)
+			e.MAC = a.freeMAC(w.Name, *e)
 		}
 	}
 	return nil
 }
 
-// freeMAC is derived from the names; when somebody asked for just that one before, from the names and a number.
-func (a *Agent) freeMAC(workload, network string) model.MAC {
+func (a *Agent) allocateAddrs(workload string, e *model.Endpoint) error {
+	n := a.view().Networks[e.Network]
+	if n.Mode == model.Cluster {
+		return a.allocateBlock(workload, n, e)
+	}
+	for _, s := range n.Subnets {
+		if slices.ContainsFunc(e.Addrs, s.Prefix.Contains) {
+			continue
+		}
+		addr, err := a.freeAddr(*e, s, workload)
+		if err != nil {
+			return err
+		}
+		e.Addrs = append(e.Addrs, addr)
+	}
+	return nil
+}
+
+// freeMAC is derived from the names, of what a CNI runtime made from the address: those have made-up names that never come back, and with
+// the same MAC for an address nobody's neighbour table is out of date when the next one has it. When somebody asked for just that one
+// before, it is derived with a number too.
+func (a *Agent) freeMAC(workload string, e model.Endpoint) model.MAC {
 	of := workload
-	for i := 0; ; i++ {
-		mac := model.EndpointMAC(of, network)
-		if owner, taken := a.state.macs[network][mac]; !taken || owner == workload {
+	if e.Attachment != (model.Attachment{}) && len(e.Addrs) > 0 {
+		of = e.Addrs[0].String()
+	}
+	for i, name := 0, of; ; i++ {
+		mac := model.EndpointMAC(name, e.Network)
+		if owner, taken := a.state.macs[e.Network][mac]; !taken || owner == workload {
 			return mac
 		}
-		of = fmt.Sprintf("%s %d", workload, i)
+		name = fmt.Sprintf("%s %d", of, i)
 	}
 }
 
 // freeAddr prefers what the workload had, then what nobody had, then what only an absent one had.
-func (a *Agent) freeAddr(network string, s model.Subnet, workload string) (netip.Addr, error) {
-	prefer := a.sticky.had(network, workload, s.Prefix)
+func (a *Agent) freeAddr(e model.Endpoint, s model.Subnet, workload string) (netip.Addr, error) {
+	prefer := a.sticky.had(e.Network, workload, s.Prefix)
 	if !prefer.IsValid() {
 		prefer = a.state.next[s.Prefix]
 	}
 	taken := func(addr netip.Addr) bool {
-		_, used := a.state.used[network][addr]
+		_, used := a.state.used[e.Network][addr]
 		_, own := a.state.view.Node.Has(addr) // of a bridged network, whose LAN the host is on too
 		return used || own
 	}
-	addr, err := ipam.Next(s, func(addr netip.Addr) bool { return taken(addr) || a.sticky.forOther(network, workload, addr) }, prefer)
+	addr, err := nextIn(e, s, func(addr netip.Addr) bool { return taken(addr) || a.sticky.forOther(e.Network, workload, addr) }, prefer)
 	var full *ipam.ExhaustedError
 	if errors.As(err, &full) {
-		addr, err = ipam.Next(s, taken, prefer)
+		addr, err = nextIn(e, s, taken, prefer)
 	}
 	if errors.As(err, &full) {
-		return addr, full.Problem(network)
+		return addr, full.Problem(e.Network)
 	}
 	return addr, err
+}
+
+// nextIn is the next free address of a subnet, in the ranges that the endpoint asks for when it names some of that family.
+func nextIn(e model.Endpoint, s model.Subnet, used func(netip.Addr) bool, prefer netip.Addr) (addr netip.Addr, err error) {
+	asked := false
+	for _, r := range e.Ranges {
+		if r.First.BitLen() != s.Prefix.Addr().BitLen() {
+			continue
+		}
+		asked = true
+		if addr, err = ipam.NextIn(s, within(r, s.Prefix), used, prefer); err == nil {
+			return addr, nil
+		}
+	}
+	if asked {
+		return addr, err
+	}
+	return ipam.Next(s, used, prefer)
+}
+
+// within is the part of a range that is in the subnet; what is not, ipam finds to be of no use.
+func within(r model.AddrRange, subnet netip.Prefix) model.AddrRange {
+	if first := subnet.Masked().Addr(); r.First.Compare(first) < 0 {
+		r.First = first
+	}
+	if last := model.LastAddr(subnet); r.Last.Compare(last) > 0 {
+		r.Last = last
+	}
+	return r
 }
 
 // DeleteWorkload detaches a workload and forgets it. One whose command runs, or whose namespace others share, stays; with force

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/flatnet/flatnet/api"
@@ -86,6 +87,19 @@ func (r *workloadReader) endpoint(i int, spec api.EndpointSpec) model.Endpoint {
 		}
 		e.Addrs = append(e.Addrs, a.Unmap())
 	}
+	for j, text := range spec.IPRanges {
+		rng, err := model.ParseAddrRange(text)
+		if p, ok := err.(model.Problem); ok {
+			p.Path = fmt.Sprintf("%s.ipRanges[%d]", path, j)
+			r.add(p)
+			continue
+		}
+		e.Ranges = append(e.Ranges, rng)
+	}
+	if spec.Bandwidth != nil {
+		e.Bandwidth = model.Bandwidth(*spec.Bandwidth)
+	}
+	e.Aliases = slices.Clone(spec.Aliases)
 	return e
 }
 

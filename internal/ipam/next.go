@@ -18,7 +18,15 @@ import (
 // The error is an *ExhaustedError.
 func Next(s model.Subnet, used func(netip.Addr) bool, prefer netip.Addr) (netip.Addr, error) {
 	r := Range(s)
-	first, last := r.Masked().Addr(), model.LastAddr(r)
+	return NextIn(s, model.AddrRange{First: r.Masked().Addr(), Last: model.LastAddr(r)}, used, prefer)
+}
+
+// NextIn is Next for that part of the subnet that somebody asks for in place of its Range.
+func NextIn(s model.Subnet, r model.AddrRange, used func(netip.Addr) bool, prefer netip.Addr) (netip.Addr, error) {
+	first, last := r.First, r.Last
+	if last.Compare(first) < 0 {
+		return netip.Addr{}, &ExhaustedError{Subnet: s.Prefix, Range: r}
+	}
 	start := first
 	if r.Contains(prefer) {
 		start = prefer
@@ -92,13 +100,13 @@ func Size(s model.Subnet) float64 {
 // ExhaustedError says that a subnet has no address left to give.
 type ExhaustedError struct {
 	Subnet netip.Prefix
-	Range  netip.Prefix // the part of it that automatic addresses come from
+	Range  model.AddrRange // the part of it that automatic addresses come from
 	InUse  int          // addresses of the range
 }
 
 func (e *ExhaustedError) Error() string {
 	within := ""
-	if e.Range != e.Subnet {
+	if e.Range.First != e.Subnet.Masked().Addr() || e.Range.Last != model.LastAddr(e.Subnet) {
 		within = fmt.Sprintf(" within range %s", e.Range)
 	}
 	use := fmt.Sprintf("all %d are in use or remembered", e.InUse)

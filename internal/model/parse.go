@@ -130,6 +130,26 @@ func ParseEndpointMAC(s string) (MAC, error) {
 
 const exampleMAC = "02:00:5e:10:00:01"
 
+// ParseAddrRange reads FIRST-LAST, a prefix, or one address. The error is a Problem.
+func ParseAddrRange(s string) (AddrRange, error) {
+	bad := Problem{Code: CodeAddress, Reason: fmt.Sprintf("%s is no range of addresses", quote(s)), Fix: "FIRST-LAST or a prefix", Example: "10.8.0.100-10.8.0.199"}
+	if p, err := netip.ParsePrefix(s); err == nil {
+		p = p.Masked()
+		return AddrRange{First: p.Addr(), Last: LastAddr(p)}, nil
+	}
+	first, last, isRange := strings.Cut(s, "-")
+	if !isRange {
+		last = first
+	}
+	a, err1 := netip.ParseAddr(first)
+	b, err2 := netip.ParseAddr(last)
+	r := AddrRange{First: a.Unmap(), Last: b.Unmap()}
+	if err1 != nil || err2 != nil || a.Zone() != "" || b.Zone() != "" || !r.Contains(r.First) {
+		return AddrRange{}, bad
+	}
+	return r, nil
+}
+
 // MarshalText is empty for the zero MAC.
 func (m MAC) MarshalText() ([]byte, error) {
 	if m == (MAC{}) {

@@ -1,6 +1,7 @@
 package model
 
 import (
+	"fmt"
 	"net/netip"
 	"time"
 )
@@ -50,6 +51,40 @@ type Endpoint struct {
 	Priority int          // the endpoint with the highest carries the default route; ties go to the first
 	NoGuard  bool         // may use any source address
 	Isolated bool         // reaches the gateway but no other isolated endpoint of the network
+
+	Attachment Attachment  `json:",omitzero"`  // the CNI ADD that made it; zero: none did
+	Bandwidth  Bandwidth   `json:",omitzero"`
+	Ranges     []AddrRange `json:",omitempty"` // automatic addresses come from these, of those families that have one
+	Aliases    []string    `json:",omitempty"` // further names that the workload is to be found by on the network
+}
+
+// Attachment names what one CNI ADD made: the name of the network configuration, CNI_CONTAINERID and CNI_IFNAME (CNI 1.1.0).
+type Attachment struct{ Config, Container, IfName string }
+
+// Bandwidth limits an endpoint; a rate of 0 is no limit. Rates are in bits per second, bursts in bits.
+type Bandwidth struct {
+	IngressRate, IngressBurst uint64 // towards the workload
+	EgressRate, EgressBurst   uint64 // from the workload
+}
+
+// AddrRange is an inclusive range of addresses of one family.
+type AddrRange struct{ First, Last netip.Addr }
+
+// String is the range as a prefix where it is one, else FIRST-LAST.
+func (r AddrRange) String() string {
+	for bits := r.First.BitLen(); bits >= 0; bits-- {
+		if p := netip.PrefixFrom(r.First, bits); p.Masked().Addr() != r.First {
+			break
+		} else if LastAddr(p) == r.Last {
+			return p.String()
+		}
+	}
+	return fmt.Sprintf("%s-%s", r.First, r.Last)
+}
+
+// Contains reports whether the address is in the range.
+func (r AddrRange) Contains(a netip.Addr) bool {
+	return a.BitLen() == r.First.BitLen() && r.First.Compare(a) <= 0 && a.Compare(r.Last) <= 0
 }
 
 // HostLink is the link name of the endpoint's host side.

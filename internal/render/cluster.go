@@ -195,11 +195,11 @@ func amongClusters(v model.View) []dataplane.Object {
 }
 
 // poolRoutes lead a workload that is on other networks too to all of a cluster network by that network's own gateway.
-func poolRoutes(v model.View, w model.Workload) []dataplane.Object {
+func poolRoutes(v model.View, w model.Workload) []dataplane.Route {
 	if len(w.Endpoints) < 2 {
 		return nil
 	}
-	var objects []dataplane.Object
+	var routes []dataplane.Route
 	for _, e := range w.Endpoints {
 		n := v.Networks[e.Network]
 		if !inCluster(n) {
@@ -211,9 +211,9 @@ func poolRoutes(v model.View, w model.Workload) []dataplane.Object {
 			pool, of := n.Cluster.Pool(a)
 			if ok && of && pool.Prefix != s.Prefix && !done[pool.Prefix] {
 				done[pool.Prefix] = true
-				objects = append(objects, dataplane.Route{Dest: pool.Prefix, Via: s.Gateway, Link: e.IfName})
+				routes = append(routes, dataplane.Route{Dest: pool.Prefix, Via: s.Gateway, Link: e.IfName})
 			}
 		}
 	}
-	return objects
+	return routes
 }

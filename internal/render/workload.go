@@ -33,7 +33,12 @@ func Workload(v model.View, w model.Workload) (dataplane.Host, error) {
 			return host, fmt.Errorf("endpoint %q: %w", e.IfName, err)
 		}
 	}
-	if err := inner.Put(slices.Concat(defaultRoutes(v, w), poolRoutes(v, w), sourceRoutes(v, w))...); err != nil {
+	for _, r := range Routes(v, w) {
+		if err := inner.Put(r); err != nil {
+			return host, err
+		}
+	}
+	if err := inner.Put(sourceRoutes(v, w)...); err != nil {
 		return host, err
 	}
 	for _, f := range w.Forwards {
@@ -42,6 +47,11 @@ func Workload(v model.View, w model.Workload) (dataplane.Host, error) {
 		}
 	}
 	return host, nil
+}
+
+// Routes are those of a workload's main table, beside the ones to the subnets that it is in.
+func Routes(v model.View, w model.Workload) []dataplane.Route {
+	return append(defaultRoutes(v, w), poolRoutes(v, w)...)
 }
 
 func endpoint(host *dataplane.Host, v model.View, w model.Workload, e model.Endpoint) error {
@@ -181,8 +191,8 @@ func tableNumber(ifname string) int {
 }
 
 // defaultRoutes are those of the workload's gateway endpoint, one a family.
-func defaultRoutes(v model.View, w model.Workload) []dataplane.Object {
-	var objects []dataplane.Object
+func defaultRoutes(v model.View, w model.Workload) []dataplane.Route {
+	var routes []dataplane.Route
 	for _, any := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
 		e, ok := v.Gateway(w, any.Is6())
 		if !ok {
@@ -192,12 +202,12 @@ func defaultRoutes(v model.View, w model.Workload) []dataplane.Object {
 		for _, a := range e.Addrs {
 			s, ok := n.Subnet(a)
 			if ok && n.Active && a.Is6() == any.Is6() && s.Gateway.IsValid() {
-				objects = append(objects, dataplane.Route{Dest: netip.PrefixFrom(any, 0), Via: s.Gateway, Link: e.IfName})
+				routes = append(routes, dataplane.Route{Dest: netip.PrefixFrom(any, 0), Via: s.Gateway, Link: e.IfName})
 				break
 			}
 		}
 	}
-	return objects
+	return routes
 }
 
 // guardElements hold a port to its own MAC and, where the network numbers its endpoints, to its addresses. The unspecified
