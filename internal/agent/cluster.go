@@ -15,6 +15,7 @@ import (
 
 	"github.com/flatnet/flatnet/internal/agent/fabric"
 	"github.com/flatnet/flatnet/internal/ipam"
+	"github.com/flatnet/flatnet/internal/join"
 	"github.com/flatnet/flatnet/internal/model"
 	"github.com/flatnet/flatnet/internal/store"
 )
@@ -115,7 +116,7 @@ func (a *Agent) cache() *fabric.Cache {
 	if a.config.ClusterDir == "" {
 		return nil
 	}
-	return &fabric.Cache{Path: a.config.ClusterDir + "/picture.json", BootID: a.config.BootID}
+	return &fabric.Cache{Folder: join.Folder(a.config.ClusterDir), BootID: a.config.BootID}
 }
 
 // adopt takes a picture over and brings the kernel to it.

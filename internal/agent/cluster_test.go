@@ -90,7 +90,7 @@ route 10.244.0.0/24 via 10.244.0.0 dev fx-pods onlink src 10.244.1.1`
 
 	t.Log("the store goes away, and the daemon of the second host restarts")
 	eventually(t, "the cache is written", func() bool {
-		data, _ := os.ReadFile(d2.cache().Path)
+		data, _ := os.ReadFile(d2.cache().Path())
 		return strings.Contains(string(data), `"own":[{"lease"`) && strings.Contains(string(data), "10.244.0.0/24")
 	})
 	c2.Cut(true)

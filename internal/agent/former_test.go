@@ -58,7 +58,7 @@ func TestAddressesOnClusterNetworksAreRememberedOverARestart(t *testing.T) {
 			t.Fatal(err)
 		}
 		if cache == "lost" {
-			if err := os.Remove(d.cache().Path); err != nil {
+			if err := os.Remove(d.cache().Path()); err != nil {
 				t.Fatal(err)
 			}
 		}

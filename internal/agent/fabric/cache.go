@@ -3,17 +3,14 @@ package fabric
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/flatnet/flatnet/internal/join"
 	"github.com/flatnet/flatnet/internal/model"
 	"github.com/flatnet/flatnet/internal/store"
 )
@@ -21,7 +18,7 @@ import (
 // Cache is a file in which a node keeps what it knows of its cluster, so that after a restart it goes on without the store. What stands
 // in it is added to the kernel and kept there; nothing is taken away for it.
 type Cache struct {
-	Path   string
+	Folder join.Folder
 	BootID string           // of this boot of the machine
 	Wall   func() time.Time // time.Now, unless it is a test's
 
@@ -49,7 +46,13 @@ type ownRecord struct {
 	Wall  time.Time     `json:"wall"`
 }
 
-const cacheSchema = 1
+const (
+	cacheFile   = "picture.json"
+	cacheSchema = 1
+)
+
+// Path is the file's.
+func (c *Cache) Path() string { return c.Folder.Path(cacheFile) }
 
 func (c *Cache) wall() time.Time {
 	if c.Wall != nil {
@@ -60,8 +63,8 @@ func (c *Cache) wall() time.Time {
 
 func (c *Cache) load() (record, error) {
 	var r record
-	data, err := os.ReadFile(c.Path)
-	if errors.Is(err, fs.ErrNotExist) {
+	data, err := c.Folder.Read(cacheFile)
+	if err == nil && data == nil {
 		return r, nil
 	}
 	if err == nil {
@@ -71,7 +74,7 @@ func (c *Cache) load() (record, error) {
 		err = fmt.Errorf("written with schema %d", r.Schema)
 	}
 	if err != nil {
-		return record{}, fmt.Errorf("%s: %w", c.Path, err)
+		return record{}, fmt.Errorf("%s: %w", c.Path(), err)
 	}
 	return r, nil
 }
@@ -218,17 +221,5 @@ func (c *Cache) write(r record) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(c.Path), 0o700); err != nil {
-		return err
-	}
-	temp := c.Path + ".new"
-	file, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = file.Write(data)
-	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
-		return err
-	}
-	return os.Rename(temp, c.Path)
+	return c.Folder.Write(cacheFile, data)
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/flatnet/flatnet/internal/agent/fabric"
+	"github.com/flatnet/flatnet/internal/join"
 	"github.com/flatnet/flatnet/internal/model"
 	"github.com/flatnet/flatnet/internal/store"
 )
@@ -87,7 +88,7 @@ func (w *world) startAt(n, at int, boot string, away bool, c *clock) *node {
 		Cluster: x.client, Self: x.id, Now: c.Now, Member: func() (model.Member, error) { return member, nil },
 		Show:  func(p fabric.Picture) { x.mu.Lock(); x.shown = p; x.mu.Unlock() },
 		Tell:  func(typ, object, text string) { x.mu.Lock(); x.told = append(x.told, typ+": "+text); x.mu.Unlock() },
-		Cache: &fabric.Cache{Path: filepath.Join(w.dir, x.id), BootID: boot, Wall: func() time.Time { w.clock.mu.Lock(); defer w.clock.mu.Unlock(); return w.wall }},
+		Cache: &fabric.Cache{Folder: join.Folder(filepath.Join(w.dir, x.id)), BootID: boot, Wall: func() time.Time { w.clock.mu.Lock(); defer w.clock.mu.Unlock(); return w.wall }},
 	})
 	x.shown = x.Last()
 	ctx, stop := context.WithCancel(context.Background())
@@ -139,7 +140,7 @@ func (w *world) hasBlock(x *node) netip.Prefix {
 func (w *world) cached(x *node, block netip.Prefix) {
 	w.Helper()
 	w.eventually("the file is written", func() bool {
-		again := fabric.New(fabric.Deps{Cluster: w.hub.Client(), Self: x.id, Now: x.clock.Now, Show: func(fabric.Picture) {}, Cache: &fabric.Cache{Path: filepath.Join(w.dir, x.id), BootID: "1", Wall: func() time.Time { return w.wall }}})
+		again := fabric.New(fabric.Deps{Cluster: w.hub.Client(), Self: x.id, Now: x.clock.Now, Show: func(fabric.Picture) {}, Cache: &fabric.Cache{Folder: join.Folder(filepath.Join(w.dir, x.id)), BootID: "1", Wall: func() time.Time { return w.wall }}})
 		return len(again.Last().Blocks("pods")) == 1 && again.Last().Blocks("pods")[0] == block
 	})
 }
