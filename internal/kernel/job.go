@@ -212,9 +212,9 @@ func (j *job) encode(t *task) error {
 	case dataplane.ProxyNeighbour:
 		return j.encodeProxy(t, o)
 	case dataplane.Neighbour:
-		return j.encodeNeighbour(t, o)
+		return encodeEntry(j, t, o, o.Link, encodeNeighbour)
 	case dataplane.FDB:
-		return j.encodeFDB(t, o)
+		return encodeEntry(j, t, o, o.Link, encodeFDB)
 	case dataplane.Port:
 		return j.applyPort(t, o)
 	}
@@ -305,7 +305,7 @@ func (j *job) peerNS(path string) (int, error) {
 	if path == "" {
 		return -1, nil
 	}
-	f, err := netns.Open(path)
+	f, err := j.k.open(path)
 	if err != nil {
 		return 0, err
 	}

@@ -7,38 +7,24 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/flatnet/flatnet/internal/dataplane"
+	"github.com/flatnet/flatnet/internal/kernel/netlink"
 )
 
 // errNoTunnel says that neighbours and FDB entries are written to tunnel links only: there they are known to be ours.
 var errNoTunnel = errors.New("is no tunnel of ours")
 
-func (j *job) encodeNeighbour(t *task, n dataplane.Neighbour) error {
-	index, err := j.tunnelIndex(n.Link)
+// encodeEntry replaces a neighbour or an FDB entry in one step, so that no packet finds it missing.
+func encodeEntry[T dataplane.Object](j *job, t *task, o T, link string, encode func(b *netlink.Batch, typ, flags uint16, o T, index int)) error {
+	index, err := j.tunnelIndex(link)
 	switch {
 	case t.Op == dataplane.Del && err != nil:
 		return ignoring(ignoringGone(err), errNoTunnel)
 	case err != nil:
 		return err
 	case t.Op == dataplane.Del:
-		encodeNeighbour(&j.batch, unix.RTM_DELNEIGH, 0, n, index)
+		encode(&j.batch, unix.RTM_DELNEIGH, 0, o, index)
 	default:
-		encodeNeighbour(&j.batch, unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, n, index)
-	}
-	return nil
-}
-
-// encodeFDB replaces an entry in one step, so that no packet finds it missing.
-func (j *job) encodeFDB(t *task, f dataplane.FDB) error {
-	index, err := j.tunnelIndex(f.Link)
-	switch {
-	case t.Op == dataplane.Del && err != nil:
-		return ignoring(ignoringGone(err), errNoTunnel)
-	case err != nil:
-		return err
-	case t.Op == dataplane.Del:
-		encodeFDB(&j.batch, unix.RTM_DELNEIGH, 0, f, index)
-	default:
-		encodeFDB(&j.batch, unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, f, index)
+		encode(&j.batch, unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, o, index)
 	}
 	return nil
 }
