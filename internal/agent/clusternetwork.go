@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -385,34 +386,14 @@ func clusterSpec(o model.Overlay) *api.ClusterSpec {
 
 // mergeCluster puts what is asked for into the settings of a cluster network.
 func mergeCluster(spec *api.ClusterSpec, e api.ClusterEdit) {
-	if e.Backend != nil {
-		spec.Backend = *e.Backend
-	}
-	if e.VNI != nil {
-		spec.VNI = *e.VNI
-	}
-	if e.Port != nil {
-		spec.Port = *e.Port
-	}
-	if e.Underlay != nil {
-		spec.Underlay = *e.Underlay
-	}
-	if e.DirectRouting != nil {
-		spec.DirectRouting = *e.DirectRouting
-	}
-	if e.Checksum != nil {
-		spec.Checksum = e.Checksum
-	}
-	if e.Pools != nil {
-		spec.Pools = e.Pools
-	}
-	if e.NoMasquerade != nil {
-		spec.NoMasquerade = e.NoMasquerade
-	}
-	if e.Nodes != nil {
-		spec.Nodes = e.Nodes
-	}
-	if e.Reserved != nil {
-		spec.Reserved = e.Reserved
-	}
+	set(&spec.Backend, e.Backend)
+	set(&spec.VNI, e.VNI)
+	set(&spec.Port, e.Port)
+	set(&spec.Underlay, e.Underlay)
+	set(&spec.DirectRouting, e.DirectRouting)
+	spec.Checksum = cmp.Or(e.Checksum, spec.Checksum)
+	setList(&spec.Pools, e.Pools)
+	setList(&spec.NoMasquerade, e.NoMasquerade)
+	setList(&spec.Nodes, e.Nodes)
+	setList(&spec.Reserved, e.Reserved)
 }

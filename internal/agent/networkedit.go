@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -97,33 +98,19 @@ func staysWhere(old model.Network, spec api.NetworkSpec) error {
 
 // merged puts what is asked for into a spec.
 func merged(spec api.NetworkSpec, e api.NetworkEdit) (api.NetworkSpec, model.Problems) {
-	for _, p := range []struct{ to, from *string }{{&spec.Mode, e.Mode}, {&spec.Bridge, e.Bridge}, {&spec.Uplink, e.Uplink}} {
-		if p.from != nil {
-			*p.to = *p.from
-		}
-	}
-	for _, p := range []struct{ to, from *bool }{{&spec.Masquerade, e.Masquerade}, {&spec.ProxyARP, e.ProxyARP}, {&spec.IsolatePorts, e.IsolatePorts}} {
-		if p.from != nil {
-			*p.to = *p.from
-		}
-	}
-	for _, p := range []struct{ to, from **bool }{{&spec.HostAdapter, &e.HostAdapter}, {&spec.Guard, &e.Guard}, {&spec.Autostart, &e.Autostart}} {
-		if *p.from != nil {
-			*p.to = *p.from
-		}
-	}
-	if e.MTU != nil {
-		spec.MTU = *e.MTU
-	}
-	if e.SNATIPs != nil {
-		spec.SNATIPs = e.SNATIPs
-	}
-	if e.DNS != nil {
-		spec.DNS = e.DNS
-	}
-	if e.Subnets != nil {
-		spec.Subnets = e.Subnets
-	}
+	set(&spec.Mode, e.Mode)
+	set(&spec.Bridge, e.Bridge)
+	set(&spec.Uplink, e.Uplink)
+	set(&spec.Masquerade, e.Masquerade)
+	set(&spec.ProxyARP, e.ProxyARP)
+	set(&spec.IsolatePorts, e.IsolatePorts)
+	set(&spec.MTU, e.MTU)
+	spec.HostAdapter = cmp.Or(e.HostAdapter, spec.HostAdapter)
+	spec.Guard = cmp.Or(e.Guard, spec.Guard)
+	spec.Autostart = cmp.Or(e.Autostart, spec.Autostart)
+	setList(&spec.SNATIPs, e.SNATIPs)
+	setList(&spec.DNS, e.DNS)
+	setList(&spec.Subnets, e.Subnets)
 	if e.Cluster != nil {
 		if spec.Cluster == nil {
 			spec.Cluster = &api.ClusterSpec{}
@@ -134,6 +121,20 @@ func merged(spec api.NetworkSpec, e api.NetworkEdit) (api.NetworkSpec, model.Pro
 		return spec, nil
 	}
 	return spec, switchNAT(&spec, e)
+}
+
+// set is for a field of which nil says that it stays.
+func set[T any](field, asked *T) {
+	if asked != nil {
+		*field = *asked
+	}
+}
+
+// setList is set for a list. An empty one is asked for, too.
+func setList[T any](field *[]T, asked []T) {
+	if asked != nil {
+		*field = asked
+	}
 }
 
 // switchNAT is VMware's "share the host's connection" and "take the NAT device away", and KVM's masquerade on a routed network.
