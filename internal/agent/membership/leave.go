@@ -25,12 +25,9 @@ func (m *Membership) Leave(ctx context.Context, dry, force bool) (api.Membership
 	}
 	defer m.give()
 	r := m.now()
-	if r == nil && m.unread() == nil {
+	if r == nil {
 		_, err := m.place()
 		return api.Membership{}, err
-	}
-	if r == nil {
-		r = &record{} // it cannot be read; so it goes unread
 	}
 	if err := m.mayLeave(ctx, *r); err != nil && !force {
 		return api.Membership{}, err

@@ -52,7 +52,7 @@ type Membership struct {
 	mu      sync.Mutex // guards the fields below
 	record  *record    // nil: in no cluster
 	session *session   // nil: nothing is open
-	broken  error      // why the folder cannot be read
+	broken  error      // why a node cannot speak for itself: its keys cannot be read
 }
 
 // New has done nothing.
@@ -198,16 +198,24 @@ func (m *Membership) set(r record) error {
 func (m *Membership) place() (record, error) {
 	r := m.now()
 	switch {
-	case m.unread() != nil:
-		return record{}, model.Problem{Code: model.CodeStoreDamaged, Reason: "this host's place in its cluster cannot be read: " + m.unread().Error(), Fix: "flatnet leave --force, then join again"}
 	case r == nil:
 		return record{}, model.Problem{Code: model.CodeNoCluster, Reason: "this host is in no cluster", Fix: "flatnet init begins one, flatnet join ADDRESS --token T joins one"}
+	case m.unread() != nil:
+		return record{}, model.Problem{Code: model.CodeStoreDamaged, Reason: "this host cannot show the cluster who it is; what it knows of the cluster goes on", Owner: m.unread().Error(), Fix: lostKeys(r.Server)}
 	case r.Phase == joining:
 		return record{}, model.Problem{Code: model.CodeNoCluster, Reason: "this host began to join a cluster and did not end", Fix: "repeat the flatnet join command, or give up with flatnet leave --force"}
 	case r.Phase != in:
 		return record{}, model.Problem{Code: model.CodeStopping, Reason: fmt.Sprintf("this host is %s its cluster; it goes on by itself", r.Phase), Fix: "try again in a moment, or give up with flatnet leave --force"}
 	}
 	return *r, nil
+}
+
+// lostKeys is what helps a host whose keys cannot be read. Joining again makes a new certificate for the key that is there.
+func lostKeys(server bool) string {
+	if server {
+		return "put the file back from a copy, and restart flatnetd"
+	}
+	return "put the file back from a copy and restart flatnetd; without one repeat the flatnet join command, after a flatnet leave --force if it is the key"
 }
 
 func recordsProblem(err error) error {
