@@ -46,7 +46,7 @@ func (a *Agent) hasPlace() (*membership.Membership, error) {
 			Fix: "flatnet net inspect NETWORK shows that cluster's nodes; without --flannel-etcd flatnetd can found or join one of its own"}
 	}
 	if a.place == nil {
-		return nil, model.Problem{Code: model.CodeNoCluster, Reason: "this flatnetd keeps no place in a cluster"}
+		return nil, model.Problem{Code: model.CodeNoCluster, Reason: "this flatnetd keeps no place in a cluster", Fix: "start flatnetd with --state-dir DIR: it keeps its place there"}
 	}
 	return a.place, nil
 }

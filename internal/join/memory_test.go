@@ -60,7 +60,7 @@ func (m *memory) Judge(_ context.Context, n model.Member, key [32]byte) error {
 
 func (m *memory) judge(n model.Member, key [32]byte) error {
 	if have, ok := m.keys[n.ID]; ok && have != key {
-		return model.Problem{Code: model.CodeMemberTaken, Reason: fmt.Sprintf("node id %q is taken", n.ID)}
+		return model.Problem{Code: model.CodeMemberTaken, Reason: fmt.Sprintf("node id %q is taken", n.ID), Fix: "flatnet leave --force here, then join again"}
 	}
 	return model.ClusterFacts{Members: m.members}.CheckMember(n).Err()
 }

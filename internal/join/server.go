@@ -219,7 +219,8 @@ func (s Server) renew(ctx context.Context, c call) (Answer, error) {
 		return Answer{}, err
 	}
 	if key.pin != pin || c.Member.ID != id {
-		return Answer{}, model.Problem{Code: model.CodeNotPermitted, Reason: "a certificate is renewed for the key and the node that it is of"}
+		return Answer{}, model.Problem{Code: model.CodeNotPermitted, Reason: "a certificate is renewed for the key and the node that it is of",
+			Fix: "flatnet leave --force on the host that asks, then join again: it has a copy of another node's certificate, or another key than it joined with"}
 	}
 	if err := s.Members.Judge(ctx, c.Member, pin); err != nil {
 		return Answer{}, err
@@ -242,7 +243,7 @@ func (s Server) leave(ctx context.Context, c call) (Answer, error) {
 // node that was taken out does not come to life again when its id does.
 func (s Server) member(ctx context.Context, c call) (id string, pin Pin, err error) {
 	if c.peer == nil {
-		return "", Pin{}, model.Problem{Code: model.CodeNotPermitted, Reason: "this call needs a certificate of the cluster"}
+		return "", Pin{}, model.Problem{Code: model.CodeNotPermitted, Reason: "this call needs a certificate of the cluster", Fix: "flatnet join ADDRESS --token TOKEN gets one"}
 	}
 	id = c.peer.Subject.CommonName
 	key, ok, err := s.Members.Admitted(ctx, id)

@@ -65,7 +65,7 @@ func (l *Lab) Break(ctx context.Context, fault string, hosts ...string) (done []
 	}
 	for _, b := range l.state.Broken {
 		if b.Fault == f.Name && slices.Equal(b.Hosts, hostNames(on)) {
-			return nil, model.Problem{Code: codeFault, Reason: fmt.Sprintf("%s is made already", describe(b)), Example: "flatnet lab fix " + f.Name}
+			return nil, model.Problem{Code: codeFault, Reason: fmt.Sprintf("%s is made already", describe(b)), Fix: "mend it first", Example: "flatnet lab fix " + f.Name}
 		}
 	}
 	return done, l.change(func() error {

@@ -156,15 +156,15 @@ func planRoutes(ctx context.Context, l *Lab, hosts []*Host) (do, undo []Command,
 			}
 		}
 	}
-	return do, undo, some(do, "no host has a route to another's workloads")
+	return do, undo, some(do, "no host has a route to another's workloads", "a lab with two hosts or more has some, once their workloads reach each other")
 }
 
 // some refuses a fault that would do nothing.
-func some(do []Command, why string) error {
+func some(do []Command, why, fix string) error {
 	if len(do) > 0 {
 		return nil
 	}
-	return model.Problem{Code: codeFault, Reason: "the fault cannot be made here: " + why}
+	return model.Problem{Code: codeFault, Reason: "the fault cannot be made here: " + why, Fix: fix}
 }
 
 // read reads what a command of a host prints as JSON.
@@ -223,7 +223,7 @@ func planOnTunnels(ctx context.Context, hosts []*Host, what string, lines func(h
 			}
 		}
 	}
-	return do, nil, some(do, "there is no tunnel "+what)
+	return do, nil, some(do, "there is no tunnel "+what, "in a lab that is a cluster flatnet lab backend vxlan makes some")
 }
 
 func planTunnel(ctx context.Context, _ *Lab, hosts []*Host) (do, undo []Command, err error) {
@@ -259,7 +259,7 @@ func planNeighbours(ctx context.Context, _ *Lab, hosts []*Host) (do, undo []Comm
 func planHostDown(_ context.Context, _ *Lab, hosts []*Host) (do, undo []Command, err error) {
 	for _, h := range hosts {
 		if !h.Running() {
-			return nil, nil, model.Problem{Code: codeFault, Reason: fmt.Sprintf("%s is down already", h.Name), Example: "flatnet lab fix host-down"}
+			return nil, nil, model.Problem{Code: codeFault, Reason: fmt.Sprintf("%s is down already", h.Name), Fix: "start it again first", Example: "flatnet lab fix host-down"}
 		}
 	}
 	return nil, nil, nil
@@ -306,7 +306,7 @@ func planEtcd(ctx context.Context, l *Lab, hosts []*Host) (do, undo []Command, e
 			undo = append(undo, Command{h.Name, fmt.Sprintf("kill -CONT %d", pid)})
 		}
 	}
-	return do, undo, some(do, "no host runs an etcd")
+	return do, undo, some(do, "no host runs an etcd", "leave the host out, and that which runs it is found; a lab with --backend static has none")
 }
 
 func planChangedAddress(_ context.Context, _ *Lab, hosts []*Host) (do, undo []Command, err error) {
