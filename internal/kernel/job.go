@@ -305,7 +305,7 @@ func (j *job) peerNS(path string) (int, error) {
 	if path == "" {
 		return -1, nil
 	}
-	f, err := j.k.open(path)
+	f, err := netns.Open(path)
 	if err != nil {
 		return 0, err
 	}
