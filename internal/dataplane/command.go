@@ -46,6 +46,10 @@ func (s Step) commands() []string {
 		return []string{o.command(s.Op)}
 	case Neighbour:
 		return []string{o.command(s.Op)}
+	case Shaper:
+		return []string{o.command(s.Op)}
+	case Redirect:
+		return o.commands(s.Op)
 	case FDB:
 		return []string{o.command(s.Op)}
 	case Netns:
@@ -72,8 +76,8 @@ func (l Link) commands(op Op) []string {
 		set += fmt.Sprintf(" alias %q", l.Alias())
 	}
 	commands := []string{set}
-	if op == Add && l.Kind == Bridge {
-		commands = []string{fmt.Sprintf("ip link add name %s type bridge", l.Name), set}
+	if op == Add && (l.Kind == Bridge || l.Kind == IFB) {
+		commands = []string{fmt.Sprintf("ip link add name %s type %s", l.Name, l.Kind), set}
 	}
 	if op == Add && l.Kind == VXLAN {
 		commands = []string{fmt.Sprintf("ip link add name %s type vxlan %s", l.Name, l.Tunnel), set}

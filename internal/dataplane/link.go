@@ -17,6 +17,7 @@ const (
 	Bridge   LinkKind = "bridge"
 	Veth     LinkKind = "veth"
 	VXLAN    LinkKind = "vxlan"
+	IFB      LinkKind = "ifb"      // see Redirect
 	Loopback LinkKind = "loopback" // lo: only Up is set, and it is never deleted
 )
 
@@ -54,7 +55,7 @@ func (l Link) String() string {
 	for _, p := range l.params() {
 		b.WriteString(" " + p)
 	}
-	if l.Kind == Bridge || l.Kind == Veth {
+	if l.Kind == Bridge || l.Kind == Veth || l.Kind == IFB {
 		fmt.Fprintf(&b, " type %s", l.Kind)
 	}
 	if l.Kind == VXLAN {

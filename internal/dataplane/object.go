@@ -30,6 +30,8 @@ const (
 	kindBridge
 	kindLink
 	kindPort
+	kindShaper
+	kindRedirect // by way of links that are shaped by then
 	kindLinkSysctl
 	kindAddress
 	kindNeighbour // before the routes by way of it

@@ -39,7 +39,7 @@ func (p Plan) String() string {
 }
 
 // Diff returns the steps that lead from have to want: additions and replacements in the order of dependence (sysctls of the
-// host, tables, sets, chains, rules, elements, programs, bridges, links, ports, links' sysctls, addresses, routes, what hangs on
+// host, tables, sets, chains, rules, elements, programs, bridges, links, ports, qdiscs, links' sysctls, addresses, routes, what hangs on
 // routes), then deletions in
 // the reverse order. A key moved from one link to another is a replacement.
 func Diff(want, have State) Plan {

@@ -139,7 +139,11 @@ func randomObject(r *rand.Rand) dataplane.Object {
 	name := string(rune('a' + r.IntN(3)))
 	addr := netip.AddrFrom4([4]byte{10, 0, byte(r.IntN(2)), byte(r.IntN(3))})
 	set := dataplane.Set{Family: dataplane.Inet, Name: name, Type: dataplane.Types{dataplane.IPv4Addr}, Value: dataplane.Types{dataplane.InetService}}
-	switch r.IntN(10) {
+	switch r.IntN(12) {
+	case 11:
+		return dataplane.NewShaper(name, 1000*(1+r.Uint64N(2)), 3000, 6000)
+	case 10:
+		return dataplane.Redirect{Link: name, Via: "b"}
 	case 9:
 		return dataplane.Table{Family: dataplane.Inet}
 	case 0:
