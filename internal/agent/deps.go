@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"os"
 	"time"
 
 	"github.com/flatnet/flatnet/api"
@@ -100,6 +101,8 @@ type Event struct {
 type Namespaces interface {
 	// Identify returns what tells the namespace at path from any other; an error when there is none.
 	Identify(path string) (string, error)
+	// Lend makes an open namespace stand for its path until back is called, and tells its identity.
+	Lend(path string, ns *os.File) (identity string, back func(), err error)
 	// Own is the identity of the host's own namespace.
 	Own() (string, error)
 }

@@ -225,7 +225,7 @@ func startKilled(dir, after string) (*killed, error) {
 		return nil, err
 	}
 	k.Agent = New(Config{RunDir: o.RunDir, NetnsDir: o.NetnsDir, BootID: "boot"}, Deps{
-		Store: killedStore{kept, k}, Journal: killedJournal{log, k}, Kernel: killedKernel{k.host.Kernel, k}, Host: k.host, Namespaces: namespaces{},
+		Store: killedStore{kept, k}, Journal: killedJournal{log, k}, Kernel: killedKernel{k.host.Kernel, k}, Host: k.host, Namespaces: namespaces{k.host.Kernel},
 		Processes: processes{watcher}, Log: o.Log, Remove: func() error { return k.did("remove files", removeFiles(o)) },
 	})
 	ctx, cancel := context.WithCancel(context.Background())

@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"net/netip"
+	"os"
 
 	"github.com/flatnet/flatnet/internal/kernel"
 	"github.com/flatnet/flatnet/internal/kernel/netns"
@@ -12,7 +13,7 @@ import (
 
 // namespaces tells them apart by inode: one stat an attachment. An inode may come again after its namespace ended; by then
 // the workload's link is gone and its end was noticed.
-type namespaces struct{}
+type namespaces struct{ kernel *kernel.Kernel }
 
 func (namespaces) Identify(path string) (string, error) {
 	if !netns.Exists(path) {
@@ -20,6 +21,15 @@ func (namespaces) Identify(path string) (string, error) {
 	}
 	inode, err := netns.Inode(path)
 	return fmt.Sprint(inode), err
+}
+
+// Lend has the kernel's package use an open namespace for its path.
+func (n namespaces) Lend(path string, ns *os.File) (identity string, back func(), err error) {
+	inode, err := netns.InodeOf(ns)
+	if err != nil {
+		return "", nil, err
+	}
+	return fmt.Sprint(inode), n.kernel.Lend(path, ns), nil
 }
 
 func (namespaces) Own() (string, error) {

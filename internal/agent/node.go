@@ -31,7 +31,7 @@ func (a *Agent) watch(ctx context.Context) error {
 	g.Go(func() error { return a.followHost(ctx, facts, lost) })
 	g.Go(func() error {
 		err := a.deps.Host.Watch(ctx, func(ev Event) {
-			if a.mayBeLost(ev.Hint) {
+			if a.mayBeLost(ctx, ev.Hint) {
 				offer(lost, ev.Hint)
 				if !ev.Hint.Resync {
 					return // to be let go of, not to be repaired
@@ -202,14 +202,25 @@ func (a *Agent) lookForLost(ctx context.Context, h reconcile.Hint) {
 		if _, known := a.state.lost[name]; !ok || known {
 			continue
 		}
-		if reason := a.gone(w, identity); reason != "" {
+		if reason := a.gone(ctx, w, identity); reason == "" {
+			continue
+		} else if w.ByRuntime() {
+			a.letGo(ctx, w, reason)
+		} else {
 			a.lose(ctx, name, reason)
 		}
 	}
 }
 
+// letGo forgets what a CNI runtime made when its namespace has ended: a DEL that never comes leaks no address.
+func (a *Agent) letGo(ctx context.Context, w model.Workload, reason string) {
+	if err := a.release(ctx, w, reason); err != nil {
+		a.deps.Log.Warn("let go of a container whose namespace is gone", "workload", w.Name, "err", err)
+	}
+}
+
 // mayBeLost reports whether a hint tells that a namespace made by others has gone, with the workload's link in it.
-func (a *Agent) mayBeLost(h reconcile.Hint) bool {
+func (a *Agent) mayBeLost(ctx context.Context, h reconcile.Hint) bool {
 	if h.Resync || !h.Gone {
 		return h.Resync
 	}
@@ -217,7 +228,7 @@ func (a *Agent) mayBeLost(h reconcile.Hint) bool {
 		a.mu.RLock()
 		w := a.state.view.Workloads[name]
 		a.mu.RUnlock()
-		return a.gone(w, identity) != ""
+		return a.gone(ctx, w, identity) != ""
 	}
 	return false
 }
@@ -239,7 +250,10 @@ func (a *Agent) suspects(h reconcile.Hint) map[string]string {
 }
 
 // gone says why a workload's namespace is not the one that it was.
-func (a *Agent) gone(w model.Workload, identity string) string {
+func (a *Agent) gone(ctx context.Context, w model.Workload, identity string) string {
+	if w.Unseen {
+		return a.unseenGone(ctx, w)
+	}
 	now, err := a.deps.Namespaces.Identify(w.Netns)
 	switch {
 	case err != nil:
@@ -248,6 +262,24 @@ func (a *Agent) gone(w model.Workload, identity string) string {
 		return fmt.Sprintf("another namespace stands at %s", w.Netns)
 	}
 	return ""
+}
+
+// unseenGone judges a namespace that is out of sight by the host's ends of its links: the kernel takes them along with it.
+func (a *Agent) unseenGone(ctx context.Context, w model.Workload) string {
+	links, err := a.deps.Host.ListLinks(ctx, dataplane.HostNetns)
+	if err != nil {
+		return ""
+	}
+	there := map[string]bool{}
+	for _, l := range links {
+		there[l.Name] = true
+	}
+	for _, e := range w.Endpoints {
+		if there[model.HostLinkName(w.Name, e.IfName)] {
+			return ""
+		}
+	}
+	return "its links are gone, and with them most likely its namespace"
 }
 
 func (a *Agent) lose(ctx context.Context, name, reason string) {

@@ -35,7 +35,9 @@ func (a *Agent) start(ctx context.Context) error {
 		return err
 	}
 	a.straighten()
-	a.findNamespaces()
+	if err := a.findNamespaces(ctx); err != nil {
+		return err
+	}
 	a.findProcesses(ctx)
 	parts, errs := a.state.parts()
 	a.note(errs)
@@ -146,19 +148,29 @@ func (a *Agent) settle(ctx context.Context, install store.Installation) error {
 	return recordProblem(err)
 }
 
-// findNamespaces notes the identities of namespaces that others made, and which of them are gone.
-func (a *Agent) findNamespaces() {
+// findNamespaces notes the identities of namespaces that others made, and which of them are gone. Containers of those are forgotten: their
+// addresses leak over no crash.
+func (a *Agent) findNamespaces(ctx context.Context) error {
 	for name, w := range a.view().Workloads {
 		if w.Sharing != model.Own || w.Managed || w.Netns == "" {
 			continue
 		}
-		if reason := a.gone(w, w.NetnsID); reason != "" {
+		reason := a.gone(ctx, w, w.NetnsID)
+		switch {
+		case reason == "":
+			a.namespace[name] = w.NetnsID
+		case w.ByRuntime() && len(a.state.joined[name]) == 0:
+			if err := a.deps.Journal.Delete(name); err != nil {
+				return err
+			}
+			a.state.apply(deleteWorkload(name))
+			a.event("detached", "workload/"+name, reason)
+		default:
 			a.state.lost[name] = reason
 			a.event("lost", "workload/"+name, reason)
-			continue
 		}
-		a.namespace[name] = w.NetnsID
 	}
+	return nil
 }
 
 // findProcesses watches the commands that still run, and notes those that ended while nobody looked.

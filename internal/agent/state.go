@@ -48,17 +48,25 @@ type state struct {
 	ports  map[string]string                // by link name of an endpoint's host side: whose it is
 	joined map[string]map[string]bool       // by workload: those that share its namespace
 	next   map[netip.Prefix]netip.Addr      // by subnet: where to look for a free address
+	added  map[containerLink]string         // by what CNI runtimes call an attachment: whose endpoints it made
+	lent   string                           // path of the namespace that a CNI runtime lends just now
 	lost   map[string]string                // workloads whose namespace vanished, with the reason
 
 	holders map[model.Holder][]model.Lease // the view's leases by who holds them, in order
 	refused map[string]string              // nodes that are not reached on a network, by part, with the reason
 }
 
+// containerLink is what tells a CNI runtime's attachments apart. The configuration's name does not: a runtime may have another one by the
+// time that it takes the attachment away.
+type containerLink struct{ container, ifName string }
+
+func linkOf(at model.Attachment) containerLink { return containerLink{at.Container, at.IfName} }
+
 func newState() *state {
 	return &state{
 		view: model.View{Networks: map[string]model.Network{}, Workloads: map[string]model.Workload{}, Forwards: map[string]model.Forward{}, Members: map[string]model.Member{}, Leases: map[model.LeaseKey]model.Lease{}},
 		used: map[string]map[netip.Addr]string{}, macs: map[string]map[model.MAC]string{},
-		netns: map[string]string{}, ports: map[string]string{}, joined: map[string]map[string]bool{}, next: map[netip.Prefix]netip.Addr{}, lost: map[string]string{},
+		netns: map[string]string{}, ports: map[string]string{}, joined: map[string]map[string]bool{}, next: map[netip.Prefix]netip.Addr{}, added: map[containerLink]string{}, lost: map[string]string{},
 		holders: map[model.Holder][]model.Lease{}, refused: map[string]string{},
 	}
 }
@@ -157,6 +165,9 @@ func (s *state) index(w model.Workload) {
 		}
 		put(s.macs, e.Network, e.MAC, w.Name)
 		s.ports[model.HostLinkName(w.Name, e.IfName)] = w.Name
+		if e.Attachment != (model.Attachment{}) {
+			s.added[linkOf(e.Attachment)] = w.Name
+		}
 	}
 	if w.Netns != "" {
 		s.netns[w.Netns] = w.Name
@@ -173,6 +184,7 @@ func (s *state) unindex(w model.Workload) {
 		}
 		drop(s.macs, e.Network, e.MAC)
 		delete(s.ports, model.HostLinkName(w.Name, e.IfName))
+		delete(s.added, linkOf(e.Attachment))
 	}
 	if s.netns[w.Netns] == w.Name {
 		delete(s.netns, w.Netns)
@@ -401,6 +413,11 @@ func (s *state) workloadPart(name string) (dataplane.Host, error) {
 	w, ok := s.view.Workloads[name]
 	if _, lost := s.lost[name]; !ok || lost {
 		return dataplane.Host{}, nil
+	}
+	if w.Unseen && s.lent != w.Netns {
+		host, err := render.Workload(s.view, w)
+		delete(host.Netns, w.Netns) // set up when it was lent, and out of reach since
+		return host, err
 	}
 	if w.Netns != "" {
 		w.Process.Exited = false // its command has ended, but others share its namespace still: see ended

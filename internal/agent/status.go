@@ -13,8 +13,8 @@ import (
 	"github.com/flatnet/flatnet/internal/dataplane"
 	"github.com/flatnet/flatnet/internal/ipam"
 	"github.com/flatnet/flatnet/internal/model"
-	"github.com/flatnet/flatnet/internal/render"
 	"github.com/flatnet/flatnet/internal/reconcile"
+	"github.com/flatnet/flatnet/internal/render"
 )
 
 // The states of a network.

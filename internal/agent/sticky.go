@@ -58,10 +58,10 @@ func (s *sticky) set(network, workload string, addrs []netip.Addr) {
 	s.unsaved[name] = true
 }
 
-// remember keeps the addresses of a workload's endpoints.
+// remember keeps the addresses of a workload's endpoints; those that CNI runtimes made have names that do not come back.
 func (s *sticky) remember(w model.Workload) {
 	for _, e := range w.Endpoints {
-		if len(e.Addrs) > 0 {
+		if len(e.Addrs) > 0 && e.Attachment == (model.Attachment{}) {
 			s.set(e.Network, w.Name, e.Addrs)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -42,6 +43,9 @@ type Options struct {
 	GroupChanges bool // members of Group may change too
 
 	Elsewhere *Elsewhere // a cluster in another system's records that this host is a node of; nil: none
+
+	// Attach serves CNI plugins at RunDir/attach.sock, from when the host is as asked until ctx ends; nil: nobody does.
+	Attach func(ctx context.Context, a *Agent, l net.Listener) error
 }
 
 // clusterDir is where this host keeps what it knows of its cluster.
@@ -52,20 +56,15 @@ func (o Options) clusterDir() string {
 	return filepath.Join(o.StateDir, clusterDir)
 }
 
-// SocketName is the socket's name in RunDir.
-const SocketName = "flatnet.sock"
+// SocketName is the socket's name in RunDir, AttachName that of the one for CNI plugins.
+const (
+	SocketName = "flatnet.sock"
+	AttachName = "attach.sock"
+)
 
 // Serve is the whole daemon: it opens everything, from the store to the socket, and runs until ctx ends, which leaves the
 // kernel as it is, or until an uninstall, which is ErrUninstalled.
 func Serve(ctx context.Context, o Options) (err error) {
-	var closers []func() error
-	defer func() {
-		for i := len(closers) - 1; i >= 0; i-- {
-			err = errors.Join(err, closers[i]())
-		}
-	}()
-	closing := func(c func() error) { closers = append(closers, c) }
-
 	if o.Socket == "" {
 		o.Socket = filepath.Join(o.RunDir, SocketName)
 	}
@@ -73,80 +72,138 @@ func Serve(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	boot, err := bootID()
+	var d doors
+	defer func() { err = errors.Join(err, d.close(), leaveDirs(err, o)) }()
+	if err := d.open(ctx, o); err != nil {
+		return err
+	}
+	a, err := d.agent(o)
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(o.RunDir, 0o755); err != nil {
-		return err
-	}
-	closing(func() error { return leaveDirs(err, o) })
-	c := &claims{deadline: time.Now().Add(claimWait), log: o.Log}
-	var report journal.Report
-	log, err := claim(ctx, c, func() (j *journal.Journal, err error) {
-		j, report, err = journal.Open(o.RunDir, boot)
-		return j, err
-	})
-	if err != nil {
-		return err
-	}
-	closing(log.Close)
-	o.Log.Info("journal", "report", report.String())
-	kept, err := claim(ctx, c, func() (*local.Store, error) { return local.Open(o.StateDir) })
-	if err != nil {
-		return err
-	}
-	closing(kept.Close)
-	only, err := claim(ctx, c, socket.ClaimHost)
-	if err != nil {
-		return err
-	}
-	closing(only.Close)
-	listener, err := claim(ctx, c, func() (*socket.Listener, error) { return socket.Listen(o.Socket, o.Group) })
-	if err != nil {
-		return err
-	}
-	closing(func() error { return ignoreClosed(listener.Close()) })
-	host, err := openHost(o)
-	if err != nil {
-		return err
-	}
-	closing(host.Close)
-	for _, file := range host.Damaged() {
-		o.Log.Warn("a file could not be read: what was before flatnet is not known and will not be put back", "kept", file, "see", "flatnet doctor")
-	}
-	watcher, err := process.NewWatcher()
-	if err != nil {
-		return err
-	}
-
-	a := New(Config{RunDir: o.RunDir, NetnsDir: o.NetnsDir, BootID: boot, Version: o.Version, ClusterDir: o.clusterDir(), Elsewhere: o.Elsewhere}, Deps{
-		Store: kept, Journal: log, Kernel: host.Kernel, Host: host, Namespaces: namespaces{}, Processes: processes{watcher},
-		Kept:    map[string]Kept{"journal": log, "socket": listener, "notes on namespaces and sysctls": host.Kernel},
-		Foreign: rules{}, Surveyor: host.Kernel, Log: o.Log, Remove: func() error {
-			return errors.Join(host.Leave(), removeCluster(o.clusterDir()), removeFiles(o))
-		},
-	})
 	mux := http.NewServeMux()
 	mux.Handle("/", a.Handler())
 	mux.Handle("GET /metrics", metrics.Handler(func() []metrics.Value { return values(a.Counters()) }))
 	server := socket.Server{Handler: mux, Access: socket.Access{Group: group, GroupChanges: o.GroupChanges}, Log: o.Log, Panicked: a.Panicked, Grace: 3 * time.Second}
 
-	// The server ends after the agent, so that the answer to an uninstall still goes out.
+	// The servers end after the agent, so that the answer to an uninstall still goes out.
 	g, running := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.Run(running) })
-	g.Go(func() error {
-		select {
-		case <-a.Ready():
-		case <-running.Done():
-			return nil
-		}
+	once := func(serve func() error) {
+		g.Go(func() error {
+			select {
+			case <-a.Ready():
+				return serve()
+			case <-running.Done():
+				return nil
+			}
+		})
+	}
+	once(func() error {
 		if o.Ready != nil {
 			o.Ready()
 		}
-		return server.Serve(running, listener)
+		return server.Serve(running, d.listener)
 	})
+	if o.Attach != nil {
+		once(func() error { return o.Attach(running, a, d.attach) })
+	}
 	return g.Wait()
+}
+
+// doors are all that the daemon has open.
+type doors struct {
+	boot     string
+	journal  *journal.Journal
+	store    *local.Store
+	listener *socket.Listener
+	attach   *socket.Listener // nil: nobody serves it
+	host     *host
+
+	closers []func() error
+}
+
+func (d *doors) closing(c func() error) { d.closers = append(d.closers, c) }
+
+// close closes all in the opposite order.
+func (d *doors) close() error {
+	var errs []error
+	for i := len(d.closers) - 1; i >= 0; i-- {
+		errs = append(errs, d.closers[i]())
+	}
+	return errors.Join(errs...)
+}
+
+// open takes what only one daemon can have, then the kernel. What was opened before an error is for close.
+func (d *doors) open(ctx context.Context, o Options) (err error) {
+	if d.boot, err = bootID(); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(o.RunDir, 0o755); err != nil {
+		return err
+	}
+	c := &claims{deadline: time.Now().Add(claimWait), log: o.Log}
+	var report journal.Report
+	d.journal, err = claim(ctx, c, func() (j *journal.Journal, err error) {
+		j, report, err = journal.Open(o.RunDir, d.boot)
+		return j, err
+	})
+	if err != nil {
+		return err
+	}
+	d.closing(d.journal.Close)
+	o.Log.Info("journal", "report", report.String())
+	if d.store, err = claim(ctx, c, func() (*local.Store, error) { return local.Open(o.StateDir) }); err != nil {
+		return err
+	}
+	d.closing(d.store.Close)
+	only, err := claim(ctx, c, socket.ClaimHost)
+	if err != nil {
+		return err
+	}
+	d.closing(only.Close)
+	if d.listener, err = d.listen(ctx, c, o.Socket, o.Group); err != nil {
+		return err
+	}
+	if o.Attach != nil {
+		if d.attach, err = d.listen(ctx, c, filepath.Join(o.RunDir, AttachName), ""); err != nil {
+			return err
+		}
+	}
+	if d.host, err = openHost(o); err != nil {
+		return err
+	}
+	d.closing(d.host.Close)
+	for _, file := range d.host.Damaged() {
+		o.Log.Warn("a file could not be read: what was before flatnet is not known and will not be put back", "kept", file, "see", "flatnet doctor")
+	}
+	return nil
+}
+
+func (d *doors) listen(ctx context.Context, c *claims, path, group string) (*socket.Listener, error) {
+	l, err := claim(ctx, c, func() (*socket.Listener, error) { return socket.Listen(path, group) })
+	if err == nil {
+		d.closing(func() error { return ignoreClosed(l.Close()) })
+	}
+	return l, err
+}
+
+// agent is the Agent with everything that is open.
+func (d *doors) agent(o Options) (*Agent, error) {
+	watcher, err := process.NewWatcher()
+	if err != nil {
+		return nil, err
+	}
+	kept := map[string]Kept{"journal": d.journal, "socket": d.listener, "notes on namespaces and sysctls": d.host.Kernel}
+	if d.attach != nil {
+		kept["socket for CNI plugins"] = d.attach
+	}
+	return New(Config{RunDir: o.RunDir, NetnsDir: o.NetnsDir, BootID: d.boot, Version: o.Version, ClusterDir: o.clusterDir(), Elsewhere: o.Elsewhere}, Deps{
+		Store: d.store, Journal: d.journal, Kernel: d.host.Kernel, Host: d.host, Namespaces: namespaces{d.host.Kernel}, Processes: processes{watcher},
+		Kept: kept, Foreign: rules{}, Surveyor: d.host.Kernel, Log: o.Log, Remove: func() error {
+			return errors.Join(d.host.Leave(), removeCluster(o.clusterDir()), removeFiles(o))
+		},
+	}), nil
 }
 
 func groupOf(name string) (int, error) {

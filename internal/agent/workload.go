@@ -85,17 +85,21 @@ func (a *Agent) attached(ctx context.Context, w model.Workload, identity string,
 // that one. It is called before the address is remembered to be this workload's.
 func (a *Agent) forgetFormer(ctx context.Context, w model.Workload) {
 	for _, e := range w.Endpoints {
-		n := a.view().Networks[e.Network]
-		if !n.HasBridge() {
-			continue
+		if e.MAC != a.usualMAC(w.Name, e) || slices.ContainsFunc(e.Addrs, func(addr netip.Addr) bool { return a.sticky.forOther(e.Network, w.Name, addr) }) {
+			a.forgetNeighbours(ctx, e)
 		}
-		for _, addr := range e.Addrs {
-			if e.MAC == model.EndpointMAC(w.Name, e.Network) && !a.sticky.forOther(e.Network, w.Name, addr) {
-				continue
-			}
-			if err := a.deps.Host.ForgetNeighbour(ctx, dataplane.HostNetns, n.BridgeName(), addr); err != nil {
-				a.deps.Log.Warn("forget who had an address before", "workload", w.Name, "err", err)
-			}
+	}
+}
+
+// forgetNeighbours has the host ask anew who has an endpoint's addresses.
+func (a *Agent) forgetNeighbours(ctx context.Context, e model.Endpoint) {
+	n := a.view().Networks[e.Network]
+	if !n.HasBridge() {
+		return
+	}
+	for _, addr := range e.Addrs {
+		if err := a.deps.Host.ForgetNeighbour(ctx, dataplane.HostNetns, n.BridgeName(), addr); err != nil {
+			a.deps.Log.Warn("forget who had an address before", "network", e.Network, "addr", addr, "err", err)
 		}
 	}
 }
@@ -215,14 +219,22 @@ func (a *Agent) allocateAddrs(workload string, e *model.Endpoint) error {
 	return nil
 }
 
-// freeMAC is derived from the names, of what a CNI runtime made from the address: those have made-up names that never come back, and with
-// the same MAC for an address nobody's neighbour table is out of date when the next one has it. When somebody asked for just that one
-// before, it is derived with a number too.
-func (a *Agent) freeMAC(workload string, e model.Endpoint) model.MAC {
-	of := workload
+// usualMAC is derived from the names, of what a CNI runtime made from the address: those have made-up names that never come back, and with
+// the same MAC for an address nobody's neighbour table is out of date when the next one has it.
+func (a *Agent) usualMAC(workload string, e model.Endpoint) model.MAC {
+	return model.EndpointMAC(macName(workload, e), e.Network)
+}
+
+func macName(workload string, e model.Endpoint) string {
 	if e.Attachment != (model.Attachment{}) && len(e.Addrs) > 0 {
-		of = e.Addrs[0].String()
+		return e.Addrs[0].String()
 	}
+	return workload
+}
+
+// freeMAC is the usual one; when somebody asked for just that one before, it is derived with a number too.
+func (a *Agent) freeMAC(workload string, e model.Endpoint) model.MAC {
+	of := macName(workload, e)
 	for i, name := 0, of; ; i++ {
 		mac := model.EndpointMAC(name, e.Network)
 		if owner, taken := a.state.macs[e.Network][mac]; !taken || owner == workload {

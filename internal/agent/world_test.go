@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -345,6 +346,11 @@ func (n fakeNamespaces) Identify(path string) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("%s: no such namespace", path)
+}
+
+func (n fakeNamespaces) Lend(path string, _ *os.File) (string, func(), error) {
+	identity, err := n.Identify(path)
+	return identity, func() {}, err
 }
 
 func (fakeNamespaces) Own() (string, error) { return "host", nil }

@@ -101,7 +101,7 @@ func Size(s model.Subnet) float64 {
 type ExhaustedError struct {
 	Subnet netip.Prefix
 	Range  model.AddrRange // the part of it that automatic addresses come from
-	InUse  int          // addresses of the range
+	InUse  int             // addresses of the range
 }
 
 func (e *ExhaustedError) Error() string {

@@ -9,7 +9,6 @@ import (
 
 	"github.com/flatnet/flatnet/internal/dataplane"
 	"github.com/flatnet/flatnet/internal/kernel/netlink"
-	"github.com/flatnet/flatnet/internal/kernel/netns"
 )
 
 // job carries out one run of rtnetlink steps. It lays the messages of many steps into one batch and sends them together.
@@ -305,7 +304,7 @@ func (j *job) peerNS(path string) (int, error) {
 	if path == "" {
 		return -1, nil
 	}
-	f, err := netns.Open(path)
+	f, err := j.k.open(path)
 	if err != nil {
 		return 0, err
 	}

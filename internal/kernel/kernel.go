@@ -64,6 +64,7 @@ type Kernel struct {
 	proxied  bell // rings when there is a proxied neighbour
 	memory   memory
 	told     told
+	lent     lent
 	ear      ear
 	heir     bool          // see Config.TakeOver
 	groups   atomic.Uint32 // of links to delete at once, used so far
@@ -160,7 +161,7 @@ func (k *Kernel) enter(path string) (*space, error) {
 	if path == dataplane.HostNetns {
 		return &space{ns: k.hostNS, conn: k.host}, nil
 	}
-	ns, err := netns.Open(path)
+	ns, err := k.open(path)
 	if err != nil {
 		return nil, err
 	}

@@ -198,6 +198,7 @@ const (
 	CodeRecords       = "FN3009"
 	CodePeer          = "FN3010"
 	CodeClusterAway   = "FN3011"
+	CodeDrifted       = "FN3012"
 
 	CodeNotPermitted = "FN4001"
 	CodeCapability   = "FN4002"
@@ -298,6 +299,7 @@ func Titles() map[string]string {
 		CodeRecords:       "the daemon's records cannot be written",
 		CodePeer:          "the other host does not answer",
 		CodeClusterAway:   "the cluster's store does not answer",
+		CodeDrifted:       "the attachment is not as it was made",
 
 		CodeNotPermitted: "the caller may not do this",
 		CodeCapability:   "the daemon lacks a capability",

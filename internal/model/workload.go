@@ -24,6 +24,7 @@ type Workload struct {
 	Netns     string // path of the namespace file; empty when Sharing is not Own
 	Managed   bool   // flatnetd made the namespace and removes it
 	NetnsID   string // of one that others made: tells it from another that stands at the same path later
+	Unseen    bool   `json:",omitempty"` // Netns leads nowhere from where flatnetd is: it was handed the namespace, open, to attach it
 	Endpoints []Endpoint
 	Forwards  []Forward // published with `run -p`: they live and die with the workload
 	Process   Process
@@ -42,6 +43,16 @@ type Process struct {
 	Code    int // exit status, 128+signal when killed by one
 }
 
+// ByRuntime reports whether a CNI runtime made the workload: it goes when its last endpoint goes, or its namespace.
+func (w Workload) ByRuntime() bool {
+	for _, e := range w.Endpoints {
+		if e.Attachment == (Attachment{}) {
+			return false
+		}
+	}
+	return len(w.Endpoints) > 0 && !w.Managed
+}
+
 // Endpoint is one attachment of a workload to a network. Its key is (workload, IfName).
 type Endpoint struct {
 	Network  string
@@ -52,7 +63,7 @@ type Endpoint struct {
 	NoGuard  bool         // may use any source address
 	Isolated bool         // reaches the gateway but no other isolated endpoint of the network
 
-	Attachment Attachment  `json:",omitzero"`  // the CNI ADD that made it; zero: none did
+	Attachment Attachment  `json:",omitzero"` // the CNI ADD that made it; zero: none did
 	Bandwidth  Bandwidth   `json:",omitzero"`
 	Ranges     []AddrRange `json:",omitempty"` // automatic addresses come from these, of those families that have one
 	Aliases    []string    `json:",omitempty"` // further names that the workload is to be found by on the network

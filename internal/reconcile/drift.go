@@ -247,3 +247,26 @@ func (r *Reconciler) Drift(ctx context.Context) ([]Change, error) {
 	}
 	return changes, errors.Join(errs...)
 }
+
+// DriftOf observes the namespaces of a part and returns what of the part differs, repairing nothing.
+func (r *Reconciler) DriftOf(ctx context.Context, part dataplane.Host) ([]Change, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var changes []Change
+	for _, netns := range slices.Sorted(maps.Keys(part.Netns)) {
+		all, err := r.kernel.Observe(ctx, netns)
+		if err != nil {
+			return nil, inNetns(netns, fmt.Errorf("observe: %w", err))
+		}
+		have := dataplane.State{}
+		for k := range part.Netns[netns] {
+			if o, there := all[k]; there {
+				have[k] = o
+			}
+		}
+		if p := dataplane.Diff(part.Netns[netns], have); len(p) > 0 {
+			changes = append(changes, Change{netns, p})
+		}
+	}
+	return changes, nil
+}

@@ -23,6 +23,19 @@ func Inode(path string) (uint64, error) {
 	return st.Ino, nil
 }
 
+// InodeOf is the inode of a namespace that is open; an error when the file is none.
+func InodeOf(ns *os.File) (uint64, error) {
+	var fs unix.Statfs_t
+	var st unix.Stat_t
+	if err := unix.Fstatfs(int(ns.Fd()), &fs); err != nil || fs.Type != unix.NSFS_MAGIC {
+		return 0, fmt.Errorf("netns: %s is not a namespace", ns.Name())
+	}
+	if err := unix.Fstat(int(ns.Fd()), &st); err != nil {
+		return 0, fmt.Errorf("netns: %w", os.NewSyscallError("fstat", err))
+	}
+	return st.Ino, nil
+}
+
 // Identify returns the identity of the namespace at path.
 func Identify(path string) (ID, error) {
 	var id ID
