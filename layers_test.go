@@ -67,6 +67,7 @@ var layers = []layer{
 // owners are the third-party modules and the packages that use them: one each. A second one needs its reason here.
 var owners = map[string][]string{
 	"github.com/cilium/ebpf":              {"internal/kernel/bpf"},
+	"github.com/containernetworking/cni":  {"bench"}, // as the runtimes call plugins
 	"go.etcd.io/bbolt":                    {"internal/store/local"},
 	"go.etcd.io/etcd":                     {"internal/store/etcd", "internal/store/etcd/server"},
 	"go.uber.org/zap":                     {"internal/store/etcd", "internal/store/etcd/server"}, // to keep etcd's own log quiet

@@ -37,11 +37,11 @@ type contender interface {
 
 // attachAgainstFloor attaches and detaches endpoints by the floor, by the loop (render, diff, apply) and by the daemon's socket.
 func attachAgainstFloor(ctx context.Context, b *bench) error {
-	floor, err := newFloorHost()
+	floor, err := newFloorHost("floor", labView(lab4, lab6))
 	if err != nil {
 		return err
 	}
-	loop, err := newLoopHost("loop")
+	loop, err := newLoopHost("loop", labView(lab4, lab6))
 	if err != nil {
 		return err
 	}
@@ -136,8 +136,8 @@ type loopHost struct {
 	spares []model.Workload
 }
 
-func newLoopHost(prefix string) (*loopHost, error) {
-	h := &loopHost{prefix: prefix, view: labView()}
+func newLoopHost(prefix string, v model.View) (*loopHost, error) {
+	h := &loopHost{prefix: prefix, view: v}
 	h.view.Workloads = map[string]model.Workload{}
 	path := "/run/netns/host-" + prefix
 	if err := netns.Create(path); err != nil {
@@ -167,7 +167,7 @@ func newLoopHost(prefix string) (*loopHost, error) {
 
 // workload is the i-th of this host, in a namespace that it makes.
 func (h *loopHost) workload(i int) (model.Workload, error) {
-	w := labWorkload(i)
+	w := labWorkload(h.view, i)
 	w.Netns = "/run/netns/" + h.prefix + "-" + w.Name
 	return w, netns.Create(w.Netns)
 }
@@ -213,8 +213,8 @@ type floorHost struct {
 	plugs  []plug
 }
 
-func newFloorHost() (*floorHost, error) {
-	base, err := newLoopHost("floor")
+func newFloorHost(prefix string, v model.View) (*floorHost, error) {
+	base, err := newLoopHost(prefix, v)
 	if err != nil {
 		return nil, err
 	}
@@ -222,7 +222,7 @@ func newFloorHost() (*floorHost, error) {
 	if err := h.loopHost.populate(context.Background(), 0); err != nil {
 		return nil, err
 	}
-	return h, within("/run/netns/host-floor", h.open)
+	return h, within("/run/netns/host-"+prefix, h.open)
 }
 
 func (h *floorHost) open() error {
@@ -263,7 +263,7 @@ func newDaemonHost(ctx context.Context, b *bench, name string) (*daemonHost, err
 		return nil, err
 	}
 	h := &daemonHost{daemon: d}
-	if err := d.createLab(ctx); err != nil {
+	if err := d.createLab(ctx, lab4, lab6); err != nil {
 		return nil, err
 	}
 	for i := range spare {

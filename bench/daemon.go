@@ -75,13 +75,17 @@ func (d *daemon) stop() {
 func (d *daemon) netns(i int) string { return "/run/netns/" + d.label + "-" + labName(i) }
 
 // createLab makes the lab the only network.
-func (d *daemon) createLab(ctx context.Context) error {
+func (d *daemon) createLab(ctx context.Context, subnets ...string) error {
+	spec := &api.NetworkSpec{}
+	for _, s := range subnets {
+		spec.Subnets = append(spec.Subnets, api.SubnetSpec{Subnet: s})
+	}
 	if _, err := d.client.DeleteNetwork(ctx, "default"); err != nil {
 		return fmt.Errorf("delete the default network: %w", err)
 	}
 	_, err := d.client.CreateNetwork(ctx, api.Manifest{
 		APIVersion: api.APIVersion, Kind: api.KindNetwork, Metadata: api.Metadata{Name: labNetwork},
-		Network: &api.NetworkSpec{Subnets: []api.SubnetSpec{{Subnet: lab4}, {Subnet: lab6}}},
+		Network: spec,
 	})
 	if err != nil {
 		return fmt.Errorf("create the lab: %w", err)

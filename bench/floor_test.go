@@ -25,7 +25,7 @@ func TestFloorMakesWhatFlatnetMakes(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer k.Close()
-	v := labView()
+	v := labView(lab4, lab6)
 	host, err := render.Host(v)
 	if err != nil {
 		t.Fatal(err)
@@ -34,7 +34,7 @@ func TestFloorMakesWhatFlatnetMakes(t *testing.T) {
 	if err := k.Apply(t.Context(), dataplane.HostNetns, dataplane.Diff(want, dataplane.State{})); err != nil {
 		t.Fatal(err)
 	}
-	w := labWorkload(0)
+	w := labWorkload(v, 0)
 	if err := netns.Create(w.Netns); err != nil {
 		t.Fatal(err)
 	}

@@ -25,6 +25,7 @@ var measures = []struct {
 	run  func(ctx context.Context, b *bench) error
 }{
 	{"attach", attachAgainstFloor},
+	{"cni", cniAgainstBridge},
 	{"forwards", manyForwards},
 	{"pass", emptyPass},
 	{"repair", repairs},
@@ -42,7 +43,7 @@ type bench struct {
 
 func main() {
 	daemon := flag.String("flatnetd", "bin/flatnetd", "the daemon to measure")
-	only := flag.String("only", "", "one of attach, forwards, pass, repair, idle, cluster, join, path")
+	only := flag.String("only", "", "one of attach, cni, forwards, pass, repair, idle, cluster, join, path")
 	quick := flag.Bool("quick", false, "few repetitions: to see that it works")
 	inside := flag.Bool("inside", false, "set by itself: runs in namespaces of its own")
 	flag.Parse()

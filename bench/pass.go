@@ -22,7 +22,7 @@ func emptyPass(ctx context.Context, b *bench) error {
 	if b.quick {
 		n, passes = 20, 3
 	}
-	h, err := newLoopHost("pass")
+	h, err := newLoopHost("pass", labView(lab4, lab6))
 	if err != nil {
 		return err
 	}

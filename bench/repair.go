@@ -112,7 +112,7 @@ func newVandal(ctx context.Context, h *daemonHost) (v *vandal, err error) {
 
 // trackSysctls has the sysctls of the bridge observed, which a new one needs.
 func (v *vandal) trackSysctls() error {
-	host, err := render.Host(labView())
+	host, err := render.Host(labView(lab4, lab6))
 	for _, o := range host.State(dataplane.HostNetns) {
 		if s, ok := o.(dataplane.Sysctl); ok && s.Link == labBridge {
 			v.kernel.Track(dataplane.HostNetns, s)
