@@ -31,6 +31,7 @@ type Metadata struct {
 type NetworkSpec struct {
 	Mode         string       `json:"mode,omitempty"` // nat (default), routed, bridged, host-only, isolated, cable, cluster
 	Bridge       string       `json:"bridge,omitempty"`
+	ShareBridge  bool         `json:"shareBridge,omitempty"` // nat, routed, host-only: a bridge of that name that another program made is used as it is
 	Subnets      []SubnetSpec `json:"subnets,omitempty"` // empty: one IPv4 and one IPv6 subnet from the pools; "auto" likewise, singly
 	HostAdapter  *bool        `json:"hostAdapter,omitempty"`
 	Uplink       string       `json:"uplink,omitempty"`

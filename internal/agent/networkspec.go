@@ -29,7 +29,7 @@ type networkReader struct {
 
 func (r *networkReader) read(meta api.Metadata, spec api.NetworkSpec) model.Network {
 	n := model.Network{
-		Name: meta.Name, Labels: maps.Clone(meta.Labels), Mode: model.Mode(spec.Mode), Bridge: spec.Bridge, Uplink: spec.Uplink, MTU: spec.MTU,
+		Name: meta.Name, Labels: maps.Clone(meta.Labels), Mode: model.Mode(spec.Mode), Bridge: spec.Bridge, ShareBridge: spec.ShareBridge, Uplink: spec.Uplink, MTU: spec.MTU,
 		Masquerade: spec.Masquerade, ProxyARP: spec.ProxyARP,
 		NoHostAdapter: isFalse(spec.HostAdapter), NoGuard: isFalse(spec.Guard), IsolatePorts: spec.IsolatePorts,
 		Autostart: !isFalse(spec.Autostart), Active: !spec.Inactive,
@@ -199,7 +199,7 @@ func short(s string) string {
 // networkSpec is the manifest's spec that would make the network.
 func networkSpec(n model.Network) api.NetworkSpec {
 	spec := api.NetworkSpec{
-		Mode: string(n.Mode), Bridge: n.Bridge, Uplink: n.Uplink, MTU: n.MTU, SNATIPs: texts(n.SNAT), DNS: texts(n.DNS),
+		Mode: string(n.Mode), Bridge: n.Bridge, ShareBridge: n.ShareBridge, Uplink: n.Uplink, MTU: n.MTU, SNATIPs: texts(n.SNAT), DNS: texts(n.DNS),
 		Masquerade: n.Masquerade, ProxyARP: n.ProxyARP, IsolatePorts: n.IsolatePorts, Inactive: !n.Active,
 	}
 	off := func(p **bool, set bool) {
@@ -244,7 +244,7 @@ func prefixText(p netip.Prefix) string {
 
 // sameNetwork reports whether two networks are asked for alike.
 func sameNetwork(a, b model.Network) bool {
-	return a.Name == b.Name && a.Mode == b.Mode && a.Bridge == b.Bridge && a.NoHostAdapter == b.NoHostAdapter && a.Uplink == b.Uplink &&
+	return a.Name == b.Name && a.Mode == b.Mode && a.Bridge == b.Bridge && a.ShareBridge == b.ShareBridge && a.NoHostAdapter == b.NoHostAdapter && a.Uplink == b.Uplink &&
 		a.Masquerade == b.Masquerade && a.ProxyARP == b.ProxyARP &&
 		a.MTU == b.MTU && a.NoGuard == b.NoGuard && a.IsolatePorts == b.IsolatePorts && a.Active == b.Active && a.Autostart == b.Autostart &&
 		slices.Equal(a.SNAT, b.SNAT) && slices.Equal(a.DNS, b.DNS) && maps.Equal(a.Labels, b.Labels) && reflect.DeepEqual(a.Cluster, b.Cluster) && slices.EqualFunc(a.Subnets, b.Subnets, sameSubnet)

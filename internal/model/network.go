@@ -26,6 +26,7 @@ type Network struct {
 	Name          string
 	Mode          Mode
 	Bridge        string       // link name on the host; empty: derived from Name, see BridgeName. Bridged without Uplink: an existing bridge
+	ShareBridge   bool         `json:",omitzero"` // the bridge may be one that another program made, with others on it: see ForeignBridge
 	Subnets       []Subnet     // any number of either family; none only for isolated and cable
 	NoHostAdapter bool         // the host itself is not on the network (VMware's "connect a host virtual adapter" unticked)
 	Uplink        string       // leave by this link only; empty: by whatever route the host has. Bridged: the NIC that is put into the bridge

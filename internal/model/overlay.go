@@ -25,7 +25,7 @@ type Overlay struct {
 	Reserved      []Reservation  `json:",omitzero"`
 	Tunnel        string         `json:",omitzero"` // link name of the tunnel; empty: derived, see TunnelName
 	Inherited     bool           `json:",omitzero"` // another program has run the network on this host, flannel: what it left is in nobody's way
-	ForeignBridge bool           `json:",omitzero"` // the bridge and the workloads on it are another program's: here are the ways between the nodes and the rules
+	ForeignBridge bool           `json:",omitzero"` // another program may have made the bridge, and attach workloads to it: see Network.ForeignBridge
 }
 
 // Backend is how packets between the nodes of a cluster network travel.
@@ -49,12 +49,13 @@ const (
 	DefaultVXLANPort = 8472
 )
 
-// ForeignBridge reports whether another program makes the network's bridge, and attaches its workloads.
-func (n Network) ForeignBridge() bool { return n.Mode == Cluster && n.Cluster.ForeignBridge }
+// ForeignBridge reports whether the network's bridge may be one that another program made and that has its workloads on it. Where there is such
+// a one, it is used as it is, with its MAC and addresses; where there is none, it is made as any other.
+func (n Network) ForeignBridge() bool { return n.ShareBridge || n.Mode == Cluster && n.Cluster.ForeignBridge }
 
 // SharesBridge reports whether two networks stand on one bridge: flannel's two families on that of its CNI plugin.
 func (n Network) SharesBridge(o Network) bool {
-	return n.ForeignBridge() && o.ForeignBridge() && n.BridgeName() == o.BridgeName()
+	return n.Mode == Cluster && o.Mode == Cluster && n.ForeignBridge() && o.ForeignBridge() && n.BridgeName() == o.BridgeName()
 }
 
 // TunnelName is the link name of a cluster network's tunnel on each node.

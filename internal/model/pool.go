@@ -111,10 +111,20 @@ func (n Network) Overlap(node Node, p netip.Prefix) (owner string, ok bool) {
 	if n.Mode == Cluster && n.Cluster.Inherited {
 		node = node.withoutOverlay(n)
 	}
+	if n.ShareBridge {
+		node = node.withoutLink(n.BridgeName())
+	}
 	if n.ProxyARP {
 		node = node.without(n.Uplink, p)
 	}
 	return Overlaps(node, p)
+}
+
+// withoutLink leaves out a link, with what leads by it to its own subnets.
+func (n Node) withoutLink(name string) Node {
+	n.Routes = slices.DeleteFunc(slices.Clone(n.Routes), func(r HostRoute) bool { return r.Link == name && !r.Via.IsValid() })
+	n.Links = slices.DeleteFunc(slices.Clone(n.Links), func(l HostLink) bool { return l.Name == name })
+	return n
 }
 
 // without leaves out the on-link ranges of a link that are larger than p and hold it, with the addresses that are beside p.

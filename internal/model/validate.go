@@ -125,11 +125,39 @@ func (c *networkCheck) bridge() {
 				Owner: fmt.Sprintf("network %q", other.Name), Fix: "give one of them another bridge name", Example: "br0"})
 		}
 	}
+	if n.ShareBridge {
+		c.shared()
+	}
 	if n.BorrowsBridge() {
 		c.borrowed()
-	} else if l, ok := c.view.Node.Link(name); ok && !n.ForeignBridge() {
+	} else if l, ok := c.view.Node.Link(name); ok && !(n.ForeignBridge() && l.Bridge) {
 		c.add(Problem{Code: CodeLinkTaken, Path: "spec.bridge", Reason: fmt.Sprintf("the host has a link %s that flatnet did not make", l.Name),
 			Owner: describeLink(l), Fix: "choose another bridge name, or remove the link", Example: "fn-br0"})
+	}
+}
+
+// CodeShareBridge is what is wrong with a bridge that the network is to share.
+const CodeShareBridge = "FN4320"
+
+// shared checks that the network can stand on a bridge that another program made: the host is on it with the network's gateways.
+func (c *networkCheck) shared() {
+	n := c.net
+	p := Problem{Code: CodeShareBridge, Path: "spec.shareBridge"}
+	if n.Bridge == "" || !n.NeedsSubnet() || n.Mode == Cluster || n.NoHostAdapter {
+		p.Reason, p.Fix = "a bridge that others may be on is one with a name, of a network that the host is on", "name the bridge, in mode nat, routed or host-only"
+		c.add(p)
+		return
+	}
+	l, there := c.view.Node.Link(n.Bridge)
+	if !there || !l.Bridge {
+		return
+	}
+	for _, s := range n.Subnets {
+		if has := netip.PrefixFrom(s.Gateway, s.Prefix.Bits()); s.Gateway.IsValid() && !slices.Contains(l.Addrs, has) {
+			p.Reason, p.Owner = fmt.Sprintf("bridge %s does not have the address %s, which is to be the gateway", n.Bridge, has), describeLink(l)
+			p.Fix, p.Example = "name the gateway that it has, or give it that address", fmt.Sprintf("ip address add %s dev %s", has, n.Bridge)
+			c.add(p)
+		}
 	}
 }
 

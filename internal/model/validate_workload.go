@@ -117,10 +117,6 @@ func (c *workloadCheck) netns() {
 
 func (c *workloadCheck) endpoint(i int, e Endpoint) Problems {
 	var ps Problems
-	if n := c.view.Networks[e.Network]; n.ForeignBridge() {
-		ps = append(ps, Problem{Code: CodeCluster, Path: "network", Reason: fmt.Sprintf("network %q is flannel's: its workloads are attached, and get their addresses, by flannel's CNI plugin", e.Network),
-			Owner: "bridge " + n.BridgeName(), Fix: "attach it to another network, or let flatnetd have the bridge: --flannel-bridge ours"})
-	}
 	if p, bad := checkLinkName("ifName", e.IfName); bad {
 		p.Example = "eth0"
 		ps = append(ps, p)

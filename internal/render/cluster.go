@@ -149,7 +149,7 @@ func beside(v model.View, n model.Network, objects []dataplane.Object) []datapla
 	said := dataplane.State{}
 	for _, other := range v.Networks {
 		if other.Name < n.Name && inCluster(other) && !waits(other) && n.SharesBridge(other) {
-			for _, o := range slices.Concat(networkElements(other), clusterElements(v, other)) {
+			for _, o := range slices.Concat(bridge(v, other), bridgeSysctls(other), networkElements(other), clusterElements(v, other)) {
 				said[o.Key()] = o
 			}
 		}

@@ -25,7 +25,7 @@ func Network(v model.View, n model.Network) (dataplane.Host, error) {
 	case n.Mode == model.Bridged:
 		objects = bridged(v, n)
 	case n.ForeignBridge():
-		objects = [][]dataplane.Object{beside(v, n, networkElements(n)), devices(v, n), beside(v, n, clusterElements(v, n))}
+		objects = shared(v, n)
 	}
 	for _, objects := range objects {
 		if err := state.Put(objects...); err != nil {
@@ -33,6 +33,17 @@ func Network(v model.View, n model.Network) (dataplane.Host, error) {
 		}
 	}
 	return host, nil
+}
+
+// shared is a network whose bridge another program may have made, with workloads of its own on it: that one stays as it is, but for the
+// forwards of 127.0.0.1, see bridgeSysctls. Where there is none, whoever comes first makes it.
+func shared(v model.View, n model.Network) [][]dataplane.Object {
+	objects := [][]dataplane.Object{devices(v, n), beside(v, n, networkElements(n)), beside(v, n, clusterElements(v, n))}
+	if _, theirs := v.Node.Link(n.BridgeName()); theirs {
+		local := dataplane.Sysctl{Name: fmt.Sprintf("net/ipv4/conf/%s/route_localnet", n.BridgeName()), Link: n.BridgeName(), Value: onOff(n.Routes())}
+		return append(objects, beside(v, n, []dataplane.Object{local}))
+	}
+	return append(objects, beside(v, n, bridge(v, n)), beside(v, n, bridgeSysctls(n)))
 }
 
 // silent reports whether the host does not exist on the network at all.
