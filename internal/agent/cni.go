@@ -38,9 +38,9 @@ func (a *Agent) Attach(ctx context.Context, id model.Attachment, spec api.Worklo
 }
 
 // lend takes an open namespace that is to stand for its path until back is called.
-func (a *Agent) lend(path string, ns *os.File) (identity string, back func(), err error) {
+func (a *Agent) lend(path string, ns *os.File) (string, func(), error) {
 	bad := model.Problem{Code: model.CodeNetns, Path: "netns", Fix: "the path of the container's network namespace", Example: "/run/netns/web"}
-	identity, back, err = a.deps.Namespaces.Lend(path, ns)
+	identity, back, err := a.deps.Namespaces.Lend(path, ns)
 	if err != nil {
 		bad.Reason = fmt.Sprintf("%s is not a network namespace: %s", path, err)
 		return "", nil, bad
@@ -51,12 +51,14 @@ func (a *Agent) lend(path string, ns *os.File) (identity string, back func(), er
 		return "", nil, bad
 	}
 	a.mu.Lock()
-	a.state.lent = path
-	a.mu.Unlock()
+	defer a.mu.Unlock()
+	a.state.lent[path]++
 	return identity, func() {
 		a.mu.Lock()
-		a.state.lent = ""
-		a.mu.Unlock()
+		defer a.mu.Unlock()
+		if a.state.lent[path]--; a.state.lent[path] == 0 {
+			delete(a.state.lent, path)
+		}
 		back()
 	}, nil
 }

@@ -49,7 +49,7 @@ type state struct {
 	joined map[string]map[string]bool       // by workload: those that share its namespace
 	next   map[netip.Prefix]netip.Addr      // by subnet: where to look for a free address
 	added  map[containerLink]string         // by what CNI runtimes call an attachment: whose endpoints it made
-	lent   string                           // path of the namespace that a CNI runtime lends just now
+	lent   map[string]int                   // paths of the namespaces that CNI runtimes lend just now, and how often
 	lost   map[string]string                // workloads whose namespace vanished, with the reason
 
 	holders map[model.Holder][]model.Lease // the view's leases by who holds them, in order
@@ -66,7 +66,7 @@ func newState() *state {
 	return &state{
 		view: model.View{Networks: map[string]model.Network{}, Workloads: map[string]model.Workload{}, Forwards: map[string]model.Forward{}, Members: map[string]model.Member{}, Leases: map[model.LeaseKey]model.Lease{}},
 		used: map[string]map[netip.Addr]string{}, macs: map[string]map[model.MAC]string{},
-		netns: map[string]string{}, ports: map[string]string{}, joined: map[string]map[string]bool{}, next: map[netip.Prefix]netip.Addr{}, added: map[containerLink]string{}, lost: map[string]string{},
+		netns: map[string]string{}, ports: map[string]string{}, joined: map[string]map[string]bool{}, next: map[netip.Prefix]netip.Addr{}, added: map[containerLink]string{}, lent: map[string]int{}, lost: map[string]string{},
 		holders: map[model.Holder][]model.Lease{}, refused: map[string]string{},
 	}
 }
@@ -414,7 +414,7 @@ func (s *state) workloadPart(name string) (dataplane.Host, error) {
 	if _, lost := s.lost[name]; !ok || lost {
 		return dataplane.Host{}, nil
 	}
-	if w.Unseen && s.lent != w.Netns {
+	if w.Unseen && s.lent[w.Netns] == 0 {
 		host, err := render.Workload(s.view, w)
 		delete(host.Netns, w.Netns) // set up when it was lent, and out of reach since
 		return host, err
