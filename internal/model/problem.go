@@ -205,6 +205,8 @@ const (
 	CodeTokenRefused = "FN4003"
 	CodeStranger     = "FN4004"
 	CodeTooOften     = "FN4005"
+
+	CodeShareBridge = "FN4320"
 )
 
 // Titles says what each code means, in one line.
@@ -306,5 +308,7 @@ func Titles() map[string]string {
 		CodeTokenRefused: "the token is not accepted",
 		CodeStranger:     "who answers is not of the token's cluster",
 		CodeTooOften:     "too many attempts",
+
+		CodeShareBridge: "the bridge cannot be shared",
 	}
 }

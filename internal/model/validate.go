@@ -136,9 +136,6 @@ func (c *networkCheck) bridge() {
 	}
 }
 
-// CodeShareBridge is what is wrong with a bridge that the network is to share.
-const CodeShareBridge = "FN4320"
-
 // shared checks that the network can stand on a bridge that another program made: the host is on it with the network's gateways.
 func (c *networkCheck) shared() {
 	n := c.net
