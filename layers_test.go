@@ -60,6 +60,7 @@ var layers = []layer{
 	{name: "daemon", packages: []string{"cmd/flatnetd"}, mayImport: []string{"internal/agent", "internal/compat", "internal/lab"}},
 	{name: "etcd's own daemon", packages: []string{"cmd/flatnet-etcd"}, mayImport: []string{"internal/store/etcd/server"}},
 	{name: "client", packages: []string{"cmd/flatnet"}, mayImport: []string{"api"}},
+	{name: "CNI plugin", packages: []string{"cmd/flatnet-cni"}, mayImport: []string{"api/attach"}},
 
 	{name: "proofs, measures and scenery, which no package imports", packages: []string{"test", "bench", "demo"}, mayImport: []string{"api", "internal"}},
 }
@@ -67,7 +68,7 @@ var layers = []layer{
 // owners are the third-party modules and the packages that use them: one each. A second one needs its reason here.
 var owners = map[string][]string{
 	"github.com/cilium/ebpf":              {"internal/kernel/bpf"},
-	"github.com/containernetworking/cni":  {"bench"}, // as the runtimes call plugins
+	"github.com/containernetworking/cni":  {"internal/compat/cni", "bench"}, // bench: as the runtimes call plugins
 	"go.etcd.io/bbolt":                    {"internal/store/local"},
 	"go.etcd.io/etcd":                     {"internal/store/etcd", "internal/store/etcd/server"},
 	"go.uber.org/zap":                     {"internal/store/etcd", "internal/store/etcd/server"}, // to keep etcd's own log quiet
@@ -248,6 +249,7 @@ func TestLayersRefuse(t *testing.T) {
 		{"internal/agent", "go.etcd.io/etcd/client/v3"},
 		{"internal/store", "go.etcd.io/etcd/client/v3"},
 		{"cmd/flatnet", module + "/internal/model"},
+		{"cmd/flatnet-cni", module + "/api"},
 		{"cmd/flatnetd", module + "/internal/kernel"},
 		{"api", module + "/internal/model"},
 	} {

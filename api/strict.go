@@ -21,6 +21,22 @@ type tree struct {
 	problems []Problem
 }
 
+// Strict reads one JSON value into v, which is a pointer, and says what is wrong with it, each with its path: fields that v does
+// not have, values of another kind, keys given twice. What v has as json.RawMessage is not looked into.
+func Strict(data []byte, v any) []Problem {
+	root, problems := parseTree(data)
+	if root == nil && len(problems) > 0 {
+		return problems
+	}
+	if problems = append(problems, check(root, reflect.TypeOf(v).Elem(), "")...); len(problems) > 0 {
+		return problems[:min(len(problems), maxProblems)]
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return []Problem{{Code: CodeMalformed, Reason: err.Error()}}
+	}
+	return nil
+}
+
 func parseTree(data []byte) (any, []Problem) {
 	t := tree{dec: json.NewDecoder(bytes.NewReader(data))}
 	t.dec.UseNumber()
@@ -126,6 +142,9 @@ func check(v any, t reflect.Type, at string) []Problem {
 	if v == nil {
 		return nil
 	}
+	if t == reflect.TypeFor[json.RawMessage]() {
+		return nil
+	}
 	if t.Kind() == reflect.Pointer {
 		return check(v, t.Elem(), at)
 	}
@@ -153,7 +172,7 @@ func check(v any, t reflect.Type, at string) []Problem {
 			}
 		}
 		return wrongKind(v, at, "a whole number", "")
-	case reflect.Uint16, reflect.Uint32:
+	case reflect.Uint16, reflect.Uint32, reflect.Uint64:
 		if n, ok := v.(json.Number); ok {
 			if _, err := strconv.ParseUint(n.String(), 10, t.Bits()); err == nil {
 				return nil

@@ -89,6 +89,7 @@ func serve(ctx context.Context, c config, getenv func(string) string, log *slog.
 			log.Info("ready", "version", release())
 			manager.tell("READY=1")
 		},
+		Attach: serveCNI(log),
 	})
 	if errors.Is(err, agent.ErrUninstalled) {
 		log.Info("uninstalled")

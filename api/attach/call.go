@@ -1,0 +1,155 @@
+package attach
+
+import (
+	"errors"
+	"io"
+	"os"
+	"syscall"
+	"time"
+)
+
+// Patience is how long a Call waits.
+type Patience struct {
+	Start  time.Duration // for the daemon to be there, which it is not while it restarts
+	Answer time.Duration // for its reply
+}
+
+// Usual outlasts a restart of flatnetd, and ends before those give up who wait for the plugin: kubelet's two minutes are the
+// shortest time among them.
+var Usual = Patience{Start: 2500 * time.Millisecond, Answer: 55 * time.Second}
+
+// ErrAway is the error of a Call that nobody answered, or not in time: it may be made again, whatever the request was.
+var ErrAway = errors.New("flatnetd does not answer")
+
+// pause is how long a Call waits before it looks again for a daemon that is not there.
+const pause = 20 * time.Millisecond
+
+// Call sends the request, with the descriptor netns beside it unless that is negative, and waits for the reply. The
+// descriptor stays the caller's.
+//
+// A daemon that ends after it has taken the request, without a reply, is asked once more when it is back: every request of
+// CNI may be repeated.
+func Call(socket string, r Request, netns int, p Patience) (Reply, error) {
+	frame, err := r.Append(nil)
+	if err != nil {
+		return Reply{}, err
+	}
+	reply, err := ask(socket, frame, netns, p)
+	if lost(err) {
+		reply, err = ask(socket, frame, netns, p)
+	}
+	return reply, err
+}
+
+func ask(socket string, frame []byte, netns int, p Patience) (Reply, error) {
+	conn, err := connect(socket, p.Start)
+	if err != nil {
+		return Reply{}, err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(p.Answer)); err != nil {
+		return Reply{}, err
+	}
+	if err := send(conn, frame, netns); err != nil {
+		return Reply{}, away("send the request", err)
+	}
+	return receive(conn)
+}
+
+// connect makes a connection that Go's poller waits for: a thread that blocks in read(2) has the runtime look at it fifty
+// times in the first millisecond, which costs more than the poller.
+func connect(socket string, patience time.Duration) (*os.File, error) {
+	deadline := time.Now().Add(patience)
+	for {
+		fd, err := dial(socket)
+		if err == nil {
+			return os.NewFile(uintptr(fd), socket), nil
+		}
+		if !passing(err) {
+			return nil, failed("connect", err)
+		}
+		if time.Now().After(deadline) {
+			return nil, away("connect", err)
+		}
+		time.Sleep(pause)
+	}
+}
+
+func dial(socket string) (int, error) {
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1, err
+	}
+	if err := syscall.Connect(fd, &syscall.SockaddrUnix{Name: socket}); err != nil {
+		syscall.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// passing reports whether the daemon is not there (yet) or has as many waiting as it takes, which is EAGAIN.
+func passing(err error) bool {
+	return err == syscall.ENOENT || err == syscall.ECONNREFUSED || err == syscall.EAGAIN || err == syscall.EINTR
+}
+
+// send writes the frame; the descriptor travels with its first byte.
+func send(conn *os.File, frame []byte, netns int) error {
+	var rights []byte
+	if netns >= 0 {
+		rights = syscall.UnixRights(netns)
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	sent := 0
+	var errno error
+	err = raw.Write(func(fd uintptr) bool {
+		sent, errno = syscall.SendmsgN(int(fd), frame, rights, nil, syscall.MSG_NOSIGNAL)
+		return errno != syscall.EAGAIN
+	})
+	if err = errors.Join(err, errno); err != nil {
+		return err
+	}
+	_, err = conn.Write(frame[sent:])
+	return err
+}
+
+func receive(conn *os.File) (Reply, error) {
+	header := make([]byte, HeaderSize)
+	if _, err := io.ReadFull(conn, header); err != nil {
+		return Reply{}, away("wait for the reply", err)
+	}
+	n, err := ParseHeader(header)
+	if err != nil {
+		return Reply{}, failed("read the reply", err)
+	}
+	body := make([]byte, n)
+	if _, err := io.ReadFull(conn, body); err != nil {
+		return Reply{}, away("read the reply", err)
+	}
+	reply, err := ParseReply(body)
+	if err != nil {
+		return Reply{}, failed("read the reply", err)
+	}
+	return reply, nil
+}
+
+// callError is a Call that failed: at what, and why.
+type callError struct {
+	op   string
+	err  error
+	away bool // the daemon was not there, or ended, or took too long
+}
+
+func away(op string, err error) error   { return &callError{op, err, true} }
+func failed(op string, err error) error { return &callError{op, err, false} }
+
+func (e *callError) Error() string        { return e.op + ": " + e.err.Error() }
+func (e *callError) Unwrap() error        { return e.err }
+func (e *callError) Is(target error) bool { return e.away && target == ErrAway }
+
+// lost reports whether the connection ended before the reply.
+func lost(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}

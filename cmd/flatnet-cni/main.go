@@ -1,0 +1,72 @@
+// Command flatnet-cni is the plugin by which container runtimes attach containers to flatnet's networks: CNI 0.3.0 to 1.1.0,
+// the configuration `{"type": "flatnet"}` and what docs/reference/cni.md has beside.
+//
+// It decides nothing. It hands what the runtime gave it to flatnetd, with the container's network namespace as a descriptor,
+// prints the answer and ends. Only what must be said without a daemon it says itself: which versions it speaks, and that the
+// daemon is away.
+//
+//	CNI_COMMAND=VERSION flatnet-cni </dev/null
+//
+// A runtime waits for it twice in every container's life, so it starts with as little as a Go program can: the packages
+// fmt, encoding/json and net would cost each start a tenth more, and a test keeps them out.
+package main
+
+import (
+	"io"
+	"os"
+
+	"github.com/flatnet/flatnet/api/attach"
+)
+
+var version = "unknown" // set by the linker
+
+func main() {
+	os.Exit(run(os.Getenv, os.Stdin, os.Stdout, os.Stderr, attach.Usual))
+}
+
+// run answers one call of the runtime, and returns the exit status.
+func run(getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer, patience attach.Patience) int {
+	command := getenv("CNI_COMMAND")
+	if command == "" {
+		io.WriteString(stderr, "flatnet-cni "+version+": a CNI plugin, for a container runtime to start; it speaks CNI "+oldest+" to "+newest+".\n"+
+			"Make a configuration for it with: flatnet cni install\n")
+		return 0
+	}
+	config, err := io.ReadAll(io.LimitReader(stdin, attach.MaxFrame+1))
+	if err != nil {
+		return fail(stdout, config, problem{code: ioFailure, msg: "read the network configuration: " + err.Error()})
+	}
+	if command == "VERSION" {
+		io.WriteString(stdout, versions(config))
+		return 0
+	}
+	return call(attach.Request{Command: command, Container: getenv("CNI_CONTAINERID"), Netns: getenv("CNI_NETNS"),
+		IfName: getenv("CNI_IFNAME"), Args: getenv("CNI_ARGS"), Config: config}, socketOf(config, getenv), stdout, patience)
+}
+
+// socketOf is where the daemon listens: as the configuration says, or the environment, or as usual.
+func socketOf(config []byte, getenv func(string) string) string {
+	if s := topLevel(config, "socket"); s != "" {
+		return s
+	}
+	if s := getenv(attach.SocketVariable); s != "" {
+		return s
+	}
+	return attach.DefaultSocket
+}
+
+func call(r attach.Request, socket string, stdout io.Writer, patience attach.Patience) int {
+	netns, err := openNetns(r)
+	if err != nil {
+		return fail(stdout, r.Config, problem{code: badEnvironment, msg: "FN4103: CNI_NETNS=" + r.Netns + " cannot be opened",
+			details: err.Error() + "; more: flatnet help FN4103"})
+	}
+	reply, err := attach.Call(socket, r, netns, patience)
+	if err != nil {
+		return fail(stdout, r.Config, unanswered(r.Command, socket, err))
+	}
+	if _, err := stdout.Write(reply.Stdout); err != nil {
+		return 1
+	}
+	return reply.Exit
+}

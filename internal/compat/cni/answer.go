@@ -1,0 +1,175 @@
+package cni
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/flatnet/flatnet/api"
+	"github.com/flatnet/flatnet/api/attach"
+	"github.com/flatnet/flatnet/internal/model"
+)
+
+// undoTime is how long taking back a failed ADD may take.
+const undoTime = 20 * time.Second
+
+// errStopping is of a request that ends because the daemon does: it is not answered, and the plugin asks the next daemon.
+var errStopping = errors.New("the daemon is stopping")
+
+// answer carries out one call of the plugin and says what that shall print. The error is errStopping.
+func (s *server) answer(ctx context.Context, of call) (attach.Reply, error) {
+	version := versionIn(of.Config)
+	out, err := s.command(ctx, of, version)
+	switch {
+	case err == nil:
+		return attach.Reply{Stdout: out}, nil
+	case s.stopping(err):
+		return attach.Reply{}, errStopping
+	}
+	f := failureOf(err, of.Command)
+	s.log.Debug("CNI request refused", "command", of.Command, "container", of.Container, "ifname", of.IfName, "code", f.Code, "error", err)
+	if !slices.Contains(versions, version) {
+		version = newest
+	}
+	return attach.Reply{Exit: 1, Stdout: f.print(version)}, nil
+}
+
+func (s *server) command(ctx context.Context, of call, version string) ([]byte, error) {
+	if len(of.Config) == 0 {
+		return nil, model.Problem{Code: codeUnreadable, Reason: "standard input is empty; it should be the network configuration"}
+	}
+	if problems := unknownToo(of.Config, api.Strict(of.Config, new(json.RawMessage))); len(problems) > 0 { // it is no JSON
+		return nil, problems.Err()
+	}
+	if of.Command == "DEL" { // whatever the configuration has become since the ADD
+		return nil, s.del(ctx, of)
+	}
+	if err := checkVersion(version, of.Command); err != nil {
+		return nil, err
+	}
+	if err := of.checkVariables(); err != nil {
+		return nil, err
+	}
+	c, err := readConf(of.Config)
+	if err != nil {
+		return nil, err
+	}
+	switch of.Command {
+	case "ADD":
+		return s.add(ctx, of, c)
+	case "CHECK":
+		return nil, s.check(ctx, of, c)
+	case "STATUS":
+		return nil, s.status(ctx, c)
+	case "GC":
+		return nil, s.collect(ctx, c)
+	}
+	return nil, model.Problem{Code: codeEnvironment, Reason: fmt.Sprintf("CNI_COMMAND=%s is not known", brief(of.Command)), Fix: "ADD, DEL, CHECK, GC, STATUS or VERSION"}
+}
+
+func (s *server) add(ctx context.Context, of call, c conf) ([]byte, error) {
+	if of.netns == nil {
+		return nil, noNetns(of)
+	}
+	var err error
+	if of.args, err = readArgs(of.Args); err != nil {
+		return nil, err
+	}
+	spec, err := c.spec(of)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := c.previous(); err != nil {
+		return nil, err
+	}
+	w, err := s.daemon.Attach(ctx, of.id(c.Name), spec, of.netns)
+	var out []byte
+	if err == nil {
+		out, err = c.result(of, w)
+	}
+	if err == nil || s.stopping(err) {
+		return out, err
+	}
+	s.undo(ctx, of.id(c.Name))
+	return nil, c.explain(err)
+}
+
+// undo takes back an ADD that failed or whose answer nobody got.
+func (s *server) undo(ctx context.Context, id model.Attachment) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
+	defer cancel()
+	if err := s.daemon.Detach(ctx, id); err != nil {
+		s.log.Warn("a failed CNI ADD is not taken back; its DEL will do it", "container", id.Container, "ifname", id.IfName, "error", err)
+	}
+}
+
+func noNetns(of call) error {
+	return model.Problem{Code: codeEnvironment, Reason: fmt.Sprintf("CNI_NETNS=%s was not handed over", brief(of.Netns)), Fix: "flatnet-cni opens it; is it of this release?"}
+}
+
+// del needs no more of the configuration than its name: a container whose configuration became bad can still be removed.
+func (s *server) del(ctx context.Context, of call) error {
+	if err := of.checkVariables(); err != nil {
+		return err
+	}
+	var c struct{ Name any }
+	if err := json.Unmarshal(of.Config, &c); err != nil {
+		return model.Problem{Code: codeUnreadable, Reason: err.Error()}
+	}
+	name, _ := c.Name.(string)
+	return s.daemon.Detach(ctx, of.id(name))
+}
+
+func (s *server) check(ctx context.Context, of call, c conf) error {
+	if of.netns == nil {
+		return noNetns(of)
+	}
+	w, err := s.daemon.Check(ctx, of.id(c.Name), of.netns)
+	if err != nil {
+		return err
+	}
+	return c.compare(of, w)
+}
+
+func (s *server) status(ctx context.Context, c conf) error {
+	var names []string
+	for _, n := range c.networks() {
+		names = append(names, n.Network)
+	}
+	return s.daemon.Serves(ctx, names)
+}
+
+func (s *server) collect(ctx context.Context, c conf) error {
+	valid, err := c.valid()
+	if err != nil {
+		return err
+	}
+	return s.daemon.Collect(ctx, c.Name, valid)
+}
+
+// valid are the attachments that the runtime knows. That there is no such list is not the same as an empty one: libcni writes null
+// for that.
+func (c *conf) valid() ([]model.Attachment, error) {
+	raw, path := c.ValidAttachments, "cni.dev/valid-attachments"
+	if raw == nil {
+		raw, path = c.Attachments, "cni.dev/attachments"
+	}
+	if raw == nil {
+		return nil, model.Problem{Code: codeInvalid, Path: "cni.dev/valid-attachments", Reason: "it is missing, and without it every container would lose its network", Fix: "the runtime lists what it knows"}
+	}
+	var list []struct{ ContainerID, IfName string }
+	if err := json.Unmarshal(raw, &list); err != nil {
+		return nil, model.Problem{Code: codeUnreadable, Path: path, Reason: err.Error()}
+	}
+	valid := []model.Attachment{}
+	for i, a := range list {
+		if a.ContainerID == "" || a.IfName == "" {
+			return nil, model.Problem{Code: codeInvalid, Path: fmt.Sprintf("%s[%d]", path, i), Reason: "containerID and ifname name an attachment, and one of them is missing"}
+		}
+		valid = append(valid, model.Attachment{Config: c.Name, Container: a.ContainerID, IfName: a.IfName})
+	}
+	return valid, nil
+}

@@ -1,0 +1,245 @@
+package cni
+
+import (
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/flatnet/flatnet/api"
+	"github.com/flatnet/flatnet/internal/model"
+)
+
+// conf is a network configuration with what the runtime adds to it for one call. docs/reference/cni.md explains each key.
+type conf struct {
+	// CNI's own
+	CNIVersion    string          `json:"cniVersion"`
+	Name          string          `json:"name"`
+	Type          string          `json:"type"`
+	Capabilities  map[string]bool `json:"capabilities"`
+	DNS           dns             `json:"dns"`
+	IPMasq        bool            `json:"ipMasq"`
+	IPAM          json.RawMessage `json:"ipam"`
+	DisableCheck  bool            `json:"disableCheck"`
+	DisableGC     bool            `json:"disableGC"`
+	RuntimeConfig runtimeConfig   `json:"runtimeConfig"`
+	Args          json.RawMessage `json:"args"`
+	PrevResult    json.RawMessage `json:"prevResult"`
+
+	ValidAttachments json.RawMessage `json:"cni.dev/valid-attachments"`
+	Attachments      json.RawMessage `json:"cni.dev/attachments"` // libcni's twin of it
+
+	// ours: those of one attachment, or Networks
+	Network         string            `json:"network"`
+	IPs             []string          `json:"ips"`
+	MAC             string            `json:"mac"`
+	GatewayPriority int               `json:"gatewayPriority"`
+	Labels          map[string]string `json:"labels"`
+	Bandwidth       *api.Bandwidth    `json:"bandwidth"`
+	Networks        []json.RawMessage `json:"networks"` // each a name or a network
+	Socket          string            `json:"socket"`   // for flatnet-cni
+
+	several []network // Networks, read
+}
+
+// network is one item of the key networks.
+type network struct {
+	Network         string            `json:"network"`
+	IfName          string            `json:"ifName"`
+	IPs             []string          `json:"ips"`
+	MAC             string            `json:"mac"`
+	GatewayPriority int               `json:"gatewayPriority"`
+	Labels          map[string]string `json:"labels"`
+	Bandwidth       *api.Bandwidth    `json:"bandwidth"`
+	Aliases         []string          `json:"aliases"`
+}
+
+// runtimeConfig is what the runtime has to say for the capabilities that the configuration declares.
+type runtimeConfig struct {
+	PortMappings []portMapping   `json:"portMappings"`
+	Bandwidth    *api.Bandwidth  `json:"bandwidth"`
+	IPs          []string        `json:"ips"`
+	IPRanges     [][]ipRange     `json:"ipRanges"`
+	MAC          string          `json:"mac"`
+	DNS          runtimeDNS      `json:"dns"`
+	Aliases      json.RawMessage `json:"aliases"` // names; podman: names for each configuration
+}
+
+// dns is what CNI configurations and results have of resolvers.
+type dns struct {
+	Nameservers []string `json:"nameservers"`
+	Domain      string   `json:"domain"`
+	Search      []string `json:"search"`
+	Options     []string `json:"options"`
+}
+
+type runtimeDNS struct {
+	Servers  []string `json:"servers"`
+	Searches []string `json:"searches"`
+	Options  []string `json:"options"`
+}
+
+// capabilities are those that runtimeConfig can have.
+var capabilities = []string{"aliases", "bandwidth", "dns", "ipRanges", "ips", "mac", "portMappings"}
+
+// versionIn is the version of CNI that a configuration is of, as far as it can be read.
+func versionIn(config []byte) string {
+	var c struct {
+		CNIVersion any `json:"cniVersion"`
+	}
+	_ = json.Unmarshal(config, &c) // what is no JSON has no version
+	v, _ := c.CNIVersion.(string)
+	return v
+}
+
+// checkVersion refuses versions that are not spoken, and commands that a version does not have.
+func checkVersion(version, command string) error {
+	first := map[string]string{"CHECK": "0.4.0", "STATUS": "1.1.0", "GC": "1.1.0"}[command]
+	p := model.Problem{Code: codeVersion, Path: "cniVersion", Fix: "flatnet speaks " + strings.Join(versions, ", ")}
+	switch {
+	case version == "":
+		p.Reason = "the configuration names no version of CNI"
+		p.Example = `"cniVersion": "1.0.0"`
+	case !slices.Contains(versions, version):
+		p.Reason = fmt.Sprintf("CNI %s is not spoken", brief(version))
+	case slices.Index(versions, version) < slices.Index(versions, first):
+		p.Reason = fmt.Sprintf("CNI %s has no %s", version, command)
+		p.Fix = fmt.Sprintf("%s came with CNI %s", command, first)
+	default:
+		return nil
+	}
+	return p
+}
+
+// readConf reads a configuration strictly: what flatnet would not do is refused.
+func readConf(config []byte) (conf, error) {
+	var c conf
+	found := api.Strict(config, &c)
+	if problems := unknownToo(config, found); len(problems) > 0 {
+		return conf{}, problems.Err()
+	}
+	if len(found) > 0 { // nothing but keys that CNI may add
+		if err := json.Unmarshal(config, &c); err != nil {
+			return conf{}, model.Problem{Code: codeUnreadable, Reason: err.Error()}
+		}
+	}
+	if err := c.readNetworks(); err != nil {
+		return conf{}, err
+	}
+	return c, c.check()
+}
+
+// unknownToo puts the problems of a JSON text into CNI's terms; keys that CNI may add later are none.
+func unknownToo(config []byte, found []api.Problem) model.Problems {
+	var out model.Problems
+	for _, p := range found {
+		switch {
+		case strings.HasPrefix(p.Path, "cni.dev/") && p.Code == api.CodeUnknownField:
+			continue
+		case p.Code == api.CodeUnknownField:
+			out = append(out, model.Problem{Code: codeUnknownKey, Path: p.Path, Fix: p.Fix,
+				Reason: fmt.Sprintf("flatnet has no such key; its value is %s", valueAt(config, p.Path))})
+		default:
+			out = append(out, model.Problem{Code: codeUnreadable, Path: p.Path, Reason: p.Reason, Fix: p.Fix})
+		}
+	}
+	return out
+}
+
+// readNetworks reads the items of networks.
+func (c *conf) readNetworks() error {
+	for i, raw := range c.Networks {
+		at := fmt.Sprintf("networks[%d]", i)
+		var n network
+		if json.Unmarshal(raw, &n.Network) != nil {
+			if problems := unknownToo(raw, api.Strict(raw, &n)); len(problems) > 0 {
+				return problems.Under(at).Err()
+			}
+		}
+		c.several = append(c.several, n)
+	}
+	return nil
+}
+
+var namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`) // CNI 1.1.0, section 1 and 2
+
+// check finds what cannot be meant.
+func (c *conf) check() error {
+	var ps model.Problems
+	if !namePattern.MatchString(c.Name) {
+		ps = append(ps, model.Problem{Code: codeInvalid, Path: "name", Reason: fmt.Sprintf("%q is no name of a network configuration", brief(c.Name)),
+			Fix: "letters, digits, _ . - and the first a letter or digit"})
+	}
+	ps = append(ps, c.checkIPAM()...)
+	ps = append(ps, c.checkCapabilities()...)
+	if c.Networks == nil {
+		return ps.Err()
+	}
+	if c.Network != "" || c.IPs != nil || c.MAC != "" || c.GatewayPriority != 0 || c.Bandwidth != nil {
+		ps = append(ps, model.Problem{Code: codeInvalid, Path: "networks", Reason: "network, ips, mac, gatewayPriority and bandwidth stand beside it",
+			Fix: "put them into an item of networks", Example: `"networks": [{"network": "pods", "gatewayPriority": 10}, "storage"]`})
+	}
+	if len(c.several) == 0 {
+		ps = append(ps, model.Problem{Code: codeInvalid, Path: "networks", Reason: "the list is empty", Fix: "name a network, or leave networks out for the default one"})
+	}
+	return ps.Err()
+}
+
+// checkIPAM refuses what would have another program choose addresses. An empty object is what some tools write for none.
+func (c *conf) checkIPAM() model.Problems {
+	var ipam map[string]any
+	if c.IPAM == nil || json.Unmarshal(c.IPAM, &ipam) == nil && len(ipam) == 0 {
+		return nil
+	}
+	return model.Problems{{Code: codeIPAM, Path: "ipam", Reason: "addresses are given by flatnet; the key's value is " + short(c.IPAM),
+		Fix: "leave it out: the network's subnets say which addresses there are, \"ips\" asks for certain ones, and the capability ipRanges narrows them"}}
+}
+
+// checkCapabilities refuses a declaration that would have the runtime hand over what nobody does anything with.
+func (c *conf) checkCapabilities() model.Problems {
+	var ps model.Problems
+	for name, on := range c.Capabilities {
+		if on && !slices.Contains(capabilities, name) {
+			ps = append(ps, model.Problem{Code: codeUnknownKey, Path: "capabilities." + brief(name), Reason: "flatnet has no such capability; its value is true",
+				Fix: "those there are: " + strings.Join(capabilities, ", ")})
+		}
+	}
+	slices.SortFunc(ps, func(a, b model.Problem) int { return strings.Compare(a.Path, b.Path) })
+	return ps
+}
+
+// valueAt is the value that a JSON text has at a path such as networks[1].colour, for an error.
+func valueAt(config []byte, path string) string {
+	var v any
+	_ = json.Unmarshal(config, &v) // it was read before
+	for _, step := range strings.FieldsFunc(path, func(r rune) bool { return r == '.' || r == '[' || r == ']' }) {
+		switch at := v.(type) {
+		case map[string]any:
+			v = at[step]
+		case []any:
+			i := 0
+			if _, err := fmt.Sscan(step, &i); err != nil || i < 0 || i >= len(at) {
+				return "unknown"
+			}
+			v = at[i]
+		}
+	}
+	text, err := json.Marshal(v)
+	if err != nil {
+		return "unknown"
+	}
+	return short(text)
+}
+
+// short is a piece of JSON for one line of an error.
+func short(raw []byte) string { return brief(string(raw)) }
+
+// brief cuts short what nobody could have meant, for one line of an error.
+func brief(s string) string {
+	const most = 80
+	if len(s) > most {
+		return strings.ToValidUTF8(s[:most], "") + "…"
+	}
+	return s
+}
