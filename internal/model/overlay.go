@@ -51,7 +51,9 @@ const (
 
 // ForeignBridge reports whether the network's bridge may be one that another program made and that has its workloads on it. Where there is such
 // a one, it is used as it is, with its MAC and addresses; where there is none, it is made as any other.
-func (n Network) ForeignBridge() bool { return n.ShareBridge || n.Mode == Cluster && n.Cluster.ForeignBridge }
+func (n Network) ForeignBridge() bool {
+	return n.ShareBridge || n.Mode == Cluster && n.Cluster.ForeignBridge
+}
 
 // SharesBridge reports whether two networks stand on one bridge: flannel's two families on that of its CNI plugin.
 func (n Network) SharesBridge(o Network) bool {
