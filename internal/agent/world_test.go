@@ -39,7 +39,8 @@ type world struct {
 	procs   *fakeProcesses
 	runDir  string
 	boot    string
-	removed bool // an uninstall ended
+	removed bool           // an uninstall ended
+	again   map[string]int // how often another namespace came to stand at a path
 
 	cluster func() store.Cluster // nil: in none
 	self    string
@@ -342,7 +343,7 @@ func (n fakeNamespaces) Identify(path string) (string, error) {
 	}
 	for _, p := range n.kernel.Namespaces() {
 		if p == path && p != dataplane.HostNetns {
-			return path, nil
+			return fmt.Sprint(path, n.again[path]), nil
 		}
 	}
 	return "", fmt.Errorf("%s: no such namespace", path)
@@ -351,6 +352,16 @@ func (n fakeNamespaces) Identify(path string) (string, error) {
 func (n fakeNamespaces) Lend(path string, _ *os.File) (string, func(), error) {
 	identity, err := n.Identify(path)
 	return identity, func() {}, err
+}
+
+// anotherNetns ends the namespace at a path and has another one stand there.
+func (w *world) anotherNetns(path string) {
+	w.kernel.RemoveNetns(path)
+	w.kernel.AddNetns(path)
+	if w.again == nil {
+		w.again = map[string]int{}
+	}
+	w.again[path]++
 }
 
 func (fakeNamespaces) Own() (string, error) { return "host", nil }

@@ -138,6 +138,8 @@ func (c *workloadCheck) endpoint(i int, e Endpoint) Problems {
 		ps = append(ps, p)
 	}
 	ps = append(ps, c.addrs(n, e)...)
+	ps = append(ps, rangesAndAliases(n, e)...)
+	ps = append(ps, bandwidth(n, e.Bandwidth)...)
 	if n.Mode == Cable {
 		ps = append(ps, c.cable(n)...)
 	}
@@ -225,6 +227,30 @@ func (c *workloadCheck) addrs(n Network, e Endpoint) Problems {
 		if owner, ok := c.otherOn(n.Name, func(o Endpoint) bool { return containsAddr(o.Addrs, a) }); ok {
 			ps = append(ps, Problem{Code: CodeAddressTaken, Path: path, Reason: fmt.Sprintf("%s is in use on network %q", a, n.Name), Owner: owner,
 				Fix: "leave it out to have a free one"})
+		}
+	}
+	return ps
+}
+
+// rangesAndAliases judges where automatic addresses are to come from, and further names.
+func rangesAndAliases(n Network, e Endpoint) Problems {
+	var ps Problems
+	within := make([]netip.Prefix, 0, len(n.Subnets)+len(n.Cluster.Pools))
+	for _, s := range n.Subnets {
+		within = append(within, s.Prefix)
+	}
+	for _, p := range n.Cluster.Pools {
+		within = append(within, p.Prefix)
+	}
+	for i, r := range e.Ranges {
+		if !slices.ContainsFunc(within, func(p netip.Prefix) bool { return p.Contains(r.First) && p.Contains(r.Last) }) {
+			ps = append(ps, Problem{Code: CodeRange, Path: fmt.Sprintf("ipRanges[%d]", i), Reason: fmt.Sprintf("%s is in no subnet of network %q", r, n.Name), Fix: "subnets: " + subnetList(n)})
+		}
+	}
+	for i, alias := range e.Aliases {
+		if p, bad := CheckName("alias", alias); bad {
+			p.Path = fmt.Sprintf("aliases[%d]", i)
+			ps = append(ps, p)
 		}
 	}
 	return ps
