@@ -71,6 +71,7 @@ func (k *Kernel) Apply(ctx context.Context, netns string, p dataplane.Plan) erro
 			errs = append(errs, k.applySysctls(s, run, doomed)...)
 		default:
 			errs = append(errs, k.applyRoutes(s, run)...)
+			k.await(ctx, s, run)
 		}
 	}
 	return errors.Join(errs...)
