@@ -72,6 +72,11 @@ func (c *Client) Network(ctx context.Context, name string) (Network, error) {
 	return get[Network](ctx, c, path("networks", name))
 }
 
+// CNIStatus says whether an ADD of CNI on the networks would be served now; none: on that which containers get that name none.
+func (c *Client) CNIStatus(ctx context.Context, networks ...string) (CNIStatus, error) {
+	return get[CNIStatus](ctx, c, "/cni/status?"+url.Values{"network": networks}.Encode())
+}
+
 // CreateNetwork makes a network of a Manifest of kind Network.
 func (c *Client) CreateNetwork(ctx context.Context, m Manifest, how ...Option) (Changed[Network], error) {
 	return call[Changed[Network]](ctx, c, http.MethodPost, path("networks")+query(how), m)

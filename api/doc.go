@@ -28,6 +28,7 @@
 //	GET    /manifests                     []Manifest            what is stored, as apply takes it
 //	GET    /plan                          []Step                what the kernel lacks or has too much; empty when all is well
 //	POST   /repair                        []Step                carries that out now
+//	GET    /cni/status                    CNIStatus             whether CNI's ADD would be served; on certain networks with ?network=NAME, repeated
 //	GET    /doctor                        []Finding
 //	POST   /doctor/fix                    Fix → []Step
 //	POST   /uninstall                     []Step                removes all that flatnet made from this host

@@ -32,7 +32,7 @@ type NetworkSpec struct {
 	Mode         string       `json:"mode,omitempty"` // nat (default), routed, bridged, host-only, isolated, cable, cluster
 	Bridge       string       `json:"bridge,omitempty"`
 	ShareBridge  bool         `json:"shareBridge,omitempty"` // nat, routed, host-only: a bridge of that name that another program made is used as it is
-	Subnets      []SubnetSpec `json:"subnets,omitempty"` // empty: one IPv4 and one IPv6 subnet from the pools; "auto" likewise, singly
+	Subnets      []SubnetSpec `json:"subnets,omitempty"`     // empty: one IPv4 and one IPv6 subnet from the pools; "auto" likewise, singly
 	HostAdapter  *bool        `json:"hostAdapter,omitempty"`
 	Uplink       string       `json:"uplink,omitempty"`
 	Masquerade   bool         `json:"masquerade,omitempty"` // routed: leaves with the host's address
@@ -345,6 +345,14 @@ type Event struct {
 	Object string    `json:"object"`
 	Text   string    `json:"text,omitempty"`
 	Steps  []Step    `json:"steps,omitempty"`
+}
+
+// CNIStatus says whether container runtimes get their containers attached.
+type CNIStatus struct {
+	Ready       bool      `json:"ready"`
+	Problems    []Problem `json:"problems,omitempty"` // why not
+	Attachments int       `json:"attachments"`        // links of containers that runtimes have here
+	Socket      string    `json:"socket"`             // where flatnet-cni finds the daemon
 }
 
 // Version tells which program answers.

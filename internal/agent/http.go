@@ -39,6 +39,7 @@ func (a *Agent) Handler() http.Handler {
 	a.changeRoutes(handle)
 	a.clusterRoutes(handle)
 	a.showRoutes(mux)
+	mux.HandleFunc("GET /v1/cni/status", a.serveCNIStatus)
 	mux.HandleFunc("GET /v1/events", a.serveEvents)
 	mux.HandleFunc("GET /readyz", a.serveReady)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
