@@ -163,11 +163,10 @@ func (a *Agent) withAttachment(ctx context.Context, w model.Workload, id model.A
 	for i := range added.Endpoints {
 		added.Endpoints[i].Attachment = id
 	}
-	was := len(w.Endpoints)
+	was, published := len(w.Endpoints), len(w.Forwards)
 	w.Endpoints = slices.Concat(w.Endpoints, added.Endpoints)
 	w.Forwards = slices.Concat(w.Forwards, added.Forwards)
-	problems := append(r.problems, model.ValidateWorkload(a.view(), w)...)
-	problems = append(problems, a.inactive(w)...)
+	problems := append(r.problems, asRequested(append(model.ValidateWorkload(a.view(), w), a.inactive(w)...), was, published)...)
 	if len(problems) > 0 {
 		return w, added, problems.Err()
 	}
@@ -179,6 +178,19 @@ func (a *Agent) withAttachment(ctx context.Context, w model.Workload, id model.A
 	}
 	copy(w.Endpoints[was:], added.Endpoints)
 	return w, added, nil
+}
+
+// asRequested numbers the endpoints and ports in problems as the request did, which is about those after what was there already.
+func asRequested(problems model.Problems, endpoints, publish int) model.Problems {
+	for i := range problems {
+		for list, before := range map[string]int{"endpoints": endpoints, "publish": publish} {
+			var n int
+			if _, err := fmt.Sscanf(problems[i].Path, list+"[%d]", &n); err == nil && n >= before {
+				problems[i].Path = strings.Replace(problems[i].Path, fmt.Sprintf("[%d]", n), fmt.Sprintf("[%d]", n-before), 1)
+			}
+		}
+	}
+	return problems
 }
 
 // networkOfContainers is where a CNI configuration that names no network attaches: the only network of the cluster; without a cluster the

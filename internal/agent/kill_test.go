@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -23,6 +24,7 @@ import (
 	"github.com/flatnet/flatnet/internal/dataplane"
 	"github.com/flatnet/flatnet/internal/journal"
 	"github.com/flatnet/flatnet/internal/kernel/kerneltest"
+	"github.com/flatnet/flatnet/internal/kernel/netns"
 	"github.com/flatnet/flatnet/internal/model"
 	"github.com/flatnet/flatnet/internal/reconcile"
 	"github.com/flatnet/flatnet/internal/store"
@@ -104,6 +106,8 @@ func newKillRig(t *testing.T) killRig {
 	t.Cleanup(func() {
 		_ = unix.Unmount(filepath.Join(dir, "run", "bpf"), unix.MNT_DETACH) // of what failed on the way
 		_ = unix.Unmount(filepath.Join(dir, "netns"), unix.MNT_DETACH)
+		_ = unix.Unmount(theirs(dir), unix.MNT_DETACH)
+		_ = unix.Unmount(filepath.Dir(theirs(dir)), unix.MNT_DETACH)
 		os.RemoveAll(dir)
 	})
 	return killRig{t, host, dir}
@@ -169,7 +173,27 @@ func killStories() []killedStory {
 		_, err := a.Connect(ctx, "web", api.EndpointSpec{Network: DefaultNetwork, Priority: 1}, false)
 		return err
 	}
+	id := model.Attachment{Config: "pods", Container: "c1", IfName: "eth0"}
+	add := func(id model.Attachment, network string, publish ...string) func(*Agent) error {
+		return func(a *Agent) error {
+			path := theirs(filepath.Dir(a.config.RunDir))
+			if err := netns.Create(path); err != nil {
+				return err
+			}
+			ns, err := netns.Open(path)
+			if err != nil {
+				return err
+			}
+			defer ns.Close()
+			_, err = a.Attach(ctx, id, api.WorkloadSpec{Netns: path, Publish: publish, Endpoints: []api.EndpointSpec{{Network: network}}}, ns)
+			return err
+		}
+	}
 	return []killedStory{
+		{"attach a container", []func(*Agent) error{lab}, add(id, "lab", "8080:80")},
+		{"detach a container", []func(*Agent) error{lab, add(id, "lab", "8080:80")}, func(a *Agent) error { return a.Detach(ctx, id) }},
+		{"collect one of two", []func(*Agent) error{lab, add(id, "lab", "8080:80"), add(model.Attachment{Config: "more", Container: "c1", IfName: "eth1"}, DefaultNetwork)},
+			func(a *Agent) error { return a.Collect(ctx, "pods", nil) }},
 		{"create a network", nil, lab},
 		{"create a workload", []func(*Agent) error{lab}, web},
 		{"delete a workload", all, func(a *Agent) error { _, err := a.DeleteWorkload(ctx, "web", false, false); return err }},
@@ -414,8 +438,17 @@ func twiceGiven(k *killed) error {
 	return err
 }
 
+// theirs is a namespace that a container runtime made.
+func theirs(dir string) string { return filepath.Join(dir, "theirs", "c1") }
+
 func nothingLeft(k *killed) error {
 	have, err := k.host.Observe(context.Background(), dataplane.HostNetns)
+	if path := theirs(filepath.Dir(k.options.RunDir)); netns.Exists(path) {
+		inside, failed := k.host.Observe(context.Background(), path)
+		delete(inside, dataplane.Link{Name: "lo"})
+		maps.Copy(have, inside)
+		err = errors.Join(err, failed)
+	}
 	if len(have) > 0 {
 		err = errors.Join(err, fmt.Errorf("left in the kernel:\n%s", kerneltest.Text(have)))
 	}
