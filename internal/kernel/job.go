@@ -125,10 +125,10 @@ func (j *job) send(tasks []*task) {
 	const room = 4   // messages of one step, at most
 	clear(j.tunnels) // some may have turned out not to be there
 	for len(tasks) > 0 {
-		if many := beginningLinkDeletions(tasks); len(many) >= enoughForGroup {
+		if links := beginningLinkDeletions(tasks); j.deletesApart(links) {
 			j.flush()
-			j.deleteMany(many)
-			tasks = tasks[len(many):]
+			j.deleteLinks(links)
+			tasks = tasks[len(links):]
 			continue
 		}
 		t := tasks[0]

@@ -10,7 +10,7 @@ import (
 )
 
 // To delete a link the kernel waits, for some 20 ms, until no packet uses it any more; for all links of a group it waits once
-// (net/core/rtnetlink.c rtnl_group_dellink). So several are put into a group of their own first.
+// (net/core/rtnetlink.c rtnl_group_dellink). So several are put into a group of their own first. For few, on the host, it waits without us.
 const (
 	enoughForGroup = 3
 	firstGroup     = 0x666c6174 // "flat"; any that no link is in will do
@@ -26,32 +26,43 @@ func beginningLinkDeletions(tasks []*task) []*task {
 	return tasks
 }
 
-// deleteMany deletes links as a group, or one by one when that fails.
-func (j *job) deleteMany(tasks []*task) {
+// deletesApart reports whether links are deleted apart from the batch.
+func (j *job) deletesApart(links []*task) bool {
+	return len(links) >= enoughForGroup || len(links) > 0 && j.space.path == dataplane.HostNetns
+}
+
+// deleteLinks deletes links as a group, or one by one when they are few or that fails.
+func (j *job) deleteLinks(tasks []*task) {
 	var doomed []*task
 	for _, t := range tasks {
 		if t.err == nil && mayDelete(t) {
 			doomed = append(doomed, t)
 		}
 	}
-	if j.deleteGroup(doomed) != nil {
+	if len(doomed) < enoughForGroup || j.deleteGroup(doomed) != nil {
 		for _, t := range doomed {
-			var b netlink.Batch
-			encodeDelete(&b, t.seen.index)
-			if errs := j.space.conn.Do(&b, nil); errs != nil {
-				t.err = errs[0]
-			}
+			t.err = j.deleteLink(t.seen.index)
 		}
 	}
 	for _, t := range tasks {
+		delete(j.tunnels, t.Object.(dataplane.Link).Name)
 		j.settle(t)
 	}
 }
 
-func (j *job) deleteGroup(doomed []*task) error {
-	if len(doomed) == 0 {
-		return nil
+func (j *job) deleteLink(index int) error {
+	if j.space.path == dataplane.HostNetns {
+		return j.k.broom.delete(j.space, index)
 	}
+	var b netlink.Batch
+	encodeDelete(&b, index)
+	if errs := j.space.conn.Do(&b, nil); errs != nil {
+		return errs[0]
+	}
+	return nil
+}
+
+func (j *job) deleteGroup(doomed []*task) error {
 	group, err := j.freeGroup()
 	if err != nil {
 		return err

@@ -63,6 +63,7 @@ type Kernel struct {
 	radios   *radios
 	proxied  bell // rings when there is a proxied neighbour
 	memory   memory
+	broom    *broom
 	told     told
 	lent     lent
 	ear      ear
@@ -97,13 +98,14 @@ func New(c Config) (*Kernel, error) {
 		hostNS.Close()
 		return nil, fmt.Errorf("kernel: %w", err)
 	}
-	k := &Kernel{nft: c.Nft, bpf: c.BPF, host: host, hostNS: hostNS, owned: owned, changed: changed, borrowed: borrowed, memory: newMemory(), heir: c.TakeOver, proxied: make(bell, 1)}
+	k := &Kernel{nft: c.Nft, bpf: c.BPF, host: host, hostNS: hostNS, owned: owned, changed: changed, borrowed: borrowed, memory: newMemory(), broom: newBroom(), heir: c.TakeOver, proxied: make(bell, 1)}
 	k.radios = newRadios(k.isRadio)
 	return k, nil
 }
 
 // Close frees what New opened, and the parts in the Config.
 func (k *Kernel) Close() error {
+	k.broom.close()
 	errs := []error{k.host.Close(), k.hostNS.Close()}
 	for _, p := range k.parts() {
 		errs = append(errs, p.Close())

@@ -111,10 +111,13 @@ func (b *Batch) close() {
 }
 
 // askLast has the last message acknowledged. The kernel answers in order, and tells of each that it refused without being asked to.
-func (b *Batch) askLast() {
-	const flags = 6 // where they are in struct nlmsghdr
-	at := b.buf[b.starts[len(b.starts)-1]+flags:]
-	binary.NativeEndian.PutUint16(at, binary.NativeEndian.Uint16(at)|unix.NLM_F_ACK)
+func (b *Batch) askLast() { b.ask(len(b.starts)-1, unix.NLM_F_ACK) }
+
+// ask adds flags to a message.
+func (b *Batch) ask(i int, flags uint16) {
+	const at = 6 // where they are in struct nlmsghdr
+	p := b.buf[b.starts[i]+at:]
+	binary.NativeEndian.PutUint16(p, binary.NativeEndian.Uint16(p)|flags)
 }
 
 // number gives the messages consecutive sequence numbers from first on.

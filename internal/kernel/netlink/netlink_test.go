@@ -2,6 +2,7 @@ package netlink_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -167,4 +168,57 @@ func FuzzSplit(f *testing.F) {
 			return nil
 		})
 	})
+}
+
+// A link is gone when DoEarly returns; the kernel's answer, which comes later, is not taken for that to another message.
+func TestAnEarlyAnswerIsTrue(t *testing.T) {
+	unshare(t)
+	c := open(t)
+	for i := range 5 {
+		name := fmt.Sprintf("b%d", i)
+		var b netlink.Batch
+		addBridge(&b, name)
+		if errs := c.Do(&b, nil); errs != nil {
+			t.Fatal(errs)
+		}
+		index := indexOf(t, c, name)
+		if err := deleteEarly(c, index); err != nil {
+			t.Fatalf("delete link %d: %v", index, err)
+		}
+		other := open(t)
+		b.Reset()
+		getLink(&b, name)
+		if errs := other.Do(&b, nil); len(errs) != 1 || !errors.Is(errs[0], unix.ENODEV) {
+			t.Errorf("after its deletion a look at %s: %v", name, errs)
+		}
+		if err := deleteEarly(c, index); !errors.Is(err, unix.ENODEV) {
+			t.Errorf("deleted twice: %v, want %v", err, unix.ENODEV)
+		}
+		if indexOf(t, c, "lo") != 1 {
+			t.Error("lo is not the first link")
+		}
+	}
+}
+
+// deleteEarly waits for the end too, as the Conn is used again.
+func deleteEarly(c *netlink.Conn, index uint32) error {
+	header := make([]byte, unix.SizeofIfInfomsg)
+	binary.NativeEndian.PutUint32(header[4:], index)
+	var b netlink.Batch
+	b.Begin(unix.RTM_DELLINK, 0)
+	b.Raw(header)
+	ended := make(chan struct{})
+	err := c.DoEarly(&b, func() { close(ended) })
+	<-ended
+	return err
+}
+
+func indexOf(t *testing.T, c *netlink.Conn, name string) (index uint32) {
+	var b netlink.Batch
+	getLink(&b, name)
+	errs := c.Do(&b, func(_ int, m netlink.Message) { index = binary.NativeEndian.Uint32(m.Data[4:]) })
+	if errs != nil {
+		t.Fatal(errs)
+	}
+	return index
 }
