@@ -76,8 +76,15 @@ func (l Link) commands(op Op) []string {
 		set += fmt.Sprintf(" alias %q", l.Alias())
 	}
 	commands := []string{set}
-	if op == Add && (l.Kind == Bridge || l.Kind == IFB) {
-		commands = []string{fmt.Sprintf("ip link add name %s type %s", l.Name, l.Kind), set}
+	if op == Add && l.Kind == Bridge {
+		commands = []string{fmt.Sprintf("ip link add name %s type bridge", l.Name), set}
+	}
+	if l.Kind == IFB { // has its address for life
+		address := " address " + l.MAC.String()
+		commands = []string{strings.Replace(set, address, "", 1)}
+		if op == Add {
+			commands = []string{fmt.Sprintf("ip link add name %s%s type ifb", l.Name, address), commands[0]}
+		}
 	}
 	if op == Add && l.Kind == VXLAN {
 		commands = []string{fmt.Sprintf("ip link add name %s type vxlan %s", l.Name, l.Tunnel), set}

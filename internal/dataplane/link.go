@@ -106,6 +106,9 @@ func (l Link) Becomes(to Link) bool {
 	if old.Local.Is4() == now.Local.Is4() && old.Local.IsValid() == now.Local.IsValid() {
 		old.Local = now.Local
 	}
+	if l.Kind == IFB && l.MAC != to.MAC {
+		return false
+	}
 	return l.Kind == to.Kind && l.Peer == to.Peer && l.PeerNetns == to.PeerNetns && old == now
 }
 

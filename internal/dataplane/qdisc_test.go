@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/flatnet/flatnet/internal/dataplane"
+	"github.com/flatnet/flatnet/internal/model"
 )
 
 // TestBurstSurvivesTheKernel: the kernel keeps a burst as a number of ticks, so that only some bursts come back as they were told. Those of
@@ -37,13 +38,13 @@ func TestShapedPlan(t *testing.T) {
 		dataplane.Redirect{Link: "fv-web", Via: "fi-web"},
 		dataplane.NewShaper("fi-web", 1_250_000, 31_250, 62_500),
 		dataplane.NewShaper("fv-web", 125_000_000, 3_125_000, 6_250_000),
-		dataplane.Link{Name: "fi-web", Kind: dataplane.IFB, Owner: "ep/web/eth0", MTU: 1500, NoARP: true, Up: true},
+		dataplane.Link{Name: "fi-web", Kind: dataplane.IFB, Owner: "ep/web/eth0", MAC: model.MAC{2, 5: 7}, MTU: 1500, NoARP: true, Up: true},
 		dataplane.Link{Name: "fv-web", Kind: dataplane.Veth, Owner: "ep/web/eth0", Up: true, Peer: "eth0", PeerNetns: "/run/netns/web"},
 	); err != nil {
 		t.Fatal(err)
 	}
 	up, down := dataplane.Diff(want, nil), dataplane.Diff(nil, want)
-	const text = `add link fi-web mtu 1500 arp off up type ifb
+	const text = `add link fi-web address 02:00:00:00:00:07 mtu 1500 arp off up type ifb
 add link fv-web up type veth peer name eth0 netns /run/netns/web
 add qdisc dev fi-web root tbf rate 10000000bit burst 31250 limit 62500
 add qdisc dev fv-web root tbf rate 1000000000bit burst 3125000 limit 6250000
@@ -61,7 +62,7 @@ add filter dev fv-web ingress redirect dev fi-web
 	for _, s := range append(up, down...) {
 		commands = append(commands, s.Command(""))
 	}
-	const typed = `ip link add name fi-web type ifb && ip link set dev fi-web mtu 1500 arp off up alias "flatnet ep/web/eth0"
+	const typed = `ip link add name fi-web address 02:00:00:00:00:07 type ifb && ip link set dev fi-web mtu 1500 arp off up alias "flatnet ep/web/eth0"
 ip link add name fv-web type veth peer name eth0 netns web && ip link set dev fv-web up alias "flatnet ep/web/eth0 peer eth0 netns /run/netns/web"
 tc qdisc replace dev fi-web root handle 9d: tbf rate 10000000bit burst 31250 limit 62500
 tc qdisc replace dev fv-web root handle 9d: tbf rate 1000000000bit burst 3125000 limit 6250000

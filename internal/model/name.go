@@ -58,6 +58,9 @@ func HostSideMAC(endpoint MAC) MAC {
 	return endpoint
 }
 
+// LimitLinkMAC derives the address of the link of LimitLinkName. It hangs on the same names, as that kind of link can't change it.
+func LimitLinkMAC(workload, ifname string) MAC { return derivedMAC(0x02, "limit/"+workload+"/"+ifname) }
+
 func derivedMAC(first byte, of string) MAC {
 	h := sha256.Sum256([]byte(of))
 	return MAC{first, h[0], h[1], h[2], h[3], h[4]}

@@ -143,6 +143,8 @@ const (
 	CodeIfName  = "FN1403"
 	CodeSharing = "FN1404"
 	CodeNetns   = "FN1405"
+	CodeLimit   = "FN1421"
+	CodeNoLimit = "FN1422"
 
 	CodeForward       = "FN1501"
 	CodeForwardLength = "FN1502"
@@ -246,6 +248,8 @@ func Titles() map[string]string {
 		CodeIfName:  "the link name inside the workload cannot be used",
 		CodeSharing: "the workload's attachments contradict each other",
 		CodeNetns:   "the namespace path cannot be used",
+		CodeLimit:   "the rate or burst of a limit cannot be",
+		CodeNoLimit: "endpoints of that network cannot be limited",
 
 		CodeForward:       "the forward cannot be read",
 		CodeForwardLength: "the forward's two ranges differ in length",

@@ -158,9 +158,9 @@ func (c *networkCheck) shared() {
 	}
 }
 
-// workloadsLink refuses the names that workloads' links have or would get: see HostLinkName.
+// workloadsLink refuses the names that workloads' links have or would get: see HostLinkName and LimitLinkName.
 func (c *networkCheck) workloadsLink(bridge string) (Problem, bool) {
-	if !strings.HasPrefix(bridge, "fv-") && !strings.HasPrefix(bridge, "fv.") {
+	if kept := []string{"fv-", "fv.", "fi-", "fi."}; !slices.ContainsFunc(kept, func(p string) bool { return strings.HasPrefix(bridge, p) }) {
 		return Problem{}, false
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.view.Workloads)) {
@@ -172,7 +172,7 @@ func (c *networkCheck) workloadsLink(bridge string) (Problem, bool) {
 		}
 	}
 	return Problem{Code: CodeLinkName, Path: "spec.bridge", Reason: fmt.Sprintf("link name %s is kept for a workload's link", quote(bridge)),
-		Fix: "a name that begins neither with fv- nor with fv.", Example: "fn-br0"}, true
+		Fix: "a name that begins with none of fv-, fv., fi-, fi.", Example: "fn-br0"}, true
 }
 
 func describeLink(l HostLink) string {

@@ -243,6 +243,11 @@ func TestWorkloadProblemsReadAsWritten(t *testing.T) {
 		{"address-two", func(w *Workload, e *Endpoint) { e.Addrs = []netip.Addr{addr("10.66.0.8"), addr("10.66.0.9")} }},
 		{"address-without-subnet", func(w *Workload, e *Endpoint) { e.Network, e.Addrs = "switch", []netip.Addr{addr("10.66.0.8")} }},
 		{"cable-full", func(w *Workload, e *Endpoint) { e.Network = "wire" }},
+		{"ok-limits", func(w *Workload, e *Endpoint) { e.Bandwidth = Bandwidth{10_000_000, 1<<32 - 1, 1_000, 0} }},
+		{"limit-in-another-unit", func(w *Workload, e *Endpoint) { e.Bandwidth.IngressRate = 10 }},
+		{"limits-too-large", func(w *Workload, e *Endpoint) { e.Bandwidth = Bandwidth{1 << 60, 0, 1_000_000, 1 << 40} }},
+		{"limit-without-rate", func(w *Workload, e *Endpoint) { e.Bandwidth.EgressBurst = 80_000 }},
+		{"limit-on-a-cable", func(w *Workload, e *Endpoint) { e.Network, e.Bandwidth.EgressRate = "wire", 10_000_000 }},
 		{"publish-clash", func(w *Workload, e *Endpoint) {
 			w.Forwards = []Forward{
 				{Network: "home", Workload: "new", Proto: TCP, HostIP: addr("127.0.0.1"), HostPorts: Ports{8085, 8085}, Ports: Ports{80, 80}},

@@ -99,11 +99,16 @@ func (r AddrRange) Contains(a netip.Addr) bool {
 }
 
 // HostLink is the link name of the endpoint's host side.
-func HostLinkName(workload, ifname string) string {
+func HostLinkName(workload, ifname string) string { return endpointLinkName("fv", workload, ifname) }
+
+// LimitLinkName is the name of the link that what the endpoint sends passes when its rate is limited.
+func LimitLinkName(workload, ifname string) string { return endpointLinkName("fi", workload, ifname) }
+
+func endpointLinkName(prefix, workload, ifname string) string {
 	if ifname == "eth0" {
-		return linkName("fv", workload)
+		return linkName(prefix, workload)
 	}
-	return hashedLinkName("fv", workload+"/"+ifname)
+	return hashedLinkName(prefix, workload+"/"+ifname)
 }
 
 // Endpoint returns the workload's endpoint on the named network.

@@ -70,6 +70,9 @@ func endpoint(host *dataplane.Host, v model.View, w model.Workload, e model.Endp
 	if err := outer.Put(guardElements(n, e, port.Name)...); err != nil {
 		return err
 	}
+	if err := outer.Put(limits(v, n, w, e, port.Name)...); err != nil {
+		return err
+	}
 	if err := outer.Put(slices.Concat(ownElements(n, e), isolationElements(n, e), inwardElements(n, e, port.Name), proxies(v, n, e))...); err != nil {
 		return err
 	}
