@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -306,3 +307,35 @@ func TestContainersNeverShareAnAddress(t *testing.T) {
 		})
 	}
 }
+
+// fakeNamespaces are told apart by path, and by how many stood there.
+type fakeNamespaces struct{ *world }
+
+func (n fakeNamespaces) Identify(path string) (string, error) {
+	if path == "/proc/1/ns/net" {
+		return "host", nil
+	}
+	for _, p := range n.kernel.Namespaces() {
+		if p == path && p != dataplane.HostNetns {
+			return fmt.Sprint(path, n.again[path]), nil
+		}
+	}
+	return "", fmt.Errorf("%s: no such namespace", path)
+}
+
+func (n fakeNamespaces) Lend(path string, _ *os.File) (string, func(), error) {
+	identity, err := n.Identify(path)
+	return identity, func() {}, err
+}
+
+// anotherNetns ends the namespace at a path and has another one stand there.
+func (w *world) anotherNetns(path string) {
+	w.kernel.RemoveNetns(path)
+	w.kernel.AddNetns(path)
+	if w.again == nil {
+		w.again = map[string]int{}
+	}
+	w.again[path]++
+}
+
+func (fakeNamespaces) Own() (string, error) { return "host", nil }

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -334,37 +333,6 @@ func (h *fakeHost) Watch(ctx context.Context, each func(Event)) error {
 func (h *fakeHost) Features() map[string]string {
 	return map[string]string{"ipv6-loopback-forwards": "yes"}
 }
-
-type fakeNamespaces struct{ *world }
-
-func (n fakeNamespaces) Identify(path string) (string, error) {
-	if path == "/proc/1/ns/net" {
-		return "host", nil
-	}
-	for _, p := range n.kernel.Namespaces() {
-		if p == path && p != dataplane.HostNetns {
-			return fmt.Sprint(path, n.again[path]), nil
-		}
-	}
-	return "", fmt.Errorf("%s: no such namespace", path)
-}
-
-func (n fakeNamespaces) Lend(path string, _ *os.File) (string, func(), error) {
-	identity, err := n.Identify(path)
-	return identity, func() {}, err
-}
-
-// anotherNetns ends the namespace at a path and has another one stand there.
-func (w *world) anotherNetns(path string) {
-	w.kernel.RemoveNetns(path)
-	w.kernel.AddNetns(path)
-	if w.again == nil {
-		w.again = map[string]int{}
-	}
-	w.again[path]++
-}
-
-func (fakeNamespaces) Own() (string, error) { return "host", nil }
 
 // fakeProcesses are processes that a test begins and ends.
 type fakeProcesses struct {
