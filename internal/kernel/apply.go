@@ -100,7 +100,7 @@ func subsystemOf(o dataplane.Object) subsystem {
 	case dataplane.Program, dataplane.LoopbackForward:
 		return bpfSteps
 	case dataplane.Link, dataplane.Port, dataplane.Address, dataplane.Route, dataplane.RouteRule, dataplane.ProxyNeighbour,
-		dataplane.Neighbour, dataplane.FDB:
+		dataplane.Neighbour, dataplane.FDB, dataplane.Shaper, dataplane.Redirect:
 		return rtnetlinkSteps
 	}
 	return nftSteps

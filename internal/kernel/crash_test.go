@@ -114,6 +114,8 @@ func TestAppliesUntilKilled(t *testing.T) {
 	full := state(dataplane.Netns{Path: space}, uplinked("fn-a", "nic0"), veth("fv-a", "fn-a", space), addr("fn-a", "10.1.0.1/24"),
 		vxlan("fx-a", 7), neigh("fx-a", "10.2.0.0", "02:00:00:00:00:01"), fdb("fx-a", "02:00:00:00:00:01", "198.18.0.1"),
 		onLink("10.2.0.0/24", "10.2.0.0", "fx-a", "10.1.0.1"),
+		ifb("fi-a", "fv-a"), dataplane.NewShaper("fi-a", 125_000, 16_000, 19_125), dataplane.NewShaper("fv-a", 125_000, 16_000, 19_125),
+		dataplane.Redirect{Link: "fv-a", Via: "fi-a"},
 		dataplane.Port{Link: "nic0", Master: "fn-a"}, rule(100, "10.1.0.2", 7), proxied("nic0", "10.1.0.2"),
 		sysctl("net/ipv4/ip_forward", "", "1"), sysctl("net/ipv4/conf/all/arp_ignore", "", "1"))
 	os.Stdout.WriteString("ready\n")

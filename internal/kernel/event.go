@@ -29,7 +29,7 @@ type Event struct {
 var watchedGroups = []int{
 	unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
 	unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE,
-	unix.RTNLGRP_NEIGH,
+	unix.RTNLGRP_NEIGH, unix.RTNLGRP_TC,
 }
 
 // Watch calls each, one call at a time, for what changes on the host, until ctx ends, which it returns as nil. The first

@@ -216,6 +216,10 @@ func (j *job) encode(t *task) error {
 		return encodeEntry(j, t, o, o.Link, encodeFDB)
 	case dataplane.Port:
 		return j.applyPort(t, o)
+	case dataplane.Shaper:
+		return j.encodeShaper(t, o)
+	case dataplane.Redirect:
+		return j.applyRedirect(t, o)
 	}
 	return fmt.Errorf("no rtnetlink object: %T", t.Object)
 }
@@ -243,6 +247,8 @@ func (j *job) settle(t *task) {
 		t.err = ignoring(t.err, unix.EEXIST)
 	case dataplane.ProxyNeighbour:
 		j.settleProxy(t, o)
+	case dataplane.Shaper:
+		j.settleShaper(t)
 	}
 }
 

@@ -81,7 +81,7 @@ func (j *job) encodeUpdate(t *task, l dataplane.Link) error {
 
 // encodeCreate makes a link, in the place of the one that was seen.
 func (j *job) encodeCreate(t *task, l dataplane.Link) error {
-	if l.Kind != dataplane.Bridge && l.Kind != dataplane.Veth && l.Kind != dataplane.VXLAN {
+	if l.Kind != dataplane.Bridge && l.Kind != dataplane.Veth && l.Kind != dataplane.VXLAN && l.Kind != dataplane.IFB {
 		return fmt.Errorf("links of type %q can't be made", l.Kind)
 	}
 	if l.Alias() == "" {

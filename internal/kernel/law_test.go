@@ -72,6 +72,10 @@ func TestEveryFieldIsReached(t *testing.T) {
 		"host sysctl":   func() []dataplane.Object { return one(sysctl("net/ipv4/ip_forward", "", "1")) },
 		"wide sysctl":   func() []dataplane.Object { return one(sysctl("net/ipv4/ping_group_range", "", "0 7")) },
 		"uplink":        func() []dataplane.Object { br := br; br.Uplink = "nic1"; return one(br) },
+		"shaper":        func() []dataplane.Object { return one(dataplane.NewShaper("fv-a", 125_000, 16_000, 19_125)) },
+		"redirect": func() []dataplane.Object {
+			return []dataplane.Object{ifb("fi-a", "fv-a"), dataplane.NewShaper("fi-a", 125_000, 16_000, 19_125), dataplane.Redirect{Link: "fv-a", Via: "fi-a"}}
+		},
 		"port": func() []dataplane.Object {
 			br := br
 			br.Uplink = "nic0"
@@ -244,9 +248,22 @@ func randomState(r *rand.Rand, spaces []string) dataplane.State {
 				ve.Master, ve.Isolated, ve.Hairpin = bridges[r.IntN(len(bridges))], r.IntN(2) == 0, r.IntN(2) == 0
 			}
 			s.Put(ve)
+			putLimits(s, r, ve)
 		}
 	}
 	return s
+}
+
+func putLimits(s dataplane.State, r *rand.Rand, ve dataplane.Link) {
+	rate := func() uint64 { return 1 + r.Uint64N(1<<40)>>r.IntN(30) }
+	if r.IntN(3) == 0 {
+		s.Put(dataplane.NewShaper(ve.Name, rate(), 1600+r.Uint64N(1<<20), 10_000))
+	}
+	if r.IntN(3) == 0 {
+		out := ifb("fi"+ve.Name[2:], ve.Name)
+		out.Up = r.IntN(4) > 0
+		s.Put(out, dataplane.NewShaper(out.Name, rate(), 1600+r.Uint64N(1<<20), 10_000), dataplane.Redirect{Link: ve.Name, Via: out.Name})
+	}
 }
 
 // TestConcurrentAttaches attaches and detaches from many goroutines while the host is observed and watched.

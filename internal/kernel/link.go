@@ -28,6 +28,7 @@ type link struct {
 	tunnel                // of a VXLAN link
 	snoops         bool   // a bridge: listens which groups are where
 	alias          string // any
+	shaped         bool   // its root qdisc is of the kind that a Shaper is
 	conf           conf
 }
 
@@ -65,6 +66,8 @@ func parseLink(p []byte) (l link, ok bool) {
 			l.MTU = int(a.Uint32())
 		case unix.IFLA_MASTER:
 			l.master = int(a.Uint32())
+		case unix.IFLA_QDISC:
+			l.shaped = string(a) == kindTBF+"\x00"
 		case unix.IFLA_GROUP:
 			l.group = a.Uint32()
 		case unix.IFLA_LINK:
@@ -112,6 +115,8 @@ func kindOf(a netlink.Attr) dataplane.LinkKind {
 		return dataplane.Bridge
 	case "vxlan", "vxlan\x00":
 		return dataplane.VXLAN
+	case "ifb", "ifb\x00":
+		return dataplane.IFB
 	}
 	return dataplane.LinkKind(a.String())
 }
@@ -193,6 +198,7 @@ func encodeCreate(b *netlink.Batch, l dataplane.Link, index, master, peerNS int)
 	b.String(unix.IFLA_INFO_KIND, string(l.Kind))
 	data := b.Nest(unix.IFLA_INFO_DATA)
 	switch l.Kind {
+	case dataplane.IFB:
 	case dataplane.Bridge:
 		b.Uint32(unix.IFLA_BR_STP_STATE, 0)
 		b.Uint32(unix.IFLA_BR_FORWARD_DELAY, 0) // without STP a port would still wait this long before it forwards
@@ -203,7 +209,7 @@ func encodeCreate(b *netlink.Batch, l dataplane.Link, index, master, peerNS int)
 	}
 	b.End(data)
 	b.End(info)
-	if l.Kind == dataplane.VXLAN {
+	if l.Kind == dataplane.VXLAN || l.Kind == dataplane.IFB {
 		encodeNoAutoAddress(b, index)
 	}
 

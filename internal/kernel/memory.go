@@ -21,6 +21,7 @@ type remembered struct {
 	far     map[farEnd]string           // veth ends that we put somewhere from this namespace: their near end's name
 	addrs   map[dataplane.Address]bool  // in workloads' namespaces: what we gave, should somebody type it again without our mark
 	proxies map[string]addrSet          // on the host, ours, by link
+	shaped  map[string]bool             // links of ours that have, or had, a Shaper or a Redirect, by name
 	made    map[string]int              // indexes of links that we made, by name; they have no mark for a moment
 	index   int                         // of links: the next to try
 }
@@ -42,6 +43,7 @@ func (m *memory) with(netns string, fn func(*remembered)) {
 			far:     map[farEnd]string{},
 			addrs:   map[dataplane.Address]bool{},
 			proxies: map[string]addrSet{},
+			shaped:  map[string]bool{},
 			made:    map[string]int{},
 		}
 		m.spaces[netns] = r
@@ -123,6 +125,7 @@ func (r *remembered) linkIs(l dataplane.Link, netns string) {
 
 func (r *remembered) linkGone(l dataplane.Link, netns string) {
 	delete(r.made, l.Name)
+	delete(r.shaped, l.Name)
 	delete(r.kernels, l.Name)
 	if end, ok := farEndOf(l, netns); ok && r.far[end] == l.Name { // else another is there in its place
 		delete(r.far, end)

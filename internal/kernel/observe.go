@@ -13,7 +13,7 @@ import (
 )
 
 // Observe returns what is ours in a namespace: links with our alias, addresses and routes with our protocol, tracked
-// sysctls, all permanent neighbours and FDB entries of our tunnel links; on the host also the namespaces we made and all of nft's and BPF's; in others also lo. When the namespace is gone the error
+// sysctls, all permanent neighbours and FDB entries of our tunnel links, shapers and redirects; on the host also the namespaces we made and all of nft's and BPF's; in others also lo. When the namespace is gone the error
 // is fs.ErrNotExist.
 func (k *Kernel) Observe(ctx context.Context, netns string) (dataplane.State, error) {
 	var state dataplane.State
@@ -49,6 +49,7 @@ func (k *Kernel) observe(ctx context.Context, netns string) (dataplane.State, er
 		func() error { return o.routeRules(s.conn) },
 		func() error { return o.proxies(s.conn, &k.memory) },
 		func() error { return o.entries(s.conn) },
+		func() error { return o.qdiscs(s.conn, &k.memory) },
 		func() error { return o.files(s) },
 		func() error { return k.observeHost(ctx, &o) },
 		ctx.Err,

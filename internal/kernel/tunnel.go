@@ -180,11 +180,11 @@ func dumpVXLANs(c *netlink.Conn, restart func(), each func(link)) error {
 
 // settleTunnel is for after a VXLAN link was written.
 func (j *job) settleTunnel(t *task, l dataplane.Link) {
-	if l.Kind != dataplane.VXLAN || t.Op == dataplane.Del {
+	if l.Kind != dataplane.VXLAN && l.Kind != dataplane.IFB || t.Op == dataplane.Del {
 		return
 	}
 	t.err = ignoring(t.err, unix.EAFNOSUPPORT) // a kernel without IPv6 has nothing to keep the link from
-	if t.err == nil && t.index == 0 && t.seen != nil && t.seen.Tunnel.Local != l.Tunnel.Local {
+	if l.Kind == dataplane.VXLAN && t.err == nil && t.index == 0 && t.seen != nil && t.seen.Tunnel.Local != l.Tunnel.Local {
 		t.err = j.forgetPaths(l, t.seen.index)
 	}
 }

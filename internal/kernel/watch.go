@@ -113,6 +113,8 @@ func (w *watcher) message(m netlink.Message) error {
 		w.sysctl(m)
 	case unix.RTM_NEWRULE, unix.RTM_DELRULE:
 		w.routeRule(m)
+	case unix.RTM_NEWQDISC, unix.RTM_DELQDISC, unix.RTM_NEWTFILTER, unix.RTM_DELTFILTER:
+		w.control(m)
 	}
 	return nil
 }

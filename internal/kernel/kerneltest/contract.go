@@ -61,6 +61,7 @@ var stories = []struct {
 	{"a tunnel and what leads to its peers", (*story).tunnels},
 	{"a tunnel is changed or made anew", (*story).changesTunnel},
 	{"what is on others' links is left alone", (*story).refusesEntries},
+	{"what comes and goes is held back", (*story).shapes},
 	{"a link of others is borrowed and given back", (*story).borrowsPort},
 	{"a managed namespace comes and goes with all in it", (*story).managesNetns},
 	{"an absent namespace is an error", (*story).missesNetns},

@@ -24,7 +24,7 @@ type Kernel interface {
 // What it keeps of the real kernel, and of package kernel: a name taken by something foreign is EEXIST; addresses, routes and a link's sysctls
 // need their link, ports their bridge, veths their peer's namespace, rules their chain and its sets, elements their set; a
 // gateway must be on-link, or said to be, and the link up; neighbours and FDB entries need a tunnel link of ours, whose VNI at its port no
-// other has; with an end of a veth goes the other, with a link its addresses, routes, neighbours and
+// other has; shapers and redirects need a link of ours, redirects one of kind IFB to lead by, without which they lead nowhere; with an end of a veth goes the other, with a link its addresses, routes, neighbours and
 // sysctls, with a bridge the membership of its ports, with a table its content, with a namespace all in it. A deletion of
 // what is absent and an addition of what is there succeed. Apply goes on after a step that fails.
 type Fake struct {
@@ -175,6 +175,10 @@ func (f *Fake) carryOut(s *space, step dataplane.Step) error {
 		return f.putEntry(s, o, o.Link)
 	case dataplane.Port:
 		return f.putPort(s, o)
+	case dataplane.Shaper:
+		return f.putShaper(s, o)
+	case dataplane.Redirect:
+		return f.putRedirect(s, o)
 	case dataplane.Sysctl:
 		return f.putSysctl(s, o)
 	default:

@@ -23,7 +23,8 @@ func (f *Fake) remove(s *space, o dataplane.Object) error {
 	case dataplane.Port:
 		f.removePort(s, o)
 		return nil
-	case dataplane.Route, dataplane.RouteRule, dataplane.ProxyNeighbour, dataplane.Neighbour, dataplane.FDB:
+	case dataplane.Route, dataplane.RouteRule, dataplane.ProxyNeighbour, dataplane.Neighbour, dataplane.FDB,
+		dataplane.Shaper, dataplane.Redirect:
 		if _, ok := s.objects[o.Key()]; ok {
 			delete(s.objects, o.Key())
 			f.tell(s.path, o)
@@ -106,6 +107,7 @@ func (f *Fake) dropLink(l *link) {
 			}
 		}
 	}
+	f.strandRedirects(l)
 	f.tell(s.path, l.Link)
 }
 
@@ -127,6 +129,10 @@ func linkOf(o dataplane.Object) string {
 	case dataplane.Neighbour:
 		return o.Link
 	case dataplane.FDB:
+		return o.Link
+	case dataplane.Shaper:
+		return o.Link
+	case dataplane.Redirect:
 		return o.Link
 	case dataplane.Sysctl:
 		return o.Link
