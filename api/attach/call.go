@@ -21,8 +21,11 @@ var Usual = Patience{Start: 2500 * time.Millisecond, Answer: 55 * time.Second}
 // ErrAway is the error of a Call that nobody answered, or not in time: it may be made again, whatever the request was.
 var ErrAway = errors.New("flatnetd does not answer")
 
-// pause is how long a Call waits before it looks again for a daemon that is not there.
-const pause = 20 * time.Millisecond
+// A Call looks again for a daemon that is not there after a while that doubles from the first to the longest pause.
+const (
+	firstPause   = 10 * time.Millisecond
+	longestPause = 160 * time.Millisecond
+)
 
 // Call sends the request, with the descriptor netns beside it unless that is negative, and waits for the reply. The
 // descriptor stays the caller's.
@@ -60,7 +63,7 @@ func ask(socket string, frame []byte, netns int, p Patience) (Reply, error) {
 // times in the first millisecond, which costs more than the poller.
 func connect(socket string, patience time.Duration) (*os.File, error) {
 	deadline := time.Now().Add(patience)
-	for {
+	for pause := firstPause; ; pause = min(2*pause, longestPause) {
 		fd, err := dial(socket)
 		if err == nil {
 			return os.NewFile(uintptr(fd), socket), nil
@@ -108,8 +111,8 @@ func send(conn *os.File, frame []byte, netns int) error {
 		sent, errno = syscall.SendmsgN(int(fd), frame, rights, nil, syscall.MSG_NOSIGNAL)
 		return errno != syscall.EAGAIN
 	})
-	if err = errors.Join(err, errno); err != nil {
-		return err
+	if err = errors.Join(err, errno); err != nil || sent == len(frame) {
+		return err // a write of nothing fails, too, once the daemon has answered and closed
 	}
 	_, err = conn.Write(frame[sent:])
 	return err

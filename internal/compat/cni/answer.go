@@ -115,12 +115,7 @@ func (s *server) del(ctx context.Context, of call) error {
 	if err := of.checkVariables(); err != nil {
 		return err
 	}
-	var c struct{ Name any }
-	if err := json.Unmarshal(of.Config, &c); err != nil {
-		return model.Problem{Code: codeUnreadable, Reason: err.Error()}
-	}
-	name, _ := c.Name.(string)
-	return s.daemon.Detach(ctx, of.id(name))
+	return s.daemon.Detach(ctx, of.id(nameIn(of.Config)))
 }
 
 func (s *server) check(ctx context.Context, of call, c conf) error {

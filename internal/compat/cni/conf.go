@@ -84,13 +84,17 @@ type runtimeDNS struct {
 var capabilities = []string{"aliases", "bandwidth", "dns", "ipRanges", "ips", "mac", "portMappings"}
 
 // versionIn is the version of CNI that a configuration is of, as far as it can be read.
-func versionIn(config []byte) string {
-	var c struct {
-		CNIVersion any `json:"cniVersion"`
-	}
-	_ = json.Unmarshal(config, &c) // what is no JSON has no version
-	v, _ := c.CNIVersion.(string)
-	return v
+func versionIn(config []byte) string { return textIn(config, "cniVersion") }
+
+// nameIn is the name of a configuration, as far as it can be read.
+func nameIn(config []byte) string { return textIn(config, "name") }
+
+func textIn(config []byte, key string) string {
+	var c map[string]json.RawMessage
+	var s string
+	_ = json.Unmarshal(config, &c) // what is no object has no keys
+	_ = json.Unmarshal(c[key], &s)
+	return s
 }
 
 // checkVersion refuses versions that are not spoken, and commands that a version does not have.

@@ -33,14 +33,14 @@ const (
 type server struct {
 	daemon Daemon
 	log    *slog.Logger
-	ending context.Context // of Serve
+	ending <-chan struct{} // closed when the daemon is to end
 	queues queues
 }
 
 // Serve answers flatnet-cni on the listener until ctx ends; then it waits for those requests that are under way, a moment only. It
 // closes the listener.
 func Serve(ctx context.Context, daemon Daemon, listener net.Listener, log *slog.Logger) error {
-	s := &server{daemon: daemon, log: log, ending: ctx, queues: queues{busy: map[string]chan struct{}{}}}
+	s := &server{daemon: daemon, log: log, ending: ctx.Done(), queues: queues{busy: map[string]chan struct{}{}}}
 	stop := context.AfterFunc(ctx, func() { listener.Close() })
 	defer stop()
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -91,7 +91,7 @@ func (s *server) serve(ctx context.Context, conn *net.UnixConn) {
 		return
 	}
 	if !s.reply(conn, reply) && of.Command == "ADD" && reply.Exit == 0 {
-		s.undo(ctx, of.id(""))
+		s.undo(ctx, of.id(nameIn(of.Config)))
 	}
 }
 
@@ -121,7 +121,9 @@ func (s *server) safely(ctx context.Context, of call) (reply attach.Reply, err e
 
 // stopping reports whether an error is of a daemon that is to end.
 func (s *server) stopping(err error) bool {
-	if s.ending.Err() == nil {
+	select {
+	case <-s.ending:
+	default:
 		return false
 	}
 	problems := problemsIn(err)

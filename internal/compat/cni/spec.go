@@ -59,10 +59,11 @@ func (c *conf) spec(of call) (api.WorkloadSpec, error) {
 	return api.WorkloadSpec{Name: podName(of.args), Netns: of.Netns, Labels: labels, Endpoints: endpoints, Publish: publish}, nil
 }
 
-// podName is what a pod's workload is called; "" has the daemon find a name.
+// podName is what a pod's workload is called; "" has the daemon find a name. Podman tells a container's name in this way, without a
+// namespace.
 func podName(a args) string {
 	if a.PodNamespace == "" || a.PodName == "" {
-		return ""
+		return a.PodName
 	}
 	return a.PodNamespace + "." + a.PodName
 }
