@@ -1,5 +1,5 @@
 # flatnet: `make` builds into bin/; `sudo make demo` shows what it does; `sudo make test` runs every test.
-# Building needs Go, git and make. The tests need the packages that hack/deps installs.
+# Building needs Go, git and make. The demo and the tests install what they need beside: hack/deps.
 
 GO      ?= go
 DESTDIR ?=
@@ -14,10 +14,12 @@ BUILD = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VE
 build: ## static binaries in bin/
 	$(BUILD) -o bin/ ./cmd/...
 
-demo: build root ## three hosts become one network, in namespaces of their own: this machine's network is not touched
+demo: root build ## three hosts become one network, in namespaces of their own: this machine's network is not touched
+	@hack/deps demo
 	@demo/hosts
 
 demo-host: build stage root ## one machine's first hour, likewise
+	@hack/deps demo
 	@demo/enter demo/story
 
 stage: # the tools of the demo
@@ -29,6 +31,7 @@ stage: # the tools of the demo
 KILLED = ^TestKilledDaemonsConverge$$
 
 test: root ## every test: traffic in network namespaces, so it needs root
+	@hack/deps
 	$(GO) vet ./...
 	$(GO) test -race -shuffle=on -timeout 20m -skip '$(KILLED)' ./...
 	CGO_ENABLED=0 $(GO) test -timeout 20m -run '$(KILLED)' ./internal/agent
