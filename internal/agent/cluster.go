@@ -215,11 +215,8 @@ func (a *Agent) take(m *member, p fabric.Picture) (e, inverse edit) {
 	v := a.state.view
 	a.state.view.Self = p.Self
 	e = edit{networks: a.networksOf(p)}
-	if members, leases, ok := p.Changed(m.seen); ok {
-		e.members, e.leases = picked(members, p.Members), picked(leases, p.Leases)
-	} else {
-		e.members, e.leases = differing(p.Members, v.Members), differing(p.Leases, v.Leases)
-	}
+	e.cluster = &common{members: p.Members, leases: p.Leases}
+	e.cluster.ids, e.cluster.keys = p.Changed(v.Members, v.Leases)
 	inverse = a.state.apply(e)
 	a.noteSilent(m, p)
 	m.seen = p
@@ -230,37 +227,6 @@ func (a *Agent) take(m *member, p fabric.Picture) (e, inverse edit) {
 		m.away = a.deps.Now()
 	}
 	return e, inverse
-}
-
-// picked is the change that makes these keys be as in want.
-func picked[K comparable, V any](keys []K, want map[K]V) map[K]*V {
-	change := make(map[K]*V, len(keys))
-	for _, k := range keys {
-		change[k] = nil
-		if v, there := want[k]; there {
-			change[k] = &v
-		}
-	}
-	return change
-}
-
-// differing is the change that makes have want.
-func differing[K, V comparable](want, have map[K]V) map[K]*V {
-	change := map[K]*V{}
-	for k, w := range want {
-		if h, ok := have[k]; !ok || h != w {
-			change[k] = &w
-		}
-	}
-	if len(change) == 0 && len(want) == len(have) {
-		return nil
-	}
-	for k := range have {
-		if _, ok := want[k]; !ok {
-			change[k] = nil
-		}
-	}
-	return change
 }
 
 // networksOf are the networks of the cluster that change on this host: each as it is here, with the host's own blocks as subnets. One

@@ -16,12 +16,20 @@ type edit struct {
 	networks  map[string]*model.Network
 	workloads map[string]*model.Workload
 	forwards  map[string]*model.Forward
-	members   map[string]*model.Member // of the cluster; these two are never written to this host's own records
-	leases    map[model.LeaseKey]*model.Lease
+	cluster   *common // never written to this host's own records; nil: as it is
+}
+
+// common is what the nodes of a cluster have in common, and by what it differs from what was before. The maps are a picture's: they are never
+// written.
+type common struct {
+	members map[string]model.Member
+	leases  map[model.LeaseKey]model.Lease
+	ids     []string // of members
+	keys    []model.LeaseKey
 }
 
 func (e edit) empty() bool {
-	return len(e.networks)+len(e.workloads)+len(e.forwards)+len(e.members)+len(e.leases) == 0
+	return len(e.networks)+len(e.workloads)+len(e.forwards) == 0 && (e.cluster == nil || len(e.cluster.ids)+len(e.cluster.keys) == 0)
 }
 
 func putNetwork(n model.Network) edit {
@@ -37,7 +45,8 @@ func deleteWorkload(name string) edit {
 }
 
 // state is all that is asked of this node, and the indexes that make an attachment's cost independent of how many there
-// are. Its maps are written in place under Agent.state's lock; nothing outside holds on to them.
+// are. Its maps are written in place under Agent.state's lock, but for the view's Members and Leases, which are a picture's; nothing outside
+// holds on to them.
 type state struct {
 	view model.View
 	seed [5]byte // of the pools
@@ -84,33 +93,40 @@ func (s *state) apply(e edit) (inverse edit) {
 		networks:  swap(s.view.Networks, e.networks),
 		workloads: s.applyWorkloads(e.workloads),
 		forwards:  swap(s.view.Forwards, e.forwards),
-		members:   swap(s.view.Members, e.members),
-		leases:    s.applyLeases(e.leases),
+		cluster:   s.applyCluster(e.cluster),
 	}
 }
 
-func (s *state) applyLeases(change map[model.LeaseKey]*model.Lease) map[model.LeaseKey]*model.Lease {
-	inverse := swap(s.view.Leases, change)
-	for _, was := range inverse {
-		if was == nil {
-			continue
+func (s *state) applyCluster(c *common) (was *common) {
+	if c == nil {
+		return nil
+	}
+	was = &common{s.view.Members, s.view.Leases, c.ids, c.keys}
+	s.view.Members, s.view.Leases = c.members, c.leases
+	for _, key := range c.keys {
+		if l, there := was.leases[key]; there {
+			s.unhold(l)
 		}
-		at := model.Holder{Network: was.Network, Node: was.Node}
-		s.holders[at] = slices.DeleteFunc(slices.Clone(s.holders[at]), func(l model.Lease) bool { return l.Block == was.Block })
-		if len(s.holders[at]) == 0 {
-			delete(s.holders, at)
+		if l, there := c.leases[key]; there {
+			s.hold(l)
 		}
 	}
-	for _, l := range change {
-		if l == nil {
-			continue
-		}
-		at := model.Holder{Network: l.Network, Node: l.Node}
-		held := append(slices.Clone(s.holders[at]), *l)
-		slices.SortFunc(held, func(a, b model.Lease) int { return model.CompareLeases(a.Key(), b.Key()) })
-		s.holders[at] = slices.Clip(held)
+	return was
+}
+
+func (s *state) hold(l model.Lease) {
+	at := model.Holder{Network: l.Network, Node: l.Node}
+	held := append(slices.Clone(s.holders[at]), l)
+	slices.SortFunc(held, func(a, b model.Lease) int { return model.CompareLeases(a.Key(), b.Key()) })
+	s.holders[at] = slices.Clip(held)
+}
+
+func (s *state) unhold(l model.Lease) {
+	at := model.Holder{Network: l.Network, Node: l.Node}
+	s.holders[at] = slices.DeleteFunc(slices.Clone(s.holders[at]), func(o model.Lease) bool { return o.Block == l.Block })
+	if len(s.holders[at]) == 0 {
+		delete(s.holders, at)
 	}
-	return inverse
 }
 
 // peer renders the way to one node on one network. What cannot be reached is noted; it keeps nothing else from working.
@@ -276,20 +292,8 @@ func (s *state) touched(inverse edit) (map[string]dataplane.Host, error) {
 	for name := range inverse.forwards {
 		t.forward(name)
 	}
-	for id := range inverse.members {
-		t.member(id)
-	}
-	for key, was := range inverse.leases {
-		now, self := t.view.Leases[key], t.view.Self
-		if _, ok := t.view.Networks[key.Network]; ok && self != "" && (now.Node == self || was != nil && was.Node == self) {
-			t.networkOnly(key.Network) // the tunnel may be known by another MAC now
-		}
-		if was != nil {
-			t.peer(model.Holder{Network: key.Network, Node: was.Node})
-		}
-		if now, ok := t.view.Leases[key]; ok {
-			t.peer(model.Holder{Network: key.Network, Node: now.Node})
-		}
+	if inverse.cluster != nil {
+		t.common(*inverse.cluster)
 	}
 	return t.parts, t.err
 }
@@ -327,6 +331,26 @@ func (t *touching) network(name string) {
 	for f, forward := range t.view.Forwards {
 		if forward.Network == name {
 			t.forward(f)
+		}
+	}
+}
+
+// common touches the ways to nodes that are reached elsewhere, or hold other blocks.
+func (t *touching) common(before common) {
+	for _, id := range before.ids {
+		t.member(id)
+	}
+	for _, key := range before.keys {
+		was, had := before.leases[key]
+		now, has := t.view.Leases[key]
+		if _, ok := t.view.Networks[key.Network]; ok && t.view.Self != "" && (now.Node == t.view.Self || was.Node == t.view.Self) {
+			t.networkOnly(key.Network) // the tunnel may be known by another MAC now
+		}
+		if had {
+			t.peer(model.Holder{Network: key.Network, Node: was.Node})
+		}
+		if has {
+			t.peer(model.Holder{Network: key.Network, Node: now.Node})
 		}
 	}
 }
@@ -436,6 +460,5 @@ func (s *state) forwardPart(f model.Forward) (dataplane.Host, error) {
 func (s *state) snapshot() model.View {
 	v := s.view
 	v.Networks, v.Workloads, v.Forwards = maps.Clone(v.Networks), maps.Clone(v.Workloads), maps.Clone(v.Forwards)
-	v.Members, v.Leases = maps.Clone(v.Members), maps.Clone(v.Leases)
 	return v
 }

@@ -56,13 +56,16 @@ type step struct {
 }
 
 func judge(snap store.ClusterSnapshot, self string) sound {
-	s := sound{snap: snap, leases: make(map[model.LeaseKey]model.Lease, len(snap.Leases)), own: map[model.LeaseKey]model.Lease{}}
+	s := sound{snap: snap, own: map[model.LeaseKey]model.Lease{}}
 	s.pools, s.refused = SoundPools(snap, self)
 	facts := model.ClusterFacts{Self: self, Members: snap.Members, Pools: s.pools, Before: snap.MemberBefore}
 	var refused map[string]model.Problems
 	s.members, refused = facts.SoundMembers()
 	for id, ps := range refused {
 		s.refused["node "+id] = ps.Error()
+	}
+	if len(refused) == 0 {
+		s.members = snap.Members // there may be thousands: one map of them is enough
 	}
 	facts.Members = s.members
 	s.at = make(map[netip.Addr]string, len(s.members))
@@ -73,8 +76,13 @@ func judge(snap store.ClusterSnapshot, self string) sound {
 	}
 	all := slices.AppendSeq(make([]model.Lease, 0, len(snap.Leases)), maps.Values(snap.Leases))
 	good, bad := facts.SoundLeases(all)
+	if s.leases = snap.Leases; len(bad) > 0 {
+		s.leases = make(map[model.LeaseKey]model.Lease, len(good))
+		for _, l := range good {
+			s.leases[l.Key()] = l
+		}
+	}
 	for _, l := range good {
-		s.leases[l.Key()] = l
 		if l.Node == self {
 			s.own[l.Key()] = l
 		}
@@ -131,16 +139,12 @@ func judgeChange(was sound, snap store.ClusterSnapshot, self string) (s sound, o
 		return s, false
 	}
 	s = was
-	s.snap = snap
+	s.snap, s.members, s.leases = snap, snap.Members, snap.Leases
 	facts := model.ClusterFacts{Self: self, Members: map[string]model.Member{}, Pools: was.pools}
-	if len(members) > 0 {
-		s.members = maps.Clone(was.members)
-	}
 	for _, id := range members {
 		for _, a := range was.members[id].Underlays() {
 			delete(s.at, a)
 		}
-		delete(s.members, id)
 	}
 	for _, id := range members {
 		m, there := snap.Members[id]
@@ -156,14 +160,12 @@ func judgeChange(was sound, snap store.ClusterSnapshot, self string) (s sound, o
 		if m.ID != id || len(facts.CheckMember(m)) > 0 {
 			return s, false
 		}
-		s.members[id] = m
 	}
 	if len(leases) > 0 {
-		s.leases, s.own = maps.Clone(was.leases), maps.Clone(was.own)
+		s.own = maps.Clone(was.own)
 	}
 	for _, key := range leases {
 		l, there := snap.Leases[key]
-		delete(s.leases, key)
 		delete(s.own, key)
 		if !there {
 			continue
@@ -171,7 +173,6 @@ func judgeChange(was sound, snap store.ClusterSnapshot, self string) (s sound, o
 		if _, bad := facts.CheckLease(l); bad {
 			return s, false
 		}
-		s.leases[key] = l
 		if l.Node == self {
 			s.own[key] = l
 		}
@@ -298,23 +299,20 @@ func (f *Fabric) sameOwn(s sound, own map[model.LeaseKey]tenure) bool {
 	return n == len(s.own)
 }
 
-// Changed are the members and the leases that differ from those of a picture before; ok is false when they have to be looked for.
-func (p Picture) Changed(o Picture) (members []string, leases []model.LeaseKey, ok bool) {
-	if sameMap(p.Members, o.Members) && sameMap(p.Leases, o.Leases) {
-		return nil, nil, true
+// Changed are the members and the leases by which the picture differs from those of another. From the one just before it that costs nothing.
+func (p Picture) Changed(members map[string]model.Member, leases map[model.LeaseKey]model.Lease) (ids []string, keys []model.LeaseKey) {
+	if p.step.fromMembers != nil && sameMap(p.step.fromMembers, members) && sameMap(p.step.fromLeases, leases) {
+		return p.step.members, p.step.leases
 	}
-	if p.step.fromMembers == nil || !sameMap(p.step.fromMembers, o.Members) || !sameMap(p.step.fromLeases, o.Leases) {
-		return nil, nil, false
-	}
-	return p.step.members, p.step.leases, true
+	return changedIn(members, p.Members), changedIn(leases, p.Leases)
 }
 
 // same reports whether two pictures ask the same of a node.
 func (p Picture) same(o Picture) bool {
-	if members, leases, ok := p.Changed(o); ok && len(members)+len(leases) > 0 {
+	if members, leases := p.Changed(o.Members, o.Leases); len(members)+len(leases) > 0 {
 		return false
 	}
-	return p.Live == o.Live && p.Twin == o.Twin && p.Known == o.Known && equal(p.Members, o.Members) && equal(p.Leases, o.Leases) && equal(p.Fenced, o.Fenced) &&
+	return p.Live == o.Live && p.Twin == o.Twin && p.Known == o.Known && equal(p.Fenced, o.Fenced) &&
 		equal(p.versions, o.versions) && equal(p.Refused, o.Refused) && equal(p.Alive, o.Alive)
 }
 
