@@ -46,6 +46,19 @@ func (f Folder) write(name string, data []byte) error {
 	return f.sync()
 }
 
+// Append adds to a file that there is, durably when it returns: after a crash all of it is there, or a beginning of it.
+func (f Folder) Append(name string, data []byte) error {
+	file, err := os.OpenFile(f.Path(name), os.O_APPEND|os.O_WRONLY, 0)
+	if err == nil {
+		_, err = file.Write(data)
+		err = errors.Join(err, file.Sync(), file.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("add to %s: %w", f.Path(name), err)
+	}
+	return nil
+}
+
 // sync makes the names of the files durable.
 func (f Folder) sync() error {
 	dir, err := os.Open(string(f))

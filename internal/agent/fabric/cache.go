@@ -2,7 +2,6 @@ package fabric
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -24,9 +23,10 @@ type Cache struct {
 
 	mu   sync.Mutex // held while the file is written
 	mark string     // of what stands in it
+	log  pictureLog
 }
 
-// record is what stands in the file.
+// record is what is known, or of members and leases only what is another way than in the records before.
 type record struct {
 	Schema   int                       `json:"schema"`
 	Self     string                    `json:"self"`
@@ -37,6 +37,9 @@ type record struct {
 	Former   map[string][]netip.Prefix `json:"former"`
 	BootID   string                    `json:"bootID"`
 	Written  time.Time                 `json:"written"`
+
+	NoMembers []string         `json:"noMembers,omitempty"` // any more
+	NoLeases  []model.LeaseKey `json:"noLeases,omitempty"`
 }
 
 // ownRecord is the right to a block: until when, on the clock of this boot and on the wall.
@@ -61,43 +64,19 @@ func (c *Cache) wall() time.Time {
 	return time.Now()
 }
 
-func (c *Cache) load() (record, error) {
-	var r record
-	data, err := c.Folder.Read(cacheFile)
-	if err == nil && data == nil {
-		return r, nil
-	}
-	if err == nil {
-		err = json.Unmarshal(data, &r)
-	}
-	if err == nil && r.Schema != cacheSchema {
-		err = fmt.Errorf("written with schema %d", r.Schema)
-	}
-	if err != nil {
-		return record{}, fmt.Errorf("%s: %w", c.Path(), err)
-	}
-	return r, nil
-}
-
 // recall takes over what an earlier life knew.
 func (f *Fabric) recall() {
 	if f.deps.Cache == nil {
 		return
 	}
-	r, err := f.deps.Cache.load()
+	r, known, err := f.deps.Cache.load()
 	if err != nil {
 		f.deps.Log.Warn("what is known of the cluster from before cannot be read; the store will tell", "err", err)
 	}
 	if r.Self != f.deps.Self || r.Self == "" {
 		return
 	}
-	snap := store.ClusterSnapshot{Networks: r.Networks, Members: map[string]model.Member{}, Leases: map[model.LeaseKey]model.Lease{}}
-	for _, m := range r.Members {
-		snap.Members[m.ID] = m
-	}
-	for _, l := range r.Leases {
-		snap.Leases[l.Key()] = l
-	}
+	snap := store.ClusterSnapshot{Networks: r.Networks, Members: known.members, Leases: known.leases}
 	if r.Former != nil {
 		f.former = r.Former
 	}
@@ -120,14 +99,13 @@ func (f *Fabric) until(o ownRecord, boot string, written time.Time) time.Duratio
 	return max(f.deps.Now()+o.Wall.Sub(now), 1)
 }
 
-func (f *Fabric) record() record {
+// record is what is known but for members and leases, which come beside it: there may be thousands.
+func (f *Fabric) record() (record, others) {
 	rights := f.rights()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	snap := f.sound.snap
 	r := record{Schema: cacheSchema, Self: f.deps.Self, Networks: snap.Networks, Former: maps.Clone(f.former), BootID: f.deps.Cache.BootID}
-	r.Members = slices.AppendSeq(make([]model.Member, 0, len(snap.Members)), maps.Values(snap.Members))
-	r.Leases = slices.AppendSeq(make([]model.Lease, 0, len(snap.Leases)), maps.Values(snap.Leases))
 	now, wall := f.deps.Now(), f.deps.Cache.wall()
 	r.Written = wall.UTC()
 	for _, t := range rights {
@@ -135,7 +113,7 @@ func (f *Fabric) record() record {
 			r.Own = append(r.Own, ownRecord{Lease: t.lease, Boot: t.until, Wall: wall.Add(t.until - now).UTC()})
 		}
 	}
-	return r
+	return r, others{snap.Members, snap.Leases}
 }
 
 // rights are the node's blocks in order, each with the end of the right to it. The keeper is not asked under the lock: it tells under its own.
@@ -165,7 +143,8 @@ func (f *Fabric) keep() {
 	if mark == c.mark || mark == "" {
 		return
 	}
-	if err := c.write(f.record()); err != nil {
+	r, known := f.record()
+	if err := c.log.write(c.Folder, r, known); err != nil {
 		f.deps.Log.Warn("keep what is known of the cluster", "err", err)
 		return
 	}
@@ -215,11 +194,3 @@ func (f *Fabric) mark() string {
 
 // prolonged is how much longer a right must have become to be written down again.
 const prolonged = time.Minute
-
-func (c *Cache) write(r record) error {
-	data, err := json.Marshal(r)
-	if err != nil {
-		return err
-	}
-	return c.Folder.Write(cacheFile, data)
-}
