@@ -7,7 +7,7 @@ import (
 )
 
 // withoutImplied parts the changes into those to carry out and what the kernel then does by itself: with one end of a veth the other goes,
-// with a tunnel its neighbours and FDB entries, and with a namespace, or a link of a workload, all that is on it.
+// with a tunnel its neighbours and FDB entries, with what is limited its shaper and redirect, and with a namespace, or a link of a workload, all that is on it.
 func withoutImplied(changes []Change) (rest, implied []Change) {
 	g := goneWith(changes)
 	if len(g.links)+len(g.spaces) == 0 {
@@ -77,6 +77,10 @@ func (g gone) implies(netns string, s dataplane.Step) bool {
 	case dataplane.Neighbour:
 		return g.links[end{netns, o.Link}]
 	case dataplane.FDB:
+		return g.links[end{netns, o.Link}]
+	case dataplane.Shaper:
+		return g.links[end{netns, o.Link}]
+	case dataplane.Redirect:
 		return g.links[end{netns, o.Link}]
 	}
 	if netns == dataplane.HostNetns {

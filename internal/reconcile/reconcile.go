@@ -142,7 +142,7 @@ func (r *Reconciler) put(ctx context.Context, parts map[string]dataplane.Host) (
 	}
 	changes, implied := withoutImplied(r.changes(t))
 	r.commit(parts, t)
-	stripped := r.stripsTunnel(changes)
+	stripped := r.stripsLink(changes)
 	if err := r.apply(ctx, changes, &r.stats.Applied); err != nil {
 		return changes, err
 	}
