@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/flatnet/flatnet/api"
 	"github.com/flatnet/flatnet/api/attach"
 	"github.com/flatnet/flatnet/internal/model"
 )
@@ -21,8 +20,12 @@ var errStopping = errors.New("the daemon is stopping")
 
 // answer carries out one call of the plugin and says what that shall print. The error is errStopping.
 func (s *server) answer(ctx context.Context, of call) (attach.Reply, error) {
-	version := versionIn(of.Config)
-	out, err := s.command(ctx, of, version)
+	keys, err := keysOf(of.Config)
+	version := textOf(keys["cniVersion"])
+	var out []byte
+	if err == nil {
+		out, err = s.command(ctx, of, version, textOf(keys["name"]))
+	}
 	switch {
 	case err == nil:
 		return attach.Reply{Stdout: out}, nil
@@ -37,15 +40,9 @@ func (s *server) answer(ctx context.Context, of call) (attach.Reply, error) {
 	return attach.Reply{Exit: 1, Stdout: f.print(version)}, nil
 }
 
-func (s *server) command(ctx context.Context, of call, version string) ([]byte, error) {
-	if len(of.Config) == 0 {
-		return nil, model.Problem{Code: codeUnreadable, Reason: "standard input is empty; it should be the network configuration"}
-	}
-	if problems := unknownToo(of.Config, api.Strict(of.Config, new(json.RawMessage))); len(problems) > 0 { // it is no JSON
-		return nil, problems.Err()
-	}
-	if of.Command == "DEL" { // whatever the configuration has become since the ADD
-		return nil, s.del(ctx, of)
+func (s *server) command(ctx context.Context, of call, version, name string) ([]byte, error) {
+	if of.Command == "DEL" { // it needs no more than the name: a container whose configuration became bad can still be removed
+		return nil, s.del(ctx, of, name)
 	}
 	if err := checkVersion(version, of.Command); err != nil {
 		return nil, err
@@ -110,12 +107,11 @@ func noNetns(of call) error {
 	return model.Problem{Code: codeEnvironment, Reason: fmt.Sprintf("CNI_NETNS=%s was not handed over", brief(of.Netns)), Fix: "flatnet-cni opens it; is it of this release?"}
 }
 
-// del needs no more of the configuration than its name: a container whose configuration became bad can still be removed.
-func (s *server) del(ctx context.Context, of call) error {
+func (s *server) del(ctx context.Context, of call, name string) error {
 	if err := of.checkVariables(); err != nil {
 		return err
 	}
-	return s.daemon.Detach(ctx, of.id(nameIn(of.Config)))
+	return s.daemon.Detach(ctx, of.id(name))
 }
 
 func (s *server) check(ctx context.Context, of call, c conf) error {
@@ -157,7 +153,7 @@ func (c *conf) valid() ([]model.Attachment, error) {
 	}
 	var list []struct{ ContainerID, IfName string }
 	if err := json.Unmarshal(raw, &list); err != nil {
-		return nil, model.Problem{Code: codeUnreadable, Path: path, Reason: err.Error()}
+		return nil, model.Problem{Code: codeUnreadable, Path: path, Reason: "it is no list of attachments", Example: `[{"containerID": "c1", "ifname": "eth0"}]`}
 	}
 	valid := []model.Attachment{}
 	for i, a := range list {

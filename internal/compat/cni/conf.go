@@ -83,17 +83,19 @@ type runtimeDNS struct {
 // capabilities are those that runtimeConfig can have.
 var capabilities = []string{"aliases", "bandwidth", "dns", "ipRanges", "ips", "mac", "portMappings"}
 
-// versionIn is the version of CNI that a configuration is of, as far as it can be read.
-func versionIn(config []byte) string { return textIn(config, "cniVersion") }
+// keysOf are the keys of a configuration with their values as they are.
+func keysOf(config []byte) (map[string]json.RawMessage, error) {
+	if len(config) == 0 {
+		return nil, model.Problem{Code: codeUnreadable, Reason: "standard input is empty; it should be the network configuration"}
+	}
+	var keys map[string]json.RawMessage
+	return keys, unknownToo(config, api.Strict(config, &keys)).Err()
+}
 
-// nameIn is the name of a configuration, as far as it can be read.
-func nameIn(config []byte) string { return textIn(config, "name") }
-
-func textIn(config []byte, key string) string {
-	var c map[string]json.RawMessage
+// textOf is the text that a value is; "" when it is something else.
+func textOf(value json.RawMessage) string {
 	var s string
-	_ = json.Unmarshal(config, &c) // what is no object has no keys
-	_ = json.Unmarshal(c[key], &s)
+	_ = json.Unmarshal(value, &s)
 	return s
 }
 

@@ -133,7 +133,7 @@ func details(problems model.Problems) string {
 		lines = append(lines, "example: "+first.Example)
 	}
 	for _, p := range problems[1:] {
-		lines = append(lines, p.Error())
+		lines = append(lines, headline(p))
 	}
 	return strings.Join(append(lines, "more: flatnet help "+first.Code), "; ")
 }

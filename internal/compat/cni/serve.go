@@ -91,7 +91,8 @@ func (s *server) serve(ctx context.Context, conn *net.UnixConn) {
 		return
 	}
 	if !s.reply(conn, reply) && of.Command == "ADD" && reply.Exit == 0 {
-		s.undo(ctx, of.id(nameIn(of.Config)))
+		keys, _ := keysOf(of.Config) // they could be read
+		s.undo(ctx, of.id(textOf(keys["name"])))
 	}
 }
 
