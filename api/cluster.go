@@ -50,7 +50,20 @@ type Membership struct {
 	Token    *Token   `json:"token,omitempty"`  // for the next host, of an init
 	Live     bool     `json:"live"`             // the cluster's store answers
 
+	Ways []Way `json:"ways,omitempty"` // to hosts of the cluster, as they were tried after a join
+
 	Remains string `json:"remains,omitempty"` // after a leave: what is to be done on a server that could not be told
+}
+
+// Way is what became of packets to another host.
+type Way struct {
+	Host     string        `json:"host"`
+	Network  string        `json:"network"`
+	Backend  string        `json:"backend"`
+	Underlay string        `json:"underlay"`          // the other host's address
+	RTT      time.Duration `json:"rtt,omitempty"`     // nanoseconds, there and back
+	Problem  string        `json:"problem,omitempty"` // why they do not arrive: a code and words
+	Fix      string        `json:"fix,omitempty"`
 }
 
 // Check is one thing that was looked at before a host joins.

@@ -63,8 +63,11 @@ func entered(r *http.Request, m api.Membership) any {
 func fixedMember(name string) api.Membership {
 	m := api.Membership{Cluster: "c-0b08bc09f9", ID: "n-8f3a63b99a", Name: name, State: "in", Underlay: []string{"192.0.2.2"}, Link: "eth1", Why: "192.0.2.1 is reached by eth1", MTU: 1500,
 		Servers: []string{"192.0.2.1:7700"}, Etcd: []string{"https://192.0.2.1:2379"}, Blocks: []string{"10.244.1.0/24"}, Networks: []string{"cluster"}, Live: true,
-		Checks: []api.Check{{What: "tcp/7700", Result: "ok", OK: true}, {What: "tcp/2379", Result: "ok", OK: true}, {What: "udp/8472", Result: "free here", OK: true}, {What: "subnet", Result: "free", OK: true}}}
+		Checks: []api.Check{{What: "tcp/7700", Result: "ok", OK: true}, {What: "tcp/2379", Result: "ok", OK: true}, {What: "udp/8472", Result: "free here", OK: true}, {What: "subnet", Result: "free", OK: true}},
+		Ways: []api.Way{{Host: "h1", Network: "cluster", Backend: "vxlan", Underlay: "192.0.2.1", RTT: 512 * time.Microsecond}, {Host: "h3", Network: "cluster", Backend: "vxlan", Underlay: "192.0.2.3",
+			Problem: "FN5420: network cluster: packets to and from h3 (192.0.2.3) get lost, while the host itself answers", Fix: "let udp 8472 pass between all hosts, both ways"}}}
 	if name == "h1" {
+		m.Ways = nil
 		t := madeToken()
 		m.Server, m.Token, m.Underlay, m.Link, m.Why, m.Blocks = true, &t, []string{"192.0.2.1"}, "eth0", "the default route is by eth0", []string{"10.244.0.0/24"}
 	}

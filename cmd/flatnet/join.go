@@ -39,7 +39,23 @@ func (c *joinCluster) run(ctx context.Context, args []string, stdout io.Writer) 
 		return client.JoinCluster(ctx, j, how...)
 	}, func(m api.Membership) {
 		fmt.Fprintf(c.app.stderr, "picked     %s %s because %s\n", m.Link, strings.Join(m.Underlay, " "), m.Why)
-		fmt.Fprintf(c.app.stderr, "joined as %s %s.  next: flatnet host ls\n", m.Name, strings.Join(m.Blocks, " "))
+		fmt.Fprintf(c.app.stderr, "joined as %s %s.  %snext: flatnet host ls\n", m.Name, strings.Join(m.Blocks, " "), wellWays(m))
+		for _, w := range m.Ways {
+			if w.Problem != "" {
+				fmt.Fprintf(c.app.stderr, "  not well %s\n           fix: %s\n", w.Problem, w.Fix)
+			}
+		}
 		fmt.Fprintln(stdout, m.ID)
 	})
+}
+
+// wellWays are the ways to others that were proven: h2 <-> h1 overlay 0.5 ms.
+func wellWays(m api.Membership) string {
+	var b strings.Builder
+	for _, w := range m.Ways {
+		if w.Problem == "" {
+			fmt.Fprintf(&b, "%s <-> %s overlay %.1f ms.  ", m.Name, w.Host, float64(w.RTT)/1e6)
+		}
+	}
+	return b.String()
 }

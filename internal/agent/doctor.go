@@ -74,9 +74,11 @@ func (a *Agent) Repair(ctx context.Context, dryRun bool) ([]api.Step, error) {
 
 // Doctor looks for what is wrong, or might be in the way.
 func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
+	asked := make(chan []api.Finding, 1)
+	go func() { asked <- a.wayFindings(ctx) }()
 	seen := a.look(ctx, true)
 	a.looks.note(seen)
-	list := slices.Concat(a.known(), seen.findings)
+	list := slices.Concat(a.known(), seen.findings, <-asked)
 	slices.SortStableFunc(list, func(a, b api.Finding) int { return cause(a) - cause(b) })
 	return list, nil
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -160,9 +161,10 @@ type putBack struct {
 	step  string
 	times int
 	last  time.Time
+	place int // among those of the last time
 }
 
-// putBacks are the lately repaired steps on the host, in the order in which they came first. What differs now was not put back.
+// putBacks are the lately repaired steps on the host, those that were last come first. What differs now was not put back.
 func (a *Agent) putBacks(differs []reconcile.Change) []*putBack {
 	var list []*putBack
 	still := map[string]bool{}
@@ -177,7 +179,7 @@ func (a *Agent) putBacks(differs []reconcile.Change) []*putBack {
 		if a.past.ours(ev.Time) {
 			continue
 		}
-		for _, s := range ev.Steps {
+		for i, s := range ev.Steps {
 			if ev.Type != eventRepaired || s.Netns != dataplane.HostNetns || still[s.Text] {
 				continue
 			}
@@ -186,9 +188,10 @@ func (a *Agent) putBacks(differs []reconcile.Change) []*putBack {
 				list = append(list, known[s.Text])
 			}
 			known[s.Text].times++
-			known[s.Text].last = ev.Time
+			known[s.Text].last, known[s.Text].place = ev.Time, i
 		}
 	}
+	slices.SortStableFunc(list, func(a, b *putBack) int { return cmp.Or(b.last.Compare(a.last), a.place-b.place) })
 	return list
 }
 

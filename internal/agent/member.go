@@ -101,7 +101,11 @@ func (a *Agent) clusterRoutes(handle handle) {
 		if err := socket.Body(r, &j); err != nil {
 			return nil, err
 		}
-		return p.Join(r.Context(), j, isSet(r, dryRun), isSet(r, force))
+		joined, err := p.Join(r.Context(), j, isSet(r, dryRun), isSet(r, force))
+		if err == nil && !isSet(r, dryRun) {
+			joined.Ways = a.tryWays(r.Context(), joined.Servers)
+		}
+		return joined, err
 	}, dryRun, force)
 	at("POST /v1/cluster/leave", func(p *membership.Membership, r *http.Request) (any, error) {
 		return p.Leave(r.Context(), isSet(r, dryRun), isSet(r, force))

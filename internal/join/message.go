@@ -24,6 +24,7 @@ type Request struct {
 	Token  string `json:",omitempty"`
 	CSR    []byte // PKCS #10, DER, signed by the host's key
 	Member model.Member
+	Probes *Probes `json:",omitempty"` // for preflight
 }
 
 // Cluster is what a host must know of the cluster that it joins.
@@ -51,6 +52,7 @@ type Answer struct {
 	Cluster     Cluster
 	Certificate []byte `json:",omitempty"` // DER
 	Authority   []byte // DER
+	Probed      bool   `json:",omitempty"` // the datagrams that were asked for are sent
 }
 
 // failed is how a call is refused.

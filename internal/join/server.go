@@ -83,6 +83,7 @@ func (s Server) tls() *tls.Config {
 type call struct {
 	Request
 	from netip.Addr
+	at   netip.Addr        // the server's address that was called
 	peer *x509.Certificate // of mTLS; nil: none was shown
 }
 
@@ -117,6 +118,9 @@ func (s Server) answer(r *http.Request, answer func(context.Context, call) (Answ
 		return Answer{}, model.Problem{Code: model.CodeTooOften, Reason: "too many attempts from this address", Fix: "try again in a minute"}
 	}
 	c := call{from: from.Addr().Unmap()}
+	if at, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok {
+		c.at = at.AddrPort().Addr().Unmap()
+	}
 	if len(r.TLS.VerifiedChains) > 0 {
 		c.peer = r.TLS.VerifiedChains[0][0]
 	}
@@ -153,6 +157,12 @@ func (s Server) preflight(ctx context.Context, c call) (Answer, error) {
 		return Answer{}, err
 	}
 	a, err := s.tell(ctx, c)
+	if err == nil && c.Probes != nil {
+		failed := c.Probes.send(c.at, c.Member.Underlays())
+		if a.Probed = failed == nil; failed != nil {
+			s.Log.Warn("a host asks for datagrams", "from", c.from, "err", failed)
+		}
+	}
 	a.Cluster.Etcd.CA, a.Cluster.Etcd.Cert, a.Cluster.Etcd.Key = nil, nil, nil
 	return a, err
 }

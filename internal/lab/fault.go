@@ -23,6 +23,8 @@ func Faults() []Fault {
 			Hint: "flatnet lab exec WORKLOAD -- ping -c1 -M do -s 1400 OTHER"},
 		{Name: "blocked-port", Is: "the LAN drops the tunnel's UDP port", whole: true, plan: planBlockedPort,
 			See: "hosts reach each other, workloads of different hosts don't (host-gw has no port, and goes on)"},
+		{Name: "bad-checksums", Is: "a host's NIC spoils the checksums of what comes to it in a tunnel", plan: planChecksums,
+			See: "pings between hosts answer, TCP hangs; doctor on other hosts says so", Hint: "flatnet lab exec WORKLOAD -- curl -m3 http://OTHER:8080/"},
 		{Name: "lost-route", Is: "the routes to other hosts' workloads are deleted", plan: planRoutes,
 			See: "flatnetd puts them back before a person can look", Hint: "flatnet lab exec HOST -- flatnet events"},
 		{Name: "lost-fdb", Is: "the tunnel forgets behind which host a MAC is", plan: planFDB,
@@ -107,6 +109,24 @@ func planBlockedPort(ctx context.Context, l *Lab, hosts []*Host) (do, undo []Com
 		}
 	}
 	do, undo = onLANs(tableOf("blocked_port", hosts), pre, post)
+	return do, undo, nil
+}
+
+// planChecksums has the LAN write something else where TCP and UDP in a VXLAN packet over IPv4 have their checksums: 50 bytes come before the inner
+// IPv4 header (RFC 7348). The hosts compute them first: on a cable of veth nobody does, and what is not computed cannot be wrong.
+func planChecksums(ctx context.Context, l *Lab, hosts []*Host) (do, undo []Command, err error) {
+	const inner, protocol, header = 50, 9, 20
+	var rules []string
+	for _, of := range []struct{ protocol, checksum int }{{6, 16}, {17, 6}} {
+		sum := fmt.Sprintf("@nh,%d,16", 8*(inner+header+of.checksum))
+		rules = append(rules, fmt.Sprintf("oifname %s ip protocol udp udp dport %d @nh,%d,8 %d %s != 0 %s set 0x6666",
+			ports(hosts), l.tunnelPort(ctx), 8*(inner+protocol), of.protocol, sum, sum))
+	}
+	do, undo = onLANs(tableOf("bad_checksums", hosts), nil, rules)
+	for _, h := range l.hosts {
+		do = append(do, Command{h.Name, "ethtool -K eth0 tx off"})
+		undo = append(undo, Command{h.Name, "ethtool -K eth0 tx on"})
+	}
 	return do, undo, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"time"
 
 	"github.com/flatnet/flatnet/api"
 	"github.com/flatnet/flatnet/internal/join"
@@ -145,8 +146,42 @@ func (m *Membership) look(ctx context.Context, e enrolment, lenient bool) (join.
 	if err != nil {
 		return answer, nil, err
 	}
-	p := m.joins(ctx, e, answer, path)
+	h, err := m.listen(ctx, e, q, answer.Cluster.Networks)
+	if err != nil {
+		return answer, nil, err
+	}
+	p := m.joins(ctx, e, answer, path, h)
 	return answer, p.checks, p.verdict(lenient)
+}
+
+// hearTime is how long something that a server sends may be on its way.
+const hearTime = time.Second
+
+// listen has the server send something to the ports that tunnels will come in by, at the address where the others will send them.
+func (m *Membership) listen(ctx context.Context, e enrolment, q join.Request, networks []model.Network) (heard, error) {
+	h := heard{from: e.peer}
+	for _, a := range e.under.addrs {
+		if a.Is6() == e.peer.Addr().Is6() {
+			h.at = a
+		}
+	}
+	ports := tunnelPortsOf(networks)
+	if e.again || !h.at.IsValid() || len(ports) == 0 { // a node's own tunnels have them
+		return h, nil
+	}
+	l, err := join.Listen(ctx, h.at, ports)
+	if err != nil {
+		return h, err
+	}
+	defer l.Close()
+	q.Probes = l.Asks()
+	answer, _, err := e.client.Preflight(ctx, q)
+	if err != nil || !answer.Probed { // a server of before knows nothing of it
+		return h, err
+	}
+	h.asked = true
+	h.deaf, h.plain = l.Heard(hearTime)
+	return h, nil
 }
 
 func (m *Membership) request(e enrolment, key *ecdsa.PrivateKey) (join.Request, error) {

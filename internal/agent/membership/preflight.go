@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -80,15 +81,55 @@ func portFree(ctx context.Context, network string, at netip.AddrPort) error {
 }
 
 // tunnelPorts are free, in every family: a tunnel takes them on all addresses.
-func (p *preflight) tunnelPorts(ctx context.Context, networks []model.Network) {
-	seen := map[uint16]bool{}
-	for _, n := range networks {
-		if n.Cluster.Backend != model.VXLAN || seen[n.Cluster.Port] {
+func (p *preflight) tunnelPorts(ctx context.Context, networks []model.Network, good func(port uint16) string) {
+	for _, port := range tunnelPortsOf(networks) {
+		p.say(fmt.Sprintf("udp/%d", port), good(port), portFree(ctx, "udp", netip.AddrPortFrom(netip.IPv4Unspecified(), port)))
+	}
+}
+
+// heard is what came to this host's tunnel ports of what the server has sent there.
+type heard struct {
+	asked bool // the server has sent something
+	at    netip.Addr
+	from  netip.AddrPort
+	deaf  []uint16
+	plain bool // it came to a port that no firewall knows
+}
+
+// good is what is said of a port that is free.
+func (h heard) good(port uint16) string {
+	if !h.asked || slices.Contains(h.deaf, port) {
+		return "free here"
+	}
+	return "ok"
+}
+
+// arrives says whether the tunnels' packets will.
+func (p *preflight) arrives(h heard, networks []model.Network) {
+	for _, port := range tunnelPortsOf(networks) {
+		if !h.asked || !slices.Contains(h.deaf, port) {
 			continue
 		}
-		seen[n.Cluster.Port] = true
-		p.say(fmt.Sprintf("udp/%d", n.Cluster.Port), "free here", portFree(ctx, "udp", netip.AddrPortFrom(netip.IPv4Unspecified(), n.Cluster.Port)))
+		bad := model.Problem{Code: codeTunnelDeaf, Reason: fmt.Sprintf("udp %d that %s sends to %s does not arrive, and other UDP does", port, h.from.Addr(), h.at),
+			Owner: "a firewall of this host or on the way", Fix: fmt.Sprintf("let udp %d pass between all hosts, both ways; or --force, and no workload here reaches one elsewhere", port)}
+		if !h.plain {
+			bad.Reason = fmt.Sprintf("nothing that %s sends to %s arrives, neither udp %d nor another port", h.from.Addr(), h.at, port)
+			bad.Owner = "a firewall that drops all, or an address where the server does not reach this host"
+			bad.Fix = fmt.Sprintf("let udp %d pass between all hosts; or name the address where the others reach this host: --underlay", port)
+		}
+		p.add(fmt.Sprintf("udp/%d from the server", port), bad)
 	}
+}
+
+// tunnelPortsOf are the ports that tunnels of networks come in by.
+func tunnelPortsOf(networks []model.Network) []uint16 {
+	var ports []uint16
+	for _, n := range networks {
+		if n.Cluster.Backend == model.VXLAN && !slices.Contains(ports, n.Cluster.Port) {
+			ports = append(ports, n.Cluster.Port)
+		}
+	}
+	return ports
 }
 
 // subnets are free on this host, and all else that its networks need.
@@ -117,18 +158,19 @@ func (m *Membership) founds(ctx context.Context, node model.Node, u underlay, r 
 	for _, port := range ports {
 		p.add(fmt.Sprintf("tcp/%d", port), portFree(ctx, "tcp", netip.AddrPortFrom(u.addrs[0], port)))
 	}
-	p.tunnelPorts(ctx, []model.Network{n})
+	p.tunnelPorts(ctx, []model.Network{n}, func(uint16) string { return "free here" })
 	p.subnets(m, node, []model.Network{n})
 	return p
 }
 
 // joins looks at a host that is to join: it has a token, and the cluster has said what there is.
-func (m *Membership) joins(ctx context.Context, e enrolment, answer join.Answer, path join.Path) *preflight {
+func (m *Membership) joins(ctx context.Context, e enrolment, answer join.Answer, path join.Path, h heard) *preflight {
 	p := &preflight{}
 	p.add(fmt.Sprintf("tcp/%d", e.peer.Port()), nil) // it has just answered
 	p.etcd(ctx, answer.Cluster.Etcd, e.token.Pin)
 	if !e.again { // else it is this node that has them
-		p.tunnelPorts(ctx, answer.Cluster.Networks)
+		p.tunnelPorts(ctx, answer.Cluster.Networks, h.good)
+		p.arrives(h, answer.Cluster.Networks)
 	}
 	p.mtu(ctx, e.under, e.peer, answer.Cluster.MTU)
 	p.clock(path.Skew)
@@ -226,6 +268,9 @@ func (p *preflight) mtu(ctx context.Context, u underlay, peer netip.AddrPort, th
 		p.add(what, nil)
 	}
 }
+
+// codeTunnelDeaf is a host that is to join, and that tunnels' packets do not come to.
+const codeTunnelDeaf = "FN5424"
 
 // mostSkew is how far clocks may differ: certificates are valid a day early, and tokens for minutes.
 const mostSkew = 5 * time.Minute
