@@ -83,6 +83,7 @@ func (d *fakeDaemon) handler() http.Handler {
 	on("POST /v1/apply", applyAll)
 	on("GET /v1/manifests", func(*http.Request, []byte) any { return fixedManifests() })
 	on("GET /v1/show/{kind}", func(r *http.Request, _ []byte) any { return fixedShow(r) })
+	on("GET /v1/cni/status", fixedCNIStatus)
 	on("GET /v1/plan", func(*http.Request, []byte) any { return fixedSteps() })
 	on("POST /v1/repair", func(*http.Request, []byte) any { return fixedSteps() })
 	on("GET /v1/doctor", func(*http.Request, []byte) any { return fixedFindings() })

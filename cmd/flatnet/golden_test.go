@@ -118,7 +118,8 @@ func replay(t *testing.T, transcript string) string {
 func testApp(socket string, stdout, stderr *bytes.Buffer) *app {
 	env := map[string]string{"FLATNET_SOCKET": socket}
 	return &app{stdin: strings.NewReader(manifestOnStdin), stdout: stdout, stderr: stderr, now: func() time.Time { return epoch.Add(10 * time.Minute) },
-		getenv: func(k string) string { return env[k] }, configFile: "config.yaml"}
+		getenv: func(k string) string { return env[k] }, configFile: "config.yaml",
+		cni: cniPlaces{confDirs: []string{"etc/cni/net.d"}, binDirs: []string{"opt/cni/bin", "usr/lib/cni"}, plugin: []string{"flatnet-cni"}}}
 }
 
 const manifestOnStdin = "apiVersion: flatnet/v1\nkind: Network\nmetadata: {name: piped}\nspec: {mode: isolated}\n"

@@ -18,7 +18,7 @@ func main() {
 	if code, ok := reexec(os.Args); ok {
 		os.Exit(code)
 	}
-	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, now: time.Now, getenv: os.Getenv, configFile: defaultConfigFile}
+	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, now: time.Now, getenv: os.Getenv, configFile: defaultConfigFile, cni: usualCNIPlaces()}
 	os.Exit(a.main(context.Background(), os.Args[1:]))
 }
 
@@ -31,6 +31,8 @@ type app struct {
 	configFile     string
 	socketFlag     string
 	config         config
+	cni            cniPlaces
+	disk           disk
 }
 
 // main runs one command line and returns the exit status.

@@ -47,7 +47,7 @@ func newRoot(a *app) *cobra.Command {
 	add("net", newNet(a), newEndpoint(a), newConnect(a, "flatnet"), newDisconnect(a, "flatnet"))
 	add("work", newRun(a), newExec(a), newPs(a), newLogs(a), newStop(a), newRm(a))
 	add("files", newApply(a), newDiff(a), newGet(a))
-	add("host", newLab(a), newUninstall(a), newVersion(a), newCompletion(a))
+	add("host", newLab(a), newCNI(a), newUninstall(a), newVersion(a), newCompletion(a))
 	help := newHelp(a, root)
 	help.GroupID = "host"
 	root.SetHelpCommandGroupID("host")

@@ -46,7 +46,12 @@ func (c *uninstall) run(ctx context.Context, _ []string, stdout io.Writer) error
 	}
 	cluster := goodbye(ctx, client)
 	sharersFirst(workloads)
+	runtimes, plugins, err := c.app.leaveRuntimes(workloads)
+	if err != nil {
+		return err
+	}
 	if c.plan || c.change.dry() {
+		printFileSteps(stdout, append(runtimes, plugins...))
 		if cluster != "" {
 			fmt.Fprintln(stdout, "# "+cluster)
 		}
@@ -63,7 +68,13 @@ func (c *uninstall) run(ctx context.Context, _ []string, stdout io.Writer) error
 	if err := c.app.confirm(c.yes, question); err != nil {
 		return err
 	}
+	if err := c.app.carryOut(stdout, runtimes); err != nil {
+		return err
+	}
 	if err := c.endWorkloads(ctx, client, workloads); err != nil {
+		return err
+	}
+	if err := c.app.carryOut(stdout, plugins); err != nil {
 		return err
 	}
 	return c.app.step("networks and rules", func() error {

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/flatnet/flatnet/api"
+	"github.com/flatnet/flatnet/api/conflist"
+	"github.com/spf13/cobra"
+)
+
+// cniUninstall takes back what install made.
+type cniUninstall struct {
+	app    *app
+	change change
+	places cniFlags
+	force  bool
+}
+
+func newCNIUninstall(a *app) *cobra.Command {
+	c := &cniUninstall{app: a}
+	cmd := command(a, "uninstall [flags]", "take back what install made; what it put aside is put back", "sudo flatnet cni uninstall", cobra.NoArgs, c.run)
+	cmd.Flags().BoolVar(&c.force, "force", false, "also the plugin while containers need it, and a configuration that was edited")
+	c.places.flags(cmd)
+	c.change.flags(cmd)
+	return cmd
+}
+
+func (c *cniUninstall) run(ctx context.Context, _ []string, stdout io.Writer) error {
+	confDirs, binDirs := c.places.look(c.app.cni)
+	steps, kept, err := uninstallConfs(confDirs, c.force)
+	if err != nil {
+		return err
+	}
+	steps = append(tidySteps(append(confDirs, binDirs...)), steps...)
+	plugins, err := installedPlugins(binDirs)
+	if err != nil {
+		return err
+	}
+	if len(plugins) > 0 && !c.force {
+		if p := c.inUse(ctx, plugins); p.Code != "" {
+			kept, plugins = append(kept, p), nil
+		}
+	}
+	for _, path := range plugins {
+		steps = append(steps, removeStep(path, "no runtime is to call it any more"))
+	}
+	if err := c.app.changeFiles(stdout, c.change.dry(), steps); err != nil {
+		return err
+	}
+	if len(kept) > 0 {
+		return api.Fail(api.ExitConflict, kept...)
+	}
+	return nil
+}
+
+// uninstallConfs are the steps for the configurations: what was put aside comes back before ours goes, as a runtime without any says that the node
+// is not ready.
+func uninstallConfs(confDirs []string, force bool) (steps []fileStep, kept []api.Problem, err error) {
+	for _, dir := range confDirs {
+		aside, _ := filepath.Glob(filepath.Join(dir, "*"+asideSuffix))
+		for _, path := range aside {
+			was := strings.TrimSuffix(path, asideSuffix)
+			if _, err := os.Lstat(was); errors.Is(err, fs.ErrNotExist) {
+				steps = append(steps, renameStep(path, was, "as before flatnet"))
+			}
+		}
+		files, err := confFiles(dir)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, f := range files {
+			switch {
+			case !f.ours:
+			case f.untouched || force:
+				steps = append(steps, removeStep(f.path, "new containers do not come to flatnet"))
+			default:
+				kept = append(kept, api.Problem{Code: codeCNIEdited, Reason: f.path + " was edited by hand, and is left", Fix: "--force removes it", Example: "flatnet cni uninstall --force"})
+			}
+		}
+	}
+	return steps, kept, nil
+}
+
+// installedPlugins are the copies of flatnet-cni where runtimes look.
+func installedPlugins(binDirs []string) ([]string, error) {
+	var paths []string
+	for _, dir := range binDirs {
+		path := filepath.Join(dir, conflist.PluginType)
+		data, err := os.ReadFile(path)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		if err == nil && isPlugin(data) {
+			paths = append(paths, path)
+		}
+	}
+	return paths, nil
+}
+
+// leaveRuntimes are the steps by which an uninstall of flatnet as a whole takes this host's runtimes along: the configurations before the workloads
+// end, the plugin after. The plugin stays where containers are, with a word about it.
+func (a *app) leaveRuntimes(workloads []api.Workload) (confs, plugins []fileStep, err error) {
+	confDirs, binDirs := cniFlags{}.look(a.cni)
+	confs, kept, err := uninstallConfs(confDirs, false)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, p := range kept {
+		fmt.Fprintf(a.stderr, "note: %s\n", p.Reason)
+	}
+	paths, err := installedPlugins(binDirs)
+	if err != nil {
+		return nil, nil, err
+	}
+	if n := links(workloads); n > 0 && len(paths) > 0 {
+		fmt.Fprintf(a.stderr, "note: %s of containers go; %s stays, as their runtime calls it once more. Remove the containers, then it: flatnet cni uninstall --force\n", counted(n, "link"), strings.Join(paths, ", "))
+		return confs, nil, nil
+	}
+	for _, path := range paths {
+		plugins = append(plugins, removeStep(path, "no runtime is to call it any more"))
+	}
+	return confs, plugins, nil
+}
+
+// links counts what runtimes have attached.
+func links(workloads []api.Workload) int {
+	n := 0
+	for _, w := range workloads {
+		for _, e := range w.Endpoints {
+			if e.Attachment != nil {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// inUse is why the plugin stays: a runtime calls it to let go of the containers that it has, and does not stop trying.
+func (c *cniUninstall) inUse(ctx context.Context, plugins []string) api.Problem {
+	p := api.Problem{Code: codeCNIInUse, Owner: strings.Join(plugins, ", "), Fix: "remove the containers first; --force removes the plugin now", Example: "flatnet cni uninstall --force"}
+	status, err := c.app.client().CNIStatus(ctx)
+	switch {
+	case err != nil:
+		p.Reason = fmt.Sprintf("the plugin is left: whether containers need it cannot be asked (%s)", firstLine(err))
+	case status.Attachments > 0:
+		p.Reason = fmt.Sprintf("the plugin is left: their runtime calls it when %s of containers end", counted(status.Attachments, "link"))
+	default:
+		return api.Problem{}
+	}
+	return p
+}
+
+func firstLine(err error) string {
+	line, _, _ := strings.Cut(err.Error(), "\n")
+	return line
+}
