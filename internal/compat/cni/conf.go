@@ -144,7 +144,7 @@ func unknownToo(config []byte, found []api.Problem) model.Problems {
 	var out model.Problems
 	for _, p := range found {
 		switch {
-		case strings.HasPrefix(p.Path, "cni.dev/") && p.Code == api.CodeUnknownField:
+		case p.Code == api.CodeUnknownField && (strings.HasPrefix(p.Path, "cni.dev/") || otherwiseSpelled(p.Path)):
 			continue
 		case p.Code == api.CodeUnknownField:
 			out = append(out, model.Problem{Code: codeUnknownKey, Path: p.Path, Fix: p.Fix,
