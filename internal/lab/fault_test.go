@@ -34,6 +34,11 @@ var damages = []damage{
 	{fault: "blocked-port", hosts: []string{"h3"}, seen: func(t *testing.T, l *lab.Lab) bool {
 		return arrives(t, l, "h1", "h2", 8472) && !arrives(t, l, "h1", "h3", 8472) && !arrives(t, l, "h3", "h1", 8472)
 	}},
+	{fault: "bad-checksums", hosts: []string{"h2"}, seen: func(t *testing.T, l *lab.Lab) bool {
+		inner := make([]byte, 60)
+		inner[8+14+9], inner[8+14+20+6] = 17, 1 // VXLAN, Ethernet, IPv4 with UDP in it, whose checksum is not zero
+		return arrives(t, l, "h1", "h2", 8472) && !arrives(t, l, "h1", "h2", 8472, inner...) && arrives(t, l, "h2", "h1", 8472, inner...)
+	}},
 	{fault: "lost-route", hosts: []string{"h2"}, seen: func(t *testing.T, l *lab.Lab) bool {
 		return !strings.Contains(must(t)(l.Host("h2").Exec(t.Context(), "ip", "route")), "10.244.1.0/24")
 	}},
@@ -154,8 +159,11 @@ func bigPacketsVanish(t *testing.T, l *lab.Lab) bool {
 }
 
 // arrives reports whether one of several datagrams does.
-func arrives(t *testing.T, l *lab.Lab, from, to string, port int) bool {
+func arrives(t *testing.T, l *lab.Lab, from, to string, port int, bytes ...byte) bool {
 	t.Helper()
+	if bytes == nil {
+		bytes = []byte("hello")
+	}
 	var server, client net.PacketConn
 	open := func(host, address string, conn *net.PacketConn) {
 		if err := l.Host(host).Do(func() (err error) { *conn, err = net.ListenPacket("udp4", address); return err }); err != nil {
@@ -166,9 +174,9 @@ func arrives(t *testing.T, l *lab.Lab, from, to string, port int) bool {
 	defer server.Close()
 	open(from, "0.0.0.0:0", &client)
 	defer client.Close()
-	buf := make([]byte, 10)
+	buf := make([]byte, 100)
 	for range 5 {
-		_, _ = client.WriteTo([]byte("hello"), &net.UDPAddr{IP: l.Host(to).Address().AsSlice(), Port: port})
+		_, _ = client.WriteTo(bytes, &net.UDPAddr{IP: l.Host(to).Address().AsSlice(), Port: port})
 		_ = server.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
 		if _, _, err := server.ReadFrom(buf); err == nil {
 			return true
