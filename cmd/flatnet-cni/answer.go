@@ -53,7 +53,7 @@ func fail(stdout io.Writer, config []byte, p problem) int {
 
 // unanswered is what to say when the daemon did not answer.
 func unanswered(command, socket string, err error) problem {
-	p := problem{code: ioFailure, msg: "FN3001: flatnetd cannot be asked at " + socket, details: err.Error()}
+	p := problem{code: ioFailure, msg: "FN3001: flatnetd cannot be asked at " + socket, details: err.Error() + "; more: flatnet help FN3001"}
 	if errors.Is(err, attach.ErrAway) {
 		p = problem{code: tryAgain, msg: "FN3001: flatnetd does not answer at " + socket,
 			details: err.Error() + "; start it (systemctl start flatnetd), or name the socket that it listens on with the key \"socket\"; more: flatnet help FN3001"}
