@@ -20,6 +20,7 @@ type connect struct {
 	mac, ifname      string
 	priority         int
 	isolate, noGuard bool
+	limits           limits
 }
 
 // newConnect is docker's network connect too, below flatnet net.
@@ -39,6 +40,7 @@ func newConnect(a *app, path string) *cobra.Command {
 	f.IntVar(&c.priority, "gw-priority", 0, "docker's word for --priority")
 	f.BoolVar(&c.isolate, "isolate", false, "reaches the gateway but no other isolated endpoint")
 	f.BoolVar(&c.noGuard, "no-guard", false, "may use any source address")
+	c.limits.flags(cmd)
 	for _, hidden := range []string{"ip6", "mac-address", "gw-priority"} {
 		_ = f.MarkHidden(hidden)
 	}
@@ -48,7 +50,8 @@ func newConnect(a *app, path string) *cobra.Command {
 }
 
 func (c *connect) spec(network string) api.EndpointSpec {
-	s := api.EndpointSpec{Network: network, IPs: append(append([]string{}, c.ips...), c.ip6...), MAC: c.mac, IfName: c.ifname, Priority: c.priority}
+	s := api.EndpointSpec{Network: network, IPs: append(append([]string{}, c.ips...), c.ip6...), MAC: c.mac, IfName: c.ifname, Priority: c.priority,
+		Bandwidth: c.limits.with(nil)}
 	if c.isolate {
 		s.Isolated = &c.isolate
 	}

@@ -137,6 +137,6 @@ func endpointFacts(e api.Endpoint) []fact {
 		{"endpoint", []string{endpointName(e)}}, {"network", []string{e.Network}}, {"ip", e.IPs}, {"gateway", e.Gateways},
 		{"mac", []string{e.MAC}}, {"link on the host", []string{e.HostLink}}, {"link inside", []string{e.IfName}},
 		{"netns", []string{e.Netns}}, {"pid", []string{pidCell(e.PID)}}, {"guard", []string{yesNo(e.Guard)}}, {"isolated", []string{yesNo(e.Isolated)}},
-		{"priority", []string{strconv.Itoa(e.Priority)}}, {"default route", []string{yesNo(e.DefaultRoute)}},
+		{"limits", limitTexts(e.Bandwidth)}, {"priority", []string{strconv.Itoa(e.Priority)}}, {"default route", []string{yesNo(e.DefaultRoute)}},
 	}
 }

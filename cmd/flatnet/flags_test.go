@@ -12,7 +12,7 @@ import (
 )
 
 func FuzzNetworkFlag(f *testing.F) {
-	f.Add("lab,ip=10.8.0.9,mac=02:00:00:00:00:01,ifname=lan0,priority=-3,guard=false,isolate")
+	f.Add("lab,ip=10.8.0.9,mac=02:00:00:00:00:01,ifname=lan0,priority=-3,guard=false,isolate,ingress-rate=10M,egress-rate=x")
 	f.Add("name=lab,,=,ip")
 	f.Fuzz(func(t *testing.T, s string) {
 		e, err := parseNetworkFlag(s)
@@ -20,6 +20,30 @@ func FuzzNetworkFlag(f *testing.F) {
 			t.Errorf("%q gave network %q", s, e.Network)
 		}
 	})
+}
+
+func TestRates(t *testing.T) {
+	for text, want := range map[string]string{
+		"10M": "10M", "10mbit": "10M", "10Mbit/s": "10M", "10000000": "10M", "1500k": "1500k", "1.5M": "1500k", "1g": "1G", "1001": "1001",
+		"": "error", "0": "error", "-1M": "error", "10MBps": "error", "10Mi": "error", "1e400": "error", "nan": "error", "M": "error", "10kk": "error", "10bitM": "error",
+	} {
+		var r rate
+		got := "error"
+		if err := r.Set(text); err == nil {
+			got = r.String()
+		}
+		if got != want {
+			t.Errorf("%q: got %s, want %s", text, got, want)
+		}
+	}
+}
+
+func TestLimitsForPeople(t *testing.T) {
+	b := api.Bandwidth{IngressRate: 10_000_000, EgressRate: 1_500_000, EgressBurst: 1<<32 - 1}
+	const want = "ingress 10Mbit/s; egress 1500kbit/s, bursts of 4294967295bit"
+	if got := strings.Join(limitTexts(&b), "; "); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
 }
 
 // What is published is the daemon's to judge: it arrives as it was typed, whatever that is.

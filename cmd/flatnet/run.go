@@ -22,6 +22,7 @@ type run struct {
 	guardSet                           func() bool
 	networks, publish, ips, ip6, label []string
 	mac                                string
+	limits                             limits
 }
 
 func newRun(a *app) *cobra.Command {
@@ -30,7 +31,8 @@ func newRun(a *app) *cobra.Command {
 		"sudo flatnet run -d --name web -p 8080:80 -- python3 -m http.server 80\nsudo flatnet run --network lab,ip=10.8.0.9 --network quiet -- bash", cobra.MinimumNArgs(1), c.run)
 	cmd.Long = "The command runs as the caller, in a network namespace made for it, with a resolv.conf and hosts of its own and\n" +
 		"the rest of this machine as it is. In the foreground it has the terminal, and the workload goes when it ends.\n" +
-		"--network NET[,ip=ADDRESS][,mac=MAC][,ifname=LINK][,priority=N][,guard=false][,isolate], or none, host, container:NAME"
+		"--network NET[,ip=ADDRESS][,mac=MAC][,ifname=LINK][,priority=N][,guard=false][,isolate][,ingress-rate=RATE][,egress-rate=RATE],\n" +
+		"or none, host, container:NAME"
 	f := cmd.Flags()
 	f.SetInterspersed(false)
 	f.BoolVarP(&c.detach, "detach", "d", false, "go to the background; the output is kept: flatnet logs NAME")
@@ -47,6 +49,7 @@ func newRun(a *app) *cobra.Command {
 	f.StringArrayVarP(&c.label, "label", "l", nil, "key=value; may be repeated")
 	f.BoolVar(&c.guard, "guard", true, "only the endpoint's own MAC and addresses may be used")
 	f.BoolVar(&c.isolate, "isolate", false, "reaches the gateway but no other isolated endpoint")
+	c.limits.flags(cmd)
 	c.guardSet = func() bool { return f.Changed("guard") }
 	c.change.flags(cmd)
 	dockerTerminal(cmd)
@@ -129,8 +132,8 @@ func (c *run) spec() (api.WorkloadSpec, error) {
 }
 
 func (c *run) refuseEndpointFlags(network string) error {
-	if len(c.ips)+len(c.ip6) > 0 || c.mac != "" || c.isolate || c.guardSet() {
-		return badUsage("--network %s has no endpoint of its own: no --ip, --mac, --guard or --isolate", network)
+	if len(c.ips)+len(c.ip6) > 0 || c.mac != "" || c.isolate || c.guardSet() || c.limits != (limits{}) {
+		return badUsage("--network %s has no endpoint of its own: no --ip, --mac, --guard, --isolate, --ingress-rate or --egress-rate", network)
 	}
 	return nil
 }
@@ -154,6 +157,7 @@ func (c *run) endpointFlags(eps []api.EndpointSpec) error {
 		if c.isolate && eps[i].Isolated == nil {
 			eps[i].Isolated = &c.isolate
 		}
+		eps[i].Bandwidth = c.limits.with(eps[i].Bandwidth)
 	}
 	return nil
 }
@@ -189,6 +193,11 @@ func setEndpointOption(e *api.EndpointSpec, option string) error {
 			return fmt.Errorf("%s=%q: want a whole number", key, value)
 		}
 		return nil
+	case "ingress-rate", "egress-rate":
+		var l limits
+		err := l.option(key, value)
+		e.Bandwidth = l.with(e.Bandwidth)
+		return err
 	case "guard", "isolate":
 		on := value == "true" || !hasValue
 		if !on && value != "false" {
@@ -201,7 +210,7 @@ func setEndpointOption(e *api.EndpointSpec, option string) error {
 		}
 		return nil
 	default:
-		return fmt.Errorf("there is no option %q; options: ip, mac, ifname, priority, guard, isolate", key)
+		return fmt.Errorf("there is no option %q; options: ip, mac, ifname, priority, guard, isolate, ingress-rate, egress-rate", key)
 	}
 	if value == "" {
 		return fmt.Errorf("%s needs a value: %s=…", key, key)
