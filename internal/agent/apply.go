@@ -145,7 +145,7 @@ func (p *applying) network(s *state, m api.Manifest) model.Problems {
 		return nil
 	}
 	if n.Mode == model.Cluster {
-		return p.ofCluster(s, n)
+		return p.ofCluster(s, a.asStored(old), n)
 	}
 	e := putNetwork(n)
 	if exists {
@@ -163,12 +163,15 @@ func (p *applying) network(s *state, m api.Manifest) model.Problems {
 }
 
 // ofCluster notes a network that is to be written to the cluster.
-func (p *applying) ofCluster(s *state, n model.Network) model.Problems {
+func (p *applying) ofCluster(s *state, old, n model.Network) model.Problems {
 	if _, err := p.agent.inCluster(); err != nil {
 		return asProblems(err, "")
 	}
 	if ps := p.agent.keepsBlocks(n); len(ps) > 0 {
 		return ps
+	}
+	if err := p.agent.reachesAll(old, n, p.yes.force); err != nil {
+		return asProblems(err, "")
 	}
 	here := n.At(s.view.BlocksOf(n.Name, s.view.Self))
 	s.apply(putNetwork(here))

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -33,6 +34,17 @@ func TestWhatAClusterNetworkCannotBeIsRefused(t *testing.T) {
 	refused(t, edit(hostGW, consent{}), model.CodeNotOnLink, "h2 (198.51.100.2)")
 	if err := edit(hostGW, consent{force: true}); err != nil {
 		t.Errorf("with force: %v", err)
+	}
+	applied := func(yes consent) error {
+		all := d1.Manifests()
+		m := all[slices.IndexFunc(all, func(m api.Manifest) bool { return m.Metadata.Name == "pods" })]
+		m.Network.Cluster.Backend = "host-gw"
+		_, err := d1.Apply(ctx, []api.Manifest{m}, yes, true)
+		return err
+	}
+	refused(t, applied(consent{}), model.CodeNotOnLink, "h2 (198.51.100.2)")
+	if err := applied(consent{force: true}); err != nil {
+		t.Errorf("with force, from a file: %v", err)
 	}
 	refused(t, edit(api.NetworkEdit{MTU: ptr(9000)}, consent{}), model.CodeMTU, "at most 1450")
 	if err := edit(api.NetworkEdit{MTU: ptr(1450)}, consent{}); err != nil {
