@@ -14,7 +14,7 @@ import (
 	"github.com/flatnet/flatnet/internal/kernel/nft"
 )
 
-// Event is a notification of the kernel about the host. Our own changes are told too: who knows what it applied compares
+// Event is a notification of the kernel about the host. Of our own changes many are told too: who knows what it applied compares
 // Object with that and finds nothing new.
 type Event struct {
 	Object  dataplane.Object // of ours, as it is now or was before it went; nil when Resync or Foreign
@@ -44,10 +44,16 @@ func (k *Kernel) Watch(ctx context.Context, each func(Event)) error {
 		return err
 	}
 	defer listener.Close()
-	if err := k.ear.begin(listener); err != nil {
+	writer, err := k.host.Port()
+	if err != nil {
+		return err
+	}
+	if err := k.ear.begin(listener, writer); err != nil {
 		return err
 	}
 	defer k.ear.end()
+	k.wrote.begin()
+	defer k.wrote.end()
 	var one sync.Mutex
 	tell := func(e Event) {
 		one.Lock()
@@ -93,7 +99,10 @@ func (w *watcher) drain(l *netlink.Listener) error {
 	}
 	defer w.k.busy.Unlock()
 	w.news.applied = w.k.Applied()
+	ours := w.k.wrote.take()
+	w.wroteRoutes(ours)
 	lost, err := l.Drain(w.message)
+	w.wroteRoutes(ours) // what others did meanwhile was before or after: what is ours is looked for too often rather than never
 	if err == nil && lost {
 		err = w.resync()
 	}

@@ -243,6 +243,9 @@ func (j *job) settle(t *task) {
 		if errors.Is(t.err, unix.EEXIST) && t.how == plain {
 			t.fix = func() error { return j.fixRoute(t, o) }
 		}
+		if t.err == nil && j.space.path == dataplane.HostNetns {
+			j.k.wrote.route(t.Step)
+		}
 	case dataplane.RouteRule:
 		t.err = ignoring(t.err, unix.EEXIST)
 	case dataplane.ProxyNeighbour:

@@ -67,6 +67,7 @@ type Kernel struct {
 	told     told
 	lent     lent
 	ear      ear
+	wrote    wrote
 	heir     bool          // see Config.TakeOver
 	groups   atomic.Uint32 // of links to delete at once, used so far
 	applied  atomic.Uint64 // plans carried out on the host

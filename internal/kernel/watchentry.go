@@ -22,18 +22,20 @@ func (w *watcher) entry(m netlink.Message) {
 }
 
 // ear keeps from Watch's socket what it has no use for. The kernel tells of each neighbour that a thousand workloads have or lose, and of
-// each MAC address that a bridge learns, in the group in which it tells of what is on tunnel links.
+// each MAC address that a bridge learns, in the group in which it tells of what is on tunnel links. And it tells of the thousands of routes
+// and neighbours that we write ourselves.
 type ear struct {
 	mu       sync.Mutex
 	listener *netlink.Listener // nil while nobody watches
+	writer   uint32            // port of the socket by which we write
 	tunnels  map[int]bool      // indexes of the links whose neighbours and FDB entries are heard of
 }
 
 // begin is for a new listener, which hears of no neighbours until they are admitted.
-func (e *ear) begin(l *netlink.Listener) error {
+func (e *ear) begin(l *netlink.Listener, writer uint32) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.listener, e.tunnels = l, map[int]bool{}
+	e.listener, e.writer, e.tunnels = l, writer, map[int]bool{}
 	return e.tune()
 }
 
@@ -61,35 +63,41 @@ func (e *ear) forget(index int) {
 	delete(e.tunnels, index)
 }
 
-func (e *ear) tune() error { return e.listener.Filter(entriesOnlyOf(e.tunnels)) }
+func (e *ear) tune() error { return e.listener.Filter(heard(e.writer, e.tunnels)) }
 
 // mostHeard is how many tunnel links a filter is made for; of more it lets everything through, as its size is limited (net.core.optmem_max).
 const mostHeard = 256
 
-// entriesOnlyOf is a filter of packets that drops messages about neighbours of other links. Those about what we wrote ourselves must come, though
-// they name the writer: without the addition that follows it, our own deletion of a moment ago would look like somebody else's.
-func entriesOnlyOf(links map[int]bool) []unix.SockFilter {
+// heard is a filter of packets that drops messages about routes and neighbours that name us as the writer, and about neighbours of other links
+// than some. Without the writer's name come the end of a neighbour, and all about FDB entries (net/core/neighbour.c neigh_cleanup_and_release,
+// drivers/net/vxlan/vxlan_core.c vxlan_fdb_notify).
+func heard(writer uint32, links map[int]bool) []unix.SockFilter {
 	const (
 		all        = 0xffffffff
 		typeAt     = 4                       // nlmsg_type of struct nlmsghdr
+		writerAt   = 12                      // nlmsg_pid
 		indexAt    = unix.SizeofNlMsghdr + 4 // ndm_ifindex of struct ndmsg
 		jump, load = unix.BPF_JMP | unix.BPF_JEQ, unix.BPF_LD
 	)
-	pass := unix.SockFilter{Code: unix.BPF_RET, K: all}
-	if len(links) > mostHeard {
-		return []unix.SockFilter{pass}
+	pass, drop := unix.SockFilter{Code: unix.BPF_RET, K: all}, unix.SockFilter{Code: unix.BPF_RET}
+	is := func(typ uint16, then uint8) unix.SockFilter {
+		return unix.SockFilter{Code: jump, Jt: then, K: asLoaded16(typ)}
 	}
 	f := []unix.SockFilter{
 		{Code: load | unix.BPF_H | unix.BPF_ABS, K: typeAt},
-		{Code: jump, Jt: 2, K: asLoaded16(unix.RTM_NEWNEIGH)},
-		{Code: jump, Jt: 1, K: asLoaded16(unix.RTM_DELNEIGH)},
+		is(unix.RTM_NEWROUTE, 4), is(unix.RTM_DELROUTE, 3), is(unix.RTM_NEWNEIGH, 6), is(unix.RTM_DELNEIGH, 5),
 		pass,
-		{Code: load | unix.BPF_W | unix.BPF_ABS, K: indexAt},
+		{Code: load | unix.BPF_W | unix.BPF_ABS, K: writerAt}, {Code: jump, Jf: 1, K: asLoaded32(writer)}, drop, pass,
+		{Code: load | unix.BPF_W | unix.BPF_ABS, K: writerAt}, {Code: jump, Jf: 1, K: asLoaded32(writer)}, drop,
 	}
+	if len(links) > mostHeard {
+		return append(f, pass)
+	}
+	f = append(f, unix.SockFilter{Code: load | unix.BPF_W | unix.BPF_ABS, K: indexAt})
 	for index := range links {
 		f = append(f, unix.SockFilter{Code: jump, Jf: 1, K: asLoaded32(uint32(index))}, pass)
 	}
-	return append(f, unix.SockFilter{Code: unix.BPF_RET})
+	return append(f, drop)
 }
 
 // asLoaded16 is the number that the filter sees in the place of one of the machine's byte order: it loads network byte order.

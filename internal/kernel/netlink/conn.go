@@ -77,6 +77,18 @@ func Open(protocol int) (*Conn, error) {
 	return &Conn{fd: fd}, nil
 }
 
+// Port is the number that the kernel knows the socket by, and puts into most of what it tells others of what the socket asked for.
+func (c *Conn) Port() (uint32, error) {
+	a, err := unix.Getsockname(c.fd)
+	if err != nil {
+		return 0, fmt.Errorf("netlink: %w", os.NewSyscallError("getsockname", err))
+	}
+	if n, ok := a.(*unix.SockaddrNetlink); ok {
+		return n.Pid, nil
+	}
+	return 0, errors.New("netlink: no netlink socket")
+}
+
 // FD is the socket's descriptor, for ioctls.
 func (c *Conn) FD() int { return c.fd }
 
