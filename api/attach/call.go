@@ -21,6 +21,10 @@ var Usual = Patience{Start: 2500 * time.Millisecond, Answer: 55 * time.Second}
 // ErrAway is the error of a Call that nobody answered, or not in time: it may be made again, whatever the request was.
 var ErrAway = errors.New("flatnetd does not answer")
 
+// dyingPause is how long a Call lets a daemon die that was killed: its connections end a moment before its socket does, and who
+// connects in between is lost, too.
+const dyingPause = 20 * time.Millisecond
+
 // A Call looks again for a daemon that is not there after a while that doubles from the first to the longest pause.
 const (
 	firstPause   = 10 * time.Millisecond
@@ -39,6 +43,7 @@ func Call(socket string, r Request, netns int, p Patience) (Reply, error) {
 	}
 	reply, err := ask(socket, frame, netns, p)
 	if lost(err) {
+		time.Sleep(dyingPause)
 		reply, err = ask(socket, frame, netns, p)
 	}
 	return reply, err

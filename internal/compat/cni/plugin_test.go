@@ -232,8 +232,8 @@ func TestADaemonThatIsKilledOverARequest(t *testing.T) {
 		helper.Process.Kill()
 		helper.Wait()
 	}()
-	if code, said := s.call("ADD", "c1"); code != 11 || !strings.Contains(said, "FN3001") {
-		t.Errorf("got %d, want 11: %s", code, said)
+	if code, said := s.call("ADD", "c1"); code != 11 || !strings.Contains(said, "connection refused") {
+		t.Errorf("got %d, want 11, as nobody is there any more: %s", code, said)
 	}
 	<-killed
 }
