@@ -43,7 +43,7 @@ var ours = map[string]uint{
 }
 
 // passing are problems that go away by themselves, or by what somebody does elsewhere: the runtime shall try again.
-var passing = []string{model.CodeExhausted, model.CodeNoBlock, model.CodeInactive, model.CodeStoreLocked, model.CodeStopping, model.CodeClusterAway}
+var passing = []string{model.CodeExhausted, model.CodeNoBlock, model.CodeInactive, model.CodeVersion, model.CodeStoreLocked, model.CodeStopping, model.CodeClusterAway}
 
 // limiting are problems that containers feel which are there already.
 var limiting = []string{model.CodeKernelRefused, model.CodeBlockTaken, model.CodeUnderlayTaken, model.CodeStoreDamaged}
