@@ -26,6 +26,8 @@ type config struct {
 	LogFormat string // text or json
 	Version   bool
 	Flannel   flannelConfig
+
+	HostLocalDir string
 }
 
 // configFile is where the file is looked for; that it is missing is no error there.
@@ -58,6 +60,7 @@ func settings() []setting {
 		{"state-dir", "/var/lib/flatnet", "directory of what is kept for ever", path(func(c *config) *string { return &c.StateDir })},
 		{"run-dir", "/run/flatnet", "directory of what is kept until the next boot", path(func(c *config) *string { return &c.RunDir })},
 		{"netns-dir", "/run/netns", "directory of the namespaces made for workloads", path(func(c *config) *string { return &c.NetnsDir })},
+		{"host-local-dir", "/var/lib/cni/networks", "where CNI's host-local plugin keeps which addresses it has given: flatnet does not give them again", path(func(c *config) *string { return &c.HostLocalDir })},
 		{"socket", "", "where to answer (default flatnet.sock in the run directory)", func(c *config, s string) error {
 			if s == "" {
 				return nil

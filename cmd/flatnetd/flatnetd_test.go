@@ -84,7 +84,7 @@ func TestFlagsBeatEnvironmentBeatsFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := config{StateDir: "/from/flag", RunDir: "/from/env", NetnsDir: "/from/file", GroupMay: "look", LogLevel: slog.LevelDebug, LogFormat: "text",
-		Flannel: flannelConfig{Prefix: "/coreos.com/network", SubnetFile: "/run/flannel/subnet.env", Bridge: "auto"}}
+		Flannel: flannelConfig{Prefix: "/coreos.com/network", SubnetFile: "/run/flannel/subnet.env", Bridge: "auto"}, HostLocalDir: "/var/lib/cni/networks"}
 	if c != want {
 		t.Errorf("got  %+v\nwant %+v", c, want)
 	}

@@ -84,7 +84,7 @@ func serve(ctx context.Context, c config, getenv func(string) string, log *slog.
 	}
 	err = agent.Serve(ctx, agent.Options{
 		Elsewhere: elsewhere,
-		StateDir:  c.StateDir, RunDir: c.RunDir, NetnsDir: c.NetnsDir, Socket: c.Socket, Group: c.Group, GroupChanges: c.GroupMay == "change", Version: release(), Log: log,
+		StateDir:  c.StateDir, RunDir: c.RunDir, NetnsDir: c.NetnsDir, HostLocalDir: c.HostLocalDir, Socket: c.Socket, Group: c.Group, GroupChanges: c.GroupMay == "change", Version: release(), Log: log,
 		Ready: func() {
 			log.Info("ready", "version", release())
 			manager.tell("READY=1")

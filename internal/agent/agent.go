@@ -39,6 +39,8 @@ type Agent struct {
 	past   past                   // the host's default routes before the last change
 	place  *membership.Membership // this host's place in a cluster; nil: it can have none
 
+	hostLocal *hostLocal
+
 	op       chan struct{} // holds one token: who has it may change things
 	restored string        // why files could not be put back last time
 
@@ -82,6 +84,7 @@ func New(c Config, d Deps) *Agent {
 	}
 	a.rec = reconcile.New(d.Kernel, reconcile.Deps{Log: d.Log, Repaired: a.repaired})
 	a.place = a.newPlace()
+	a.hostLocal = newHostLocal(c.HostLocalDir, d.Log, d.Now)
 	return a
 }
 
@@ -182,6 +185,9 @@ func (a *Agent) commit(ctx context.Context, e edit, dryRun bool) ([]api.Step, er
 	inverse, parts, err := a.apply(e)
 	if err != nil {
 		return nil, err
+	}
+	if err := a.enterBooks(e); err != nil {
+		return nil, errors.Join(err, a.revert(ctx, inverse))
 	}
 	settling := a.settling(e, inverse)
 	if err := a.persist(ctx, e, inverse, settling); err != nil {
@@ -342,6 +348,9 @@ func (a *Agent) persist(ctx context.Context, e, inverse edit, settling map[strin
 		if err := a.deps.Journal.Put(noted); err != nil {
 			return fmt.Errorf("workload %q: %w", name, err)
 		}
+	}
+	for name, w := range e.workloads {
+		a.hostLocal.keep(name, w)
 	}
 	return nil
 }

@@ -26,7 +26,7 @@ func (a *Agent) Attach(ctx context.Context, id model.Attachment, spec api.Worklo
 	}
 	defer back()
 	w, err := a.attach(ctx, id, spec, identity)
-	if err != nil && a.grow(ctx, err, w) {
+	if err != nil && (a.grow(ctx, err, w) || errors.As(err, new(*heldError))) {
 		w, err = a.attach(ctx, id, spec, identity)
 	}
 	if err != nil {

@@ -24,6 +24,8 @@ type Config struct {
 
 	ClusterDir string // what this host keeps of its cluster; empty: nothing
 
+	HostLocalDir string // where CNI's host-local plugin keeps which addresses it has given; empty: nobody looks
+
 	Elsewhere *Elsewhere // a cluster in another system's records; nil: none
 }
 

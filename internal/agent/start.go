@@ -34,6 +34,7 @@ func (a *Agent) start(ctx context.Context) error {
 	if err := a.settle(ctx, install); err != nil {
 		return err
 	}
+	a.hostLocal.sweep(a.view().Workloads)
 	a.straighten()
 	if err := a.findNamespaces(ctx); err != nil {
 		return err

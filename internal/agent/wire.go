@@ -40,6 +40,8 @@ type Options struct {
 	Log      *slog.Logger
 	Ready    func() // called once the host is as asked and requests are answered; may be nil
 
+	HostLocalDir string // of CNI's host-local plugin: what it has given is not given again; empty: nobody looks
+
 	GroupChanges bool // members of Group may change too
 
 	Elsewhere *Elsewhere // a cluster in another system's records that this host is a node of; nil: none
@@ -198,7 +200,7 @@ func (d *doors) agent(o Options) (*Agent, error) {
 	if d.attach != nil {
 		kept["socket for CNI plugins"] = d.attach
 	}
-	return New(Config{RunDir: o.RunDir, NetnsDir: o.NetnsDir, BootID: d.boot, Version: o.Version, ClusterDir: o.clusterDir(), Elsewhere: o.Elsewhere}, Deps{
+	return New(Config{RunDir: o.RunDir, NetnsDir: o.NetnsDir, BootID: d.boot, Version: o.Version, ClusterDir: o.clusterDir(), HostLocalDir: o.HostLocalDir, Elsewhere: o.Elsewhere}, Deps{
 		Store: d.store, Journal: d.journal, Kernel: d.host.Kernel, Host: d.host, Namespaces: namespaces{d.host.Kernel}, Processes: processes{watcher},
 		Kept: kept, Foreign: rules{}, Surveyor: d.host.Kernel, Log: o.Log, Remove: func() error {
 			return errors.Join(d.host.Leave(), removeCluster(o.clusterDir()), removeFiles(o))

@@ -253,7 +253,7 @@ func (a *Agent) freeAddr(e model.Endpoint, s model.Subnet, workload string) (net
 	taken := func(addr netip.Addr) bool {
 		_, used := a.state.used[e.Network][addr]
 		_, own := a.state.view.Node.Has(addr) // of a bridged network, whose LAN the host is on too
-		return used || own
+		return used || own || a.hostLocal.holds(addr)
 	}
 	addr, err := nextIn(e, s, func(addr netip.Addr) bool { return taken(addr) || a.sticky.forOther(e.Network, workload, addr) }, prefer)
 	var full *ipam.ExhaustedError

@@ -1,0 +1,255 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/flatnet/flatnet/internal/model"
+)
+
+// hostLocal are the books of CNI's host-local plugin: a directory for each of its networks, in it a file for each address that a container has, made
+// with O_EXCL (containernetworking/plugins, plugins/ipam/host-local/backend/disk). On a host that moves to flatnet its containers live on, so their
+// addresses are not given again; and what flatnet gives of the same range it enters too, as long as the book is there: so an ADD of host-local that is
+// under way, or one after the host moved back, does not give it either. docs/decisions/0017-host-local.md
+//
+// The agent's token guards it.
+type hostLocal struct {
+	dir string // empty: nobody looks
+	log *slog.Logger
+	now func() time.Time
+
+	listed  time.Time           // when dir was changed last, as of the list
+	books   []*book             // directories below dir
+	entered map[string][]string // by workload: files of ours
+}
+
+// book is one network of host-local.
+type book struct {
+	path string
+	last []netip.Addr // the address given last, one of each range: they tell which ranges there are
+	read time.Time    // when path was changed last, as of last
+}
+
+// entryMark begins what our entries say; host-local's begin with a container's ID. Behind it are the workload's name and its link.
+const entryMark = "flatnet "
+
+// unlinked is the name of an entry that is being written.
+const unlinked = ".flatnet-entry"
+
+// settled is how old a change of a directory must be for its time to tell it from the next one: file systems count in ticks of the kernel.
+const settledAge = time.Second
+
+func newHostLocal(dir string, log *slog.Logger, now func() time.Time) *hostLocal {
+	return &hostLocal{dir: dir, log: log, now: now, entered: map[string][]string{}}
+}
+
+// list brings the books up to date: one look at a directory's time when nothing has come or gone.
+func (h *hostLocal) list() []*book {
+	if h.dir == "" {
+		return nil
+	}
+	info, err := os.Stat(h.dir)
+	if err != nil {
+		h.books, h.listed = nil, time.Time{}
+		return nil
+	}
+	if info.ModTime().Equal(h.listed) {
+		return h.books
+	}
+	entries, err := os.ReadDir(h.dir)
+	if err != nil {
+		h.log.Warn("read the addresses of CNI's host-local", "dir", h.dir, "err", err)
+		return h.books
+	}
+	known := h.books
+	h.books, h.listed = nil, info.ModTime()
+	for _, e := range entries {
+		path := filepath.Join(h.dir, e.Name())
+		if i := slices.IndexFunc(known, func(b *book) bool { return b.path == path }); i >= 0 {
+			h.books = append(h.books, known[i])
+		} else if e.IsDir() {
+			h.books = append(h.books, &book{path: path})
+		}
+	}
+	if h.now().Sub(h.listed) < settledAge {
+		h.listed = time.Time{}
+	}
+	return h.books
+}
+
+// holds reports whether an address is in a book.
+func (h *hostLocal) holds(a netip.Addr) bool {
+	for _, b := range h.list() {
+		if _, err := os.Lstat(b.entry(a)); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+func (b *book) entry(a netip.Addr) string { return filepath.Join(b.path, a.String()) }
+
+// about reports whether host-local gives addresses of a prefix by this book.
+func (b *book) about(p netip.Prefix, now time.Time) bool {
+	info, err := os.Stat(b.path)
+	if err != nil {
+		return false
+	}
+	if !info.ModTime().Equal(b.read) {
+		b.last = nil
+		for i := 0; ; i++ {
+			text, err := os.ReadFile(filepath.Join(b.path, "last_reserved_ip."+strconv.Itoa(i)))
+			if err != nil {
+				break
+			}
+			if a, err := netip.ParseAddr(strings.TrimSpace(string(text))); err == nil {
+				b.last = append(b.last, a)
+			}
+		}
+		if b.read = info.ModTime(); now.Sub(b.read) < settledAge {
+			b.read = time.Time{}
+		}
+	}
+	return slices.ContainsFunc(b.last, p.Contains)
+}
+
+// heldError is an address that host-local gave to somebody else.
+type heldError struct{ problem model.Problem }
+
+func (e *heldError) Error() string { return e.problem.Error() }
+func (e *heldError) Unwrap() error { return e.problem }
+
+// enter writes the addresses of a workload into the books that are about their subnets. An address that host-local has given in the meantime is a
+// *heldError; then nothing more of the workload is entered than before.
+func (h *hostLocal) enter(w model.Workload, networks map[string]model.Network) error {
+	var came []string
+	for _, e := range w.Endpoints {
+		for _, a := range e.Addrs {
+			s, ok := networks[e.Network].Subnet(a)
+			if !ok {
+				continue
+			}
+			for _, b := range h.list() {
+				path := b.entry(a)
+				if slices.Contains(h.entered[w.Name], path) || !b.about(s.Prefix, h.now()) {
+					continue
+				}
+				err := b.write(path, entryMark+w.Name+"\r\n"+e.IfName)
+				if errors.Is(err, fs.ErrExist) {
+					h.strike(came)
+					return &heldError{held(a, path)}
+				}
+				if err != nil {
+					h.log.Warn("tell CNI's host-local of an address", "workload", w.Name, "err", err)
+					continue
+				}
+				came = append(came, path)
+			}
+		}
+	}
+	if len(came) > 0 {
+		h.entered[w.Name] = append(h.entered[w.Name], came...)
+	}
+	return nil
+}
+
+func held(a netip.Addr, path string) model.Problem {
+	text, _ := os.ReadFile(path)
+	id, _, _ := strings.Cut(strings.TrimSpace(string(text)), "\r\n")
+	return model.Problem{Code: model.CodeAddressTaken, Path: "ips", Reason: fmt.Sprintf("%s is a container's that CNI's host-local gave it to", a),
+		Owner: fmt.Sprintf("container %s (%s)", id, path), Fix: "leave it out to have a free one"}
+}
+
+// write makes an entry as a whole, or not at all.
+func (b *book) write(path, text string) error {
+	temp := filepath.Join(b.path, unlinked)
+	if err := os.WriteFile(temp, []byte(text), 0o600); err != nil {
+		return err
+	}
+	return errors.Join(os.Link(temp, path), os.Remove(temp))
+}
+
+// keep strikes out the entries of a workload that it has no address for any more; nil has none.
+func (h *hostLocal) keep(name string, w *model.Workload) {
+	var gone []string
+	stays := h.entered[name][:0]
+	for _, path := range h.entered[name] {
+		if w != nil && hasAddr(*w, filepath.Base(path)) {
+			stays = append(stays, path)
+		} else {
+			gone = append(gone, path)
+		}
+	}
+	h.strike(gone)
+	if h.entered[name] = stays; len(stays) == 0 {
+		delete(h.entered, name)
+	}
+}
+
+func hasAddr(w model.Workload, text string) bool {
+	return slices.ContainsFunc(w.Endpoints, func(e model.Endpoint) bool {
+		return slices.ContainsFunc(e.Addrs, func(a netip.Addr) bool { return a.String() == text })
+	})
+}
+
+// strike takes entries of ours out.
+func (h *hostLocal) strike(paths []string) {
+	for _, path := range paths {
+		if text, err := os.ReadFile(path); err != nil || !strings.HasPrefix(string(text), entryMark) {
+			continue // somebody has cleaned up, and host-local given it since
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			h.log.Warn("take an address from the book of CNI's host-local", "err", err)
+		}
+	}
+}
+
+// enterBooks tells host-local of the addresses of workloads that come or change.
+func (a *Agent) enterBooks(e edit) error {
+	for _, w := range e.workloads {
+		if w == nil {
+			continue
+		}
+		if err := a.hostLocal.enter(*w, a.view().Networks); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sweep reads the entries of ours that a flatnetd before left, and strikes out those of workloads that are no more: a crash came between, or a reboot.
+func (h *hostLocal) sweep(workloads map[string]model.Workload) {
+	for _, b := range h.list() {
+		entries, _ := os.ReadDir(b.path)
+		for _, e := range entries {
+			path := filepath.Join(b.path, e.Name())
+			if e.Name() == unlinked {
+				_ = os.Remove(path)
+				continue
+			}
+			if _, err := netip.ParseAddr(e.Name()); err != nil {
+				continue
+			}
+			text, _ := os.ReadFile(path)
+			rest, ours := strings.CutPrefix(string(text), entryMark)
+			if !ours {
+				continue
+			}
+			name, _, _ := strings.Cut(rest, "\r\n")
+			if w, there := workloads[name]; there && hasAddr(w, e.Name()) {
+				h.entered[name] = append(h.entered[name], path)
+			} else {
+				h.strike([]string{path})
+			}
+		}
+	}
+}
