@@ -79,9 +79,6 @@ func (s *server) add(ctx context.Context, of call, c conf) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := c.previous(); err != nil {
-		return nil, err
-	}
 	w, err := s.daemon.Attach(ctx, of.id(c.Name), spec, of.netns)
 	var out []byte
 	if err == nil {

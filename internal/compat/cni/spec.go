@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 
+	current "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/flatnet/flatnet/api"
 	"github.com/flatnet/flatnet/internal/model"
 )
@@ -48,7 +49,7 @@ func (c *conf) spec(of call) (api.WorkloadSpec, error) {
 	if err != nil {
 		return api.WorkloadSpec{}, err
 	}
-	endpoints, err := c.endpoints(of.IfName, a)
+	endpoints, err := c.endpoints(of, a)
 	if err != nil {
 		return api.WorkloadSpec{}, err
 	}
@@ -102,8 +103,8 @@ func (c *conf) networks() []network {
 	return []network{{Network: c.Network, IPs: c.IPs, MAC: c.MAC, GatewayPriority: c.GatewayPriority, Bandwidth: c.Bandwidth}}
 }
 
-// endpoints are those of all networks. What the runtime asks for is for the first, whose link has the name CNI_IFNAME.
-func (c *conf) endpoints(ifName string, a asked) ([]api.EndpointSpec, error) {
+// endpoints are those of all networks. What the runtime asks for is for the first, whose link the runtime names.
+func (c *conf) endpoints(of call, a asked) ([]api.EndpointSpec, error) {
 	var list []api.EndpointSpec
 	for i, n := range c.networks() {
 		ips, err := addresses(n.IPs, c.path(i, "ips"))
@@ -113,13 +114,42 @@ func (c *conf) endpoints(ifName string, a asked) ([]api.EndpointSpec, error) {
 		list = append(list, api.EndpointSpec{Network: n.Network, IfName: n.IfName, MAC: n.MAC, IPs: ips,
 			Priority: n.GatewayPriority, Bandwidth: n.Bandwidth, Aliases: n.Aliases})
 	}
-	first := &list[0]
-	if first.IfName != "" && first.IfName != ifName {
-		return nil, model.Problem{Code: codeInvalid, Path: c.path(0, "ifName"), Reason: fmt.Sprintf("the runtime calls the first link %s, not %s", ifName, brief(first.IfName)),
-			Fix: "leave ifName out of the first network"}
+	if err := c.nameFirst(&list[0], of); err != nil {
+		return nil, err
 	}
-	first.IfName = ifName
-	return list, c.refine(first, a)
+	return list, c.refine(&list[0], a)
+}
+
+// nameFirst gives the first link the name that the runtime wants, unless a plugin before this one has made a link of that name.
+func (c *conf) nameFirst(first *api.EndpointSpec, of call) error {
+	before, err := c.previous()
+	if err != nil {
+		return err
+	}
+	switch taken := linksIn(before, of.Netns); {
+	case taken[of.IfName] && first.IfName == "":
+		for i := 1; first.IfName == "" || taken[first.IfName]; i++ {
+			first.IfName = fmt.Sprintf("net%d", i)
+		}
+	case taken[of.IfName]:
+	case first.IfName != "" && first.IfName != of.IfName:
+		return model.Problem{Code: codeInvalid, Path: c.path(0, "ifName"), Reason: fmt.Sprintf("the runtime calls the first link %s, not %s", of.IfName, brief(first.IfName)),
+			Fix: "leave ifName out of the first network"}
+	default:
+		first.IfName = of.IfName
+	}
+	return nil
+}
+
+// linksIn are the links that a result has in a namespace.
+func linksIn(r *current.Result, sandbox string) map[string]bool {
+	names := map[string]bool{}
+	if r != nil {
+		for _, link := range r.Interfaces {
+			names[link.Name] = names[link.Name] || link.Sandbox == sandbox
+		}
+	}
+	return names
 }
 
 // refine adds what the runtime asks for to the first endpoint.
