@@ -77,12 +77,15 @@ func crashStories() []crashStory {
 		}
 	}
 	web, foreign := api.WorkloadSpec{Endpoints: on("lab")}, api.WorkloadSpec{Endpoints: on("lab"), Netns: "/run/netns/theirs"}
+	slow := api.WorkloadSpec{Endpoints: []api.EndpointSpec{{Network: "lab", Bandwidth: &api.Bandwidth{IngressRate: 10_000_000, EgressRate: 1_000_000}}}}
 	return []crashStory{
 		{"create a network", do(), lab},
 		{"create a workload", do(lab), create("web", web)},
 		{"create a workload that publishes", do(lab), create("web", api.WorkloadSpec{Endpoints: on("lab"), Publish: []string{"8080:80", "5000-5010:5000-5010/udp"}})},
 		{"create a workload on two networks", do(lab), create("web", api.WorkloadSpec{Endpoints: append(on("lab"), on("default")...)})},
 		{"attach", do(lab), create("web", foreign)},
+		{"create a workload with limits", do(lab), create("slow", slow)},
+		{"delete a workload with limits", do(lab, create("slow", slow)), remove("slow")},
 		{"attach the second end of a cable", do(cable, create("a", api.WorkloadSpec{Endpoints: on("wire")})), create("b", api.WorkloadSpec{Endpoints: on("wire")})},
 		{"detach", do(lab, create("web", foreign)), remove("web")},
 		{"delete a workload", do(lab, create("web", web), create("other", web)), remove("web")},
