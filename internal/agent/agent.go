@@ -198,6 +198,9 @@ func (a *Agent) commit(ctx context.Context, e edit, dryRun bool) ([]api.Step, er
 	if err == nil {
 		a.count.changes.Add(1)
 		a.settled(settling)
+		if len(e.workloads) > 0 {
+			a.used()
+		}
 		return did(changes), nil
 	}
 	a.count.refused.Add(1)

@@ -44,9 +44,11 @@ func (a *Agent) enter(c store.Cluster, self string, describe Description) {
 		Cluster: c, Self: self, Log: a.deps.Log, Tell: func(typ, object, text string) { a.event(typ, object, text) },
 		Member: func() (model.Member, error) {
 			a.mu.RLock()
-			node := a.state.view.Node
+			node, uses := a.state.view.Node, a.state.uses()
 			a.mu.RUnlock()
-			return describe(node)
+			member, err := describe(node)
+			member.Uses = uses
+			return member, err
 		},
 		Used: a.usedOf, Unfit: a.isUnfit, Show: func(p fabric.Picture) { a.adopt(m, p) }, Cache: a.cache(),
 	})
@@ -440,9 +442,14 @@ const growTime = 5 * time.Second
 // used tells the cluster's part that addresses came into use or went out of it.
 func (a *Agent) used() {
 	a.mu.RLock()
-	m := a.fabric
+	m, uses := a.fabric, a.state.uses()
+	said := m != nil && m.seen.Members[m.seen.Self].Uses == uses
 	a.mu.RUnlock()
-	if m != nil {
-		m.Used()
+	if m == nil {
+		return
+	}
+	m.Used()
+	if !said {
+		m.Described()
 	}
 }

@@ -44,6 +44,31 @@ func (a *Agent) reachesAll(old, n model.Network, force bool) error {
 		Owner: "hosts " + listed(missed), Fix: "use a tunnel, and none to hosts on a common link; or --force, and what runs there is cut off", Example: fmt.Sprintf("flatnet net set %s --backend vxlan --direct-routing", n.Name)}
 }
 
+// uses are the cluster networks that workloads of this host are on, as it tells the others. The caller holds Agent.mu.
+func (s *state) uses() string {
+	var names []string
+	for name, n := range s.view.Networks {
+		if n.Mode == model.Cluster && len(s.used[name]) > 0 {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return strings.Join(names, ",")
+}
+
+// usedElsewhere are the hosts that say that workloads of theirs are on a network of the cluster.
+func (a *Agent) usedElsewhere(n model.Network) []string {
+	var names []string
+	v := a.view()
+	for id, m := range v.Members {
+		if n.Mode == model.Cluster && id != v.Self && m.IsOn(n.Name) {
+			names = append(names, "host "+printable(nodeName(v, id)))
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
 // fitsUnderlay refuses an MTU that is more than the underlay's link takes: every large packet would be lost, with nobody to say so.
 func (r *networkReader) fitsUnderlay(n model.Network) model.Problems {
 	link, known := r.view.UnderlayLink(n)

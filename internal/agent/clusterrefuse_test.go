@@ -51,6 +51,20 @@ func TestWhatAClusterNetworkCannotBeIsRefused(t *testing.T) {
 		t.Errorf("an MTU that fits: %v", err)
 	}
 
+	t.Log("used on the other host")
+	must[api.Changed[api.Workload]](t)(d2.CreateWorkload(ctx, api.WorkloadSpec{Name: "db", Endpoints: on("pods")}, false))
+	remove := func(yes bool) error {
+		_, err := d1.DeleteNetwork(ctx, "pods", yes, true)
+		return err
+	}
+	eventually(t, "it is known here", func() bool { return remove(false) != nil })
+	refused(t, remove(false), model.CodeInUse, "host h2")
+	if err := remove(true); err != nil {
+		t.Errorf("with force: %v", err)
+	}
+	must[api.Changed[api.Workload]](t)(d2.DeleteWorkload(ctx, "db", true, false))
+	eventually(t, "nobody uses it any more", func() bool { return remove(false) == nil })
+
 	t.Log("kept from one host")
 	must[api.Changed[api.Network]](t)(d1.EditNetwork(ctx, "pods", api.NetworkEdit{Cluster: &api.ClusterEdit{Nodes: []string{"h1"}}}, consent{}, false))
 	eventually(t, "it is off the second host", func() bool { return must[api.Network](t)(d2.Network("pods")).Status.State == stateInactive })

@@ -224,6 +224,7 @@ func (a *Agent) DeleteNetwork(ctx context.Context, name string, force, dryRun bo
 		return changed, notFound("network", name, a.view().Networks)
 	}
 	e, users := a.withoutNetwork(name)
+	users = append(users, a.usedElsewhere(n)...)
 	if len(users) > 0 && !force {
 		return changed, model.Problem{Code: model.CodeInUse, Reason: fmt.Sprintf("network %q is in use", name), Owner: listed(users),
 			Fix: "remove those first, or with --force take them off it", Example: "flatnet net rm --force " + name}

@@ -5,6 +5,8 @@ import (
 	"iter"
 	"math/bits"
 	"net/netip"
+	"slices"
+	"strings"
 )
 
 // Member is a node of the cluster as it publishes itself. It is comparable.
@@ -16,6 +18,12 @@ type Member struct {
 	MTU       int    // bytes, of the link that has the underlay address
 	Version   string // of its flatnetd, for people
 	Schema    int    // the largest schema of stored values that it reads
+	Uses      string `json:",omitempty"` // the cluster networks that workloads of it are on, by name, with commas between; empty also of nodes of before
+}
+
+// IsOn reports whether workloads of the member are on a network, as far as it says.
+func (m Member) IsOn(network string) bool {
+	return slices.Contains(strings.Split(m.Uses, ","), network)
 }
 
 // Underlay is the member's address of one family, or the zero Addr.

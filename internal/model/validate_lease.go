@@ -57,11 +57,17 @@ func (f ClusterFacts) CheckMember(m Member) Problems {
 	if m.Schema < 1 {
 		ps = append(ps, Problem{Code: CodeMember, Path: "schema", Reason: fmt.Sprintf("schema %d cannot be", m.Schema), Fix: "1 or more"})
 	}
+	if len(m.Uses) > maxUses {
+		ps = append(ps, Problem{Code: CodeMember, Path: "uses", Reason: "the node says that it uses more networks than there can be", Fix: fmt.Sprintf("at most %d bytes of names", maxUses)})
+	}
 	if len(m.Version) > maxVersion || strings.ContainsFunc(m.Version, func(r rune) bool { return r < ' ' || r > '~' }) {
 		ps = append(ps, Problem{Code: CodeMember, Path: "version", Reason: "version " + quote(m.Version) + " is not one that flatnetd has", Fix: fmt.Sprintf("at most %d printable characters", maxVersion)})
 	}
 	return ps
 }
+
+// maxUses is how much a node may say of the networks that it uses: hundreds of names.
+const maxUses = 16 << 10
 
 // maxVersion is how long a version may be: those of builds from a revision have about 40 characters.
 const maxVersion = 128

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/flatnet/flatnet/internal/model"
 	"github.com/flatnet/flatnet/internal/store"
 )
 
@@ -16,6 +17,9 @@ func (f *Fabric) Changed() {
 	}
 	kick(f.member)
 }
+
+// Described says that the node describes itself otherwise now.
+func (f *Fabric) Described() { kick(f.member) }
 
 // mover is a store whose connections hang on addresses of the host.
 type mover interface{ Moved() }
@@ -82,10 +86,16 @@ func (f *Fabric) publish(ctx context.Context) error {
 	f.mu.Lock()
 	f.wrote = m
 	f.mu.Unlock()
-	if there {
+	if there && elsewhere(was, m) {
 		f.deps.Tell("moved", "node", fmt.Sprintf("the other nodes reach this one at %v now, before at %v", m.Underlays(), was.Underlays()))
 	}
 	return nil
+}
+
+// elsewhere reports whether the others do something else because of a description.
+func elsewhere(was, now model.Member) bool {
+	was.Uses, now.Uses = "", ""
+	return was != now
 }
 
 const (
