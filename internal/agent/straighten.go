@@ -8,10 +8,14 @@ import (
 )
 
 // straighten makes workloads fit their networks after a crash between the writing of a network and that of its workloads: what the edit
-// of the network would have done to them is done now. Else it finds nothing to do.
+// of the network would have done to them is done now. Else it finds nothing to do. No edit of a cluster's network does anything to workloads:
+// its subnets are the blocks that this host holds at the moment, and a workload has an address in one of them.
 func (a *Agent) straighten() {
 	for _, name := range slices.Sorted(maps.Keys(a.view().Networks)) {
 		n := a.view().Networks[name]
+		if n.Mode == model.Cluster {
+			continue
+		}
 		c, err := a.changing(a.view(), n, n, consent{renumber: true, force: true})
 		if err != nil {
 			a.deps.Log.Error("make workloads fit their network", "network", name, "err", err)

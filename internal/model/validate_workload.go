@@ -213,8 +213,11 @@ func (c *workloadCheck) addrs(n Network, e Endpoint) Problems {
 		s, p, bad := CheckAddress(n, a)
 		if bad {
 			p.Path = path
-			ps = append(ps, p)
+			ps = append(ps, c.whoseBlock(n, a, p))
 			continue
+		}
+		if i := slices.IndexFunc(e.Addrs[:i], func(o netip.Addr) bool { return o.Is6() == a.Is6() }); i >= 0 && n.Mode == Cluster && !s.Prefix.Contains(e.Addrs[i]) {
+			ps = append(ps, Problem{Code: CodeAddress, Path: path, Reason: fmt.Sprintf("%s and %s are of one family", e.Addrs[i], a), Fix: "one address of each family, in whichever of this host's blocks"})
 		}
 		if first, twice := given[s.Prefix]; twice {
 			ps = append(ps, Problem{Code: CodeAddress, Path: path, Reason: fmt.Sprintf("%s and %s are of one subnet", first, a), Fix: "one address in each subnet"})
@@ -230,6 +233,35 @@ func (c *workloadCheck) addrs(n Network, e Endpoint) Problems {
 		}
 	}
 	return ps
+}
+
+// whoseBlock adds to the refusal of an address of a cluster's network who holds it: addresses stay on the host whose block they are of.
+func (c *workloadCheck) whoseBlock(n Network, a netip.Addr, p Problem) Problem {
+	if _, here := n.Subnet(a); n.Mode != Cluster || here {
+		return p
+	}
+	p.Fix = "this host has no block of the network yet"
+	if len(n.Subnets) > 0 {
+		p.Fix = "of this host's blocks: " + subnetList(n)
+	}
+	pool, ok := n.Cluster.Pool(a)
+	if !ok {
+		p.Reason = fmt.Sprintf("%s is in no pool of network %q", a, n.Name)
+		return p
+	}
+	p.Reason = fmt.Sprintf("%s is not of a block that this host holds of network %q", a, n.Name)
+	block, _ := pool.BlockOf(a)
+	l, held := c.view.Leases[LeaseKey{n.Name, block}]
+	holder := c.view.Members[l.Node].Name
+	switch {
+	case !held:
+		p.Owner = fmt.Sprintf("block %s is nobody's", block)
+	case holder == "":
+		p.Owner = fmt.Sprintf("block %s is of host %s", block, l.Node)
+	default:
+		p.Owner = fmt.Sprintf("block %s is of host %s", block, holder)
+	}
+	return p
 }
 
 // rangesAndAliases judges where automatic addresses are to come from, and further names.
