@@ -165,7 +165,7 @@ func (c *conf) refine(first *api.EndpointSpec, a asked) error {
 		first.MAC = a.mac
 	}
 	if c.RuntimeConfig.Bandwidth != nil {
-		first.Bandwidth = c.RuntimeConfig.Bandwidth
+		first.Bandwidth = withoutFilledIn(*c.RuntimeConfig.Bandwidth)
 	}
 	ranges, err := c.ranges()
 	if err != nil {
