@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// flatnetPlugin is ours as it attaches pods, with published ports.
-const flatnetPlugin = `{"type": "flatnet", "capabilities": {"portMappings": true}}`
+// flatnetPlugin is ours with what a kubelet asks for.
+const flatnetPlugin = `{"type": "flatnet", "capabilities": {"portMappings": true, "bandwidth": true, "dns": true}}`
 
 // A kubelet's view of it: pods are made and removed by the CRI, on two hosts with a cluster network between them.
 func TestPodsOfContainerd(t *testing.T) {
@@ -23,6 +25,7 @@ func TestPodsOfContainerd(t *testing.T) {
 		{"pods of two hosts talk", podsTalk},
 		{"a host port answers everybody", hostPortAnswers},
 		{"containers of a pod share localhost", containersShareLocalhost},
+		{"a pod's bandwidth", podIsLimited},
 		{"containerd is killed", containerdIsKilled},
 		{"flatnetd is killed", flatnetdIsKilled},
 		{"flatnetd is away", flatnetdIsAway},
@@ -57,6 +60,7 @@ func podsTalk(s *site) {
 	for _, from := range []*pod{a, b, c} {
 		for _, to := range []*pod{a, b, c} {
 			from.hears(to.ip, from.ip)
+			from.hears("["+to.more[0]+"]", from.more[0])
 		}
 	}
 	s.want("the name that people see it by", s.h(1).flatnetLine("ps", "shop.a"), "shop.a")
@@ -114,6 +118,22 @@ func containersShareLocalhost(s *site) {
 		got, err := p.exec(side, "/pause", "fetch", "http://"+address)
 		s.must(err)
 		s.want("the other container", strings.TrimSpace(got), fmt.Sprintf("hello %s, you asked %s", strings.Trim(address, "[]"), address))
+	}
+	p.remove()
+}
+
+// The annotations are those that kubelet and containerd have for it.
+func podIsLimited(s *site) {
+	h1 := s.h(1)
+	config := h1.podConfig("slow")
+	config.Annotations = map[string]string{"kubernetes.io/ingress-bandwidth": "10M", "kubernetes.io/egress-bandwidth": "20M"}
+	config.DnsConfig = &cri.DNSConfig{Servers: []string{"192.0.2.53"}, Searches: []string{"shop.svc"}}
+	p, err := h1.tryConfig(config, 0)
+	s.must(err)
+	p.serve()
+	h1.hears(p.ip, h1.gateway())
+	if out := h1.sh("tc qdisc show | grep -w tbf"); !strings.Contains(out, "rate 10Mbit") || !strings.Contains(out, "rate 20Mbit") {
+		s.Errorf("the limits are %s", out)
 	}
 	p.remove()
 }
@@ -183,6 +203,7 @@ func namespaceIsGone(s *site) {
 	p := h1.pod("gone", port{host: 8081, container: 80})
 	path := p.netns()
 	h1.sh("ctr -n k8s.io tasks kill -s KILL %s; ctr -n k8s.io tasks kill -s KILL %s; umount %s; rm %s", p.main, p.id, path, path)
+	s.eventually("the sandbox stops", p.stop) // not while containerd is about to notice
 	p.remove()
 }
 

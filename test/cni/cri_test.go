@@ -92,6 +92,7 @@ type pod struct {
 	name   string
 	id     string
 	ip     string
+	more   []string // its other addresses
 	config *cri.PodSandboxConfig
 	main   string // the id of its first container
 }
@@ -132,6 +133,9 @@ func (n *node) tryConfig(config *cri.PodSandboxConfig, attempt uint32) (*pod, er
 	status, err := call(n, cri.RuntimeServiceClient.PodSandboxStatus, &cri.PodSandboxStatusRequest{PodSandboxId: p.id})
 	if err == nil {
 		p.ip = status.Status.GetNetwork().GetIp()
+		for _, other := range status.Status.GetNetwork().GetAdditionalIps() {
+			p.more = append(p.more, other.Ip)
+		}
 	}
 	return p, err
 }

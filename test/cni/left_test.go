@@ -27,7 +27,8 @@ var passing = []*regexp.Regexp{
 func (n *node) world() []string {
 	n.s.Helper()
 	text := n.sh(`
-		ip -o link; ip -o address; ip route show table all; ip -6 route show table all; ip rule; ip neighbour show nud permanent
+		ip -o link; ip route show table all; ip rule; ip -6 rule; ip neighbour show nud permanent
+		{ ip -o address; ip -6 route show table all; } | grep -vE 'fe80:|ff00::/8' # which a link gets and loses by itself, some time after its carrier
 		bridge fdb show | grep -w permanent | grep -vE '^(01:00:5e|33:33):' || true; # but groups that the kernel joins when a bridge has a port
  tc qdisc show; nft list ruleset
 		ls -d /run/netns/* /run/flatnet/netns/* /var/lib/cni/results/* /var/lib/cni/networks/*/* 2>/dev/null || true

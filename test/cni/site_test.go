@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -46,7 +47,8 @@ func newSite(t *testing.T) *site {
 	hosts := []lab.HostSpec{{Name: "h1"}, {Name: "h2"}}
 	s := &site{T: t, dir: t.TempDir(), group: "flatnet-cni-" + strings.ToLower(rand.Text()[:8])}
 	t.Cleanup(s.removeGroups) // after the lab has ended all that is in them
-	l, err := lab.Up(t.Context(), lab.Spec{Hosts: hosts, Bin: filepath.Dir(rig.Program(t, "flatnetd"))})
+	l, err := lab.Up(t.Context(), lab.Spec{Hosts: hosts, Bin: filepath.Dir(rig.Program(t, "flatnetd")),
+		Init: []string{"--pool", "10.244.0.0/16", "--pool", "fd00:244::/48"}})
 	if err != nil {
 		t.Fatal(lab.Text(err))
 	}
@@ -222,23 +224,19 @@ func controllers() []string {
 	return all
 }
 
-// removeGroups removes the containers' cgroups, the deepest first, and podman's empty one.
+// removeGroups removes the containers' cgroups, the deepest first, and podman's empty one. Some controllers have them below the group that the
+// test itself is in.
 func (s *site) removeGroups() {
-	for _, name := range []string{s.group, "libpod_parent"} {
-		roots, _ := filepath.Glob("/sys/fs/cgroup/*/" + name)
-		for _, root := range roots {
-			var dirs []string
-			_ = filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
-				if err == nil && d.IsDir() {
-					dirs = append(dirs, path)
-				}
-				return nil
-			})
-			for i := range dirs {
-				if err := os.Remove(dirs[len(dirs)-1-i]); err != nil && name == s.group {
-					s.Errorf("left behind: %v", err)
-				}
-			}
+	var ours []string
+	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, d os.DirEntry, err error) error {
+		if err == nil && d.IsDir() && (strings.Contains(path, "/"+s.group) || d.Name() == "libpod_parent") {
+			ours = append(ours, path)
+		}
+		return nil
+	})
+	for _, dir := range slices.Backward(ours) {
+		if err := os.Remove(dir); err != nil && strings.Contains(dir, s.group) {
+			s.Errorf("left behind: %v", err)
 		}
 	}
 }
