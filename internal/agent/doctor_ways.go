@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -34,14 +35,14 @@ func (a *Agent) tryWays(ctx context.Context, servers []string) []api.Way {
 			at[p.Addr()] = true
 		}
 	}
-	v, list := a.waysOut(func(m model.Member) bool {
-		return slices.ContainsFunc(m.Underlays(), func(a netip.Addr) bool { return at[a] })
-	})
 	if a.deps.Surveyor == nil {
 		return nil
 	}
 	soon, cancel := context.WithTimeout(ctx, newWayTime)
 	defer cancel()
+	v, list := a.firstWays(soon, func(m model.Member) bool {
+		return slices.ContainsFunc(m.Underlays(), func(a netip.Addr) bool { return at[a] })
+	})
 	ways.Await(soon, list)
 	var tried []api.Way
 	for _, w := range a.ask(ctx, list) {
@@ -52,6 +53,21 @@ func (a *Agent) tryWays(ctx context.Context, servers []string) []api.Way {
 		tried = append(tried, one)
 	}
 	return tried
+}
+
+// firstWays waits until there are ways; without a network of the cluster there will be none.
+func (a *Agent) firstWays(ctx context.Context, to func(model.Member) bool) (model.View, []ways.Way) {
+	for {
+		a.mu.RLock()
+		known := a.fabric != nil && a.fabric.seen.Live
+		a.mu.RUnlock()
+		v, list := a.waysOut(to)
+		none := known && !slices.ContainsFunc(slices.Collect(maps.Values(v.Networks)), func(n model.Network) bool { return n.Mode == model.Cluster && n.Active })
+		if len(list) > 0 || none || ctx.Err() != nil {
+			return v, list
+		}
+		pause(ctx, 10*time.Millisecond)
+	}
 }
 
 // ask is nothing where the agent has no kernel of its own to look at, as in tests.
