@@ -100,7 +100,7 @@ func (f *floor) link(p plug) error {
 		return err
 	}
 	defer unix.Close(ns)
-	if err := f.routes.send(1, createPort(p, ns), setPort(p)); err != nil {
+	if err := f.routes.send(2, createPort(p, ns), silencePort(p), setPort(p)); err != nil {
 		return fmt.Errorf("port: %w", err)
 	}
 	if err := f.inside(ns, p); err != nil {
@@ -160,6 +160,13 @@ func createPort(p plug, ns int) message {
 				})
 			})
 		})
+}
+
+// silencePort keeps the port from having a link-local address.
+func silencePort(p plug) message {
+	return request(unix.RTM_NEWLINK, 0, ifinfo(p.index, 0, 0)...).nest(unix.IFLA_AF_SPEC, func(m message) message {
+		return m.nest(unix.AF_INET6, func(m message) message { return m.attr(unix.IFLA_INET6_ADDR_GEN_MODE, 1) })
+	})
 }
 
 func setPort(p plug) message {

@@ -33,3 +33,18 @@ func TestNoAddressUnasked(t *testing.T) {
 		t.Error("it keeps its link-local address")
 	}
 }
+
+// TestPortsAreSilent: the host is spoken to by its bridges, not by their ports; a link that is no port may have to be spoken to.
+func TestPortsAreSilent(t *testing.T) {
+	k := host(t)
+	ns := workload(t, "web")
+	for _, master := range []string{"fn-a", ""} {
+		port := veth("fv-a", master, ns)
+		reach(t, k, "", state(bridge("fn-a"), port))
+		reach(t, k, ns, state(lo(true), farVeth("fv-a")))
+		if has := strings.Contains(run(t, "ip -6 address show dev fv-a"), "fe80::"); has == (master != "") {
+			t.Errorf("with master %q: has a link-local address: %v", master, has)
+		}
+		reach(t, k, "", state(bridge("fn-a")))
+	}
+}

@@ -180,9 +180,9 @@ func infoMsg(index int, flags, change uint32) []byte {
 	return p
 }
 
-// encodeCreate appends two messages, which the kernel takes up in one system call so that no crash comes in between: the
-// first makes the link, the second marks it as ours and sets what can't be set at once. The index is ours to choose: if
-// the first message is refused because the name is taken, the second finds no link of that index and changes nothing.
+// encodeCreate appends two or three messages, which the kernel takes up in one system call so that no crash comes in between: the
+// first makes the link, the last marks it as ours and sets what can't be set at once. The index is ours to choose: if
+// the first message is refused because the name is taken, the others find no link of that index and change nothing.
 func encodeCreate(b *netlink.Batch, l dataplane.Link, index, master, peerNS int) {
 	b.Begin(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
 	b.Raw(infoMsg(index, 0, 0))
@@ -209,7 +209,7 @@ func encodeCreate(b *netlink.Batch, l dataplane.Link, index, master, peerNS int)
 	}
 	b.End(data)
 	b.End(info)
-	if l.Kind == dataplane.VXLAN || l.Kind == dataplane.IFB {
+	if isSilent(l) {
 		encodeNoAutoAddress(b, index)
 	}
 

@@ -100,6 +100,13 @@ func encodeTunnelUpdate(b *netlink.Batch, old link, l dataplane.Link) {
 	b.End(info)
 }
 
+// isSilent reports whether the host itself sends nothing by a link: it is a tunnel, shapes, or is the port of a bridge. Its link-local
+// address would have three routes in a table that the kernel walks through whenever a link changes, be looked for by others, and tell of
+// itself.
+func isSilent(l dataplane.Link) bool {
+	return l.Kind == dataplane.VXLAN || l.Kind == dataplane.IFB || l.Kind == dataplane.Veth && l.Master != ""
+}
+
 // encodeNoAutoAddress appends a message that keeps a new link from giving itself a link-local address. The kernel sets it up before it
 // reads this when both are in one message (net/core/rtnetlink.c, do_setlink).
 func encodeNoAutoAddress(b *netlink.Batch, index int) {
@@ -178,9 +185,9 @@ func dumpVXLANs(c *netlink.Conn, restart func(), each func(link)) error {
 	})
 }
 
-// settleTunnel is for after a VXLAN link was written.
+// settleTunnel is for after a VXLAN link, or another that is silent, was written.
 func (j *job) settleTunnel(t *task, l dataplane.Link) {
-	if l.Kind != dataplane.VXLAN && l.Kind != dataplane.IFB || t.Op == dataplane.Del {
+	if !isSilent(l) || t.Op == dataplane.Del {
 		return
 	}
 	t.err = ignoring(t.err, unix.EAFNOSUPPORT) // a kernel without IPv6 has nothing to keep the link from
