@@ -2,6 +2,7 @@ package cni
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -128,15 +129,24 @@ func readConf(config []byte) (conf, error) {
 	if problems := unknownToo(config, found); len(problems) > 0 {
 		return conf{}, problems.Err()
 	}
-	if len(found) > 0 { // nothing but keys that CNI may add
+	if len(found) > 0 { // nothing but keys that CNI may add, or in other capitals
 		if err := json.Unmarshal(config, &c); err != nil {
-			return conf{}, model.Problem{Code: codeUnreadable, Reason: err.Error()}
+			return conf{}, unreadable(err)
 		}
 	}
 	if err := c.readNetworks(); err != nil {
 		return conf{}, err
 	}
 	return c, c.check()
+}
+
+// unreadable is what encoding/json found.
+func unreadable(err error) model.Problem {
+	var kind *json.UnmarshalTypeError
+	if errors.As(err, &kind) {
+		return model.Problem{Code: codeUnreadable, Path: kind.Field, Reason: "it cannot be a " + kind.Value}
+	}
+	return model.Problem{Code: codeUnreadable, Reason: err.Error()}
 }
 
 // unknownToo puts the problems of a JSON text into CNI's terms; keys that CNI may add later are none.

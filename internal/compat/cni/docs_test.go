@@ -77,6 +77,17 @@ func TestThePageHasEachKey(t *testing.T) {
 	}
 }
 
+func TestEachKeyOfARuntimeMayHaveOtherCapitals(t *testing.T) {
+	var want []string
+	for _, of := range []reflect.Type{reflect.TypeFor[runtimeDNS](), reflect.TypeFor[api.Bandwidth](), reflect.TypeFor[portMapping](), reflect.TypeFor[ipRange]()} {
+		want = append(want, keys(of)...)
+	}
+	slices.Sort(want)
+	if got := slices.Sorted(slices.Values(runtimeKeys)); !slices.Equal(got, want) {
+		t.Errorf("runtimeKeys are %q, the structs have %q", got, want)
+	}
+}
+
 // A field of CNI_ARGS that the page has is known, and none else.
 func TestThePageHasEachArgument(t *testing.T) {
 	for _, field := range documented(t, "## CNI_ARGS") {

@@ -73,7 +73,9 @@ func (c *conf) asked(env args) (asked, error) {
 	var more argsCNI
 	if c.Args != nil {
 		if err := json.Unmarshal(c.Args, &more); err != nil {
-			return asked{}, model.Problem{Code: codeUnreadable, Path: "args", Reason: err.Error()}
+			problem := unreadable(err)
+			problem.Path = strings.TrimSuffix("args."+problem.Path, ".")
+			return asked{}, problem
 		}
 	}
 	a := asked{ips: env.IPs, mac: env.MAC, labels: map[string]string{}}
