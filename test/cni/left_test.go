@@ -12,8 +12,8 @@ import (
 	"strings"
 )
 
-// What may be different without being left behind: numbers of packets, what a rule or a neighbour table remembers for some seconds, the state of a
-// link, which follows by itself.
+// passing is what may be different without being left behind: numbers of packets, what a set remembers for some seconds, the state of a link, which
+// follows by itself.
 var passing = []*regexp.Regexp{
 	regexp.MustCompile(`counter packets \d+ bytes \d+`),
 	regexp.MustCompile(`\bexpires \S+`),
@@ -26,11 +26,11 @@ var passing = []*regexp.Regexp{
 // world is all that attaching and detaching could leave on a host, a line each.
 func (n *node) world() []string {
 	n.s.Helper()
+	// Link-local addresses and multicast groups come and go by themselves, some time after a carrier.
 	text := n.sh(`
-		ip -o link; ip route show table all; ip rule; ip -6 rule; ip neighbour show nud permanent
-		{ ip -o address; ip -6 route show table all; } | grep -vE 'fe80:|ff00::/8' # which a link gets and loses by itself, some time after its carrier
-		bridge fdb show | grep -w permanent | grep -vE '^(01:00:5e|33:33):' || true; # but groups that the kernel joins when a bridge has a port
- tc qdisc show; nft list ruleset
+		ip -o link; ip route show table all; ip rule; ip -6 rule; ip neighbour show nud permanent; tc qdisc show; nft list ruleset
+		{ ip -o address; ip -6 route show table all; } | grep -vE 'fe80:|ff00::/8'
+		bridge fdb show | grep -w permanent | grep -vE '^(01:00:5e|33:33):' || true
 		ls -d /run/netns/* /run/flatnet/netns/* /var/lib/cni/results/* /var/lib/cni/networks/*/* 2>/dev/null || true
 		grep nsfs /proc/mounts | grep -v /run/netns/kt || true`) // kt: other packages' tests
 	for _, p := range passing {
