@@ -135,6 +135,13 @@ func TestLimitedBandwidth(t *testing.T) {
 		t.Errorf("a workload without limits has\n%s", got)
 	}
 
+	slow := h.Workload("slow") // the guard knows it by its port still
+	slow.IP("address add 10.8.0.77/24 dev eth0")
+	if out, err := slow.Try("ping", "-c1", "-W1", "-I", "10.8.0.77", "10.8.0.1"); err == nil {
+		t.Errorf("a limited workload may use others' addresses: %s", out)
+	}
+	slow.Run("ping", "-c1", "-W5", "10.8.0.1")
+
 	h.Flatnet("rm", "-f", "slow")
 	if left := o.host.Run("ip", "link", "show", "type", "ifb"); left != "" {
 		t.Errorf("left is %s", left)
