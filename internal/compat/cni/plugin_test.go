@@ -168,6 +168,18 @@ func TestSixteenAtATime(t *testing.T) {
 	s.eventually("all namespaces are let go", func() bool { return openNamespaces(t) == before })
 }
 
+func TestGCOfANodeWithTenThousandContainers(t *testing.T) {
+	s := newSite(t)
+	cmd, stdout := s.command("GC", "")
+	cmd.Stdin = strings.NewReader(gcOfTenThousand())
+	if err := cmd.Run(); err != nil || stdout.Len() > 0 {
+		t.Fatalf("%v: %s", err, stdout)
+	}
+	if asked := s.asked(); len(asked) != 1 || strings.Count(asked[0], `"Container":`) != 10_000 {
+		t.Errorf("the daemon was asked %d times, with %d containers; want 10000 at once", len(asked), strings.Count(strings.Join(asked, ""), `"Container":`))
+	}
+}
+
 // flatnetd is stopped in the middle of an ADD, and another one started: the runtime sees a successful ADD that took a little longer.
 func TestARuntimeDoesNotNoticeARestart(t *testing.T) {
 	s := newSite(t)
