@@ -24,7 +24,7 @@ func (s *server) answer(ctx context.Context, of call) (attach.Reply, error) {
 	version := textOf(keys["cniVersion"])
 	var out []byte
 	if err == nil {
-		out, err = s.command(ctx, of, version, textOf(keys["name"]))
+		out, err = s.command(ctx, of, version, keys)
 	}
 	switch {
 	case err == nil:
@@ -40,15 +40,21 @@ func (s *server) answer(ctx context.Context, of call) (attach.Reply, error) {
 	return attach.Reply{Exit: 1, Stdout: f.print(version)}, nil
 }
 
-func (s *server) command(ctx context.Context, of call, version, name string) ([]byte, error) {
-	if of.Command == "DEL" { // it needs no more than the name: a container whose configuration became bad can still be removed
-		return nil, s.del(ctx, of, name)
+// command carries out a command. Those that take away need no more of a configuration than its name: what became bad since the ADD can still be
+// removed.
+func (s *server) command(ctx context.Context, of call, version string, keys map[string]json.RawMessage) ([]byte, error) {
+	if err := of.checkVariables(); err != nil {
+		return nil, err
+	}
+	name := textOf(keys["name"])
+	if of.Command == "DEL" {
+		return nil, s.daemon.Detach(ctx, of.id(name))
 	}
 	if err := checkVersion(version, of.Command); err != nil {
 		return nil, err
 	}
-	if err := of.checkVariables(); err != nil {
-		return nil, err
+	if of.Command == "GC" {
+		return nil, s.collect(ctx, name, keys)
 	}
 	c, err := readConf(of.Config)
 	if err != nil {
@@ -61,8 +67,6 @@ func (s *server) command(ctx context.Context, of call, version, name string) ([]
 		return nil, s.check(ctx, of, c)
 	case "STATUS":
 		return nil, s.status(ctx, c)
-	case "GC":
-		return nil, s.collect(ctx, c)
 	}
 	return nil, model.Problem{Code: codeEnvironment, Reason: fmt.Sprintf("CNI_COMMAND=%s is not known", brief(of.Command)), Fix: "ADD, DEL, CHECK, GC, STATUS or VERSION"}
 }
@@ -104,13 +108,6 @@ func noNetns(of call) error {
 	return model.Problem{Code: codeEnvironment, Reason: fmt.Sprintf("CNI_NETNS=%s was not handed over", brief(of.Netns)), Fix: "flatnet-cni opens it; is it of this release?"}
 }
 
-func (s *server) del(ctx context.Context, of call, name string) error {
-	if err := of.checkVariables(); err != nil {
-		return err
-	}
-	return s.daemon.Detach(ctx, of.id(name))
-}
-
 func (s *server) check(ctx context.Context, of call, c conf) error {
 	if of.netns == nil {
 		return noNetns(of)
@@ -130,34 +127,37 @@ func (s *server) status(ctx context.Context, c conf) error {
 	return s.daemon.Serves(ctx, names)
 }
 
-func (s *server) collect(ctx context.Context, c conf) error {
-	valid, err := c.valid()
+func (s *server) collect(ctx context.Context, name string, keys map[string]json.RawMessage) error {
+	valid, err := validOf(name, keys)
 	if err != nil {
 		return err
 	}
-	return s.daemon.Collect(ctx, c.Name, valid)
+	return s.daemon.Collect(ctx, name, valid)
 }
 
-// valid are the attachments that the runtime knows. That there is no such list is not the same as an empty one: libcni writes null
+// validOf are the attachments that the runtime knows. That there is no such list is not the same as an empty one: libcni writes null
 // for that.
-func (c *conf) valid() ([]model.Attachment, error) {
-	raw, path := c.ValidAttachments, "cni.dev/valid-attachments"
-	if raw == nil {
-		raw, path = c.Attachments, "cni.dev/attachments"
+func validOf(name string, keys map[string]json.RawMessage) ([]model.Attachment, error) {
+	if err := checkName(name).Err(); err != nil {
+		return nil, err
 	}
-	if raw == nil {
+	path := "cni.dev/valid-attachments"
+	if keys[path] == nil {
+		path = "cni.dev/attachments"
+	}
+	if keys[path] == nil {
 		return nil, model.Problem{Code: codeInvalid, Path: "cni.dev/valid-attachments", Reason: "it is missing, and without it every container would lose its network", Fix: "the runtime lists what it knows"}
 	}
 	var list []struct{ ContainerID, IfName string }
-	if err := json.Unmarshal(raw, &list); err != nil {
+	if err := json.Unmarshal(keys[path], &list); err != nil {
 		return nil, model.Problem{Code: codeUnreadable, Path: path, Reason: "it is no list of attachments", Example: `[{"containerID": "c1", "ifname": "eth0"}]`}
 	}
-	valid := []model.Attachment{}
+	valid := make([]model.Attachment, len(list))
 	for i, a := range list {
 		if a.ContainerID == "" || a.IfName == "" {
 			return nil, model.Problem{Code: codeInvalid, Path: fmt.Sprintf("%s[%d]", path, i), Reason: "containerID and ifname name an attachment, and one of them is missing"}
 		}
-		valid = append(valid, model.Attachment{Config: c.Name, Container: a.ContainerID, IfName: a.IfName})
+		valid[i] = model.Attachment{Config: name, Container: a.ContainerID, IfName: a.IfName}
 	}
 	return valid, nil
 }

@@ -185,12 +185,7 @@ var namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`) // CNI 1.1.
 
 // check finds what cannot be meant.
 func (c *conf) check() error {
-	var ps model.Problems
-	if !namePattern.MatchString(c.Name) {
-		ps = append(ps, model.Problem{Code: codeInvalid, Path: "name", Reason: fmt.Sprintf("%q is no name of a network configuration", brief(c.Name)),
-			Fix: "letters, digits, _ . - and the first a letter or digit"})
-	}
-	ps = append(ps, c.checkIPAM()...)
+	ps := append(checkName(c.Name), c.checkIPAM()...)
 	ps = append(ps, c.checkCapabilities()...)
 	if c.Networks == nil {
 		return ps.Err()
@@ -203,6 +198,14 @@ func (c *conf) check() error {
 		ps = append(ps, model.Problem{Code: codeInvalid, Path: "networks", Reason: "the list is empty", Fix: "name a network, or leave networks out for the default one"})
 	}
 	return ps.Err()
+}
+
+func checkName(name string) model.Problems {
+	if namePattern.MatchString(name) {
+		return nil
+	}
+	return model.Problems{{Code: codeInvalid, Path: "name", Reason: fmt.Sprintf("%q is no name of a network configuration", brief(name)),
+		Fix: "letters, digits, _ . - and the first a letter or digit"}}
 }
 
 // checkIPAM refuses what would have another program choose addresses. An empty object is what some tools write for none.
