@@ -32,6 +32,8 @@ type LinkInfo struct {
 	Addrs    []netip.Prefix // ordered
 	BridgeID string         // of a bridge: priority and MAC, as brctl prints them: 8000.0211223344ff
 	STP      bool           // of a bridge
+	VNI      uint32         // of a VXLAN link
+	Port     uint16         // UDP, of a VXLAN link
 }
 
 // RouteInfo is one next hop of a route, as `ip route` lists it, ours or not. What a route has several of comes several times.
@@ -225,8 +227,17 @@ func (l *listedLink) parseInfo(info netlink.Attr) {
 			if l.Kind == "bridge" { // the kernel tells the kind first
 				l.parseBridge(a)
 			}
+			if l.Kind == "vxlan" {
+				l.parseVXLAN(a)
+			}
 		}
 	}
+}
+
+func (l *listedLink) parseVXLAN(data netlink.Attr) {
+	var told link
+	told.parseTunnel(data)
+	l.VNI, l.Port = told.Tunnel.VNI, told.Tunnel.Port
 }
 
 func (l *listedLink) parseBridge(data netlink.Attr) {

@@ -71,6 +71,16 @@ func TestDoctorNamesTheFault(t *testing.T) {
 			})
 		})
 	}
+	t.Run("what others have beside", func(t *testing.T) {
+		if err := l.Host("h2").IP(t.Context(), "link add other type vxlan id 7 dstport 8472 dev eth0", "route add 10.244.77.0/24 via 192.0.2.1"); err != nil {
+			t.Fatal(err)
+		}
+		told := ""
+		eventuallySaying(t, func() string { return told }, func() bool {
+			told = findingsText(doctor(t, l, "h2"))
+			return strings.Contains(told, "link other, VNI 7 at udp 8472") && strings.Contains(told, "fix: ip route del 10.244.77.0/24 via 192.0.2.1 dev eth0")
+		})
+	})
 	t.Run("all are told", func(t *testing.T) {
 		for _, f := range lab.Faults() {
 			if !slices.ContainsFunc(diagnoses, func(d diagnosed) bool { return d.fault == f.Name }) {

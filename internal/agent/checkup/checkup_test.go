@@ -350,6 +350,20 @@ var cases = []struct {
 		f.View.Node.Links[0].MTU = 1400
 		network(f, func(n *model.Network) { n.MTU = 1350 })
 	}},
+	{"another VXLAN link has the tunnel's port and VNI, one the port", func(f *Facts) {
+		clustered(f)
+		f.Host.Links = append(f.Host.Links, kernel.LinkInfo{Index: 91, Name: "flannel.1", Kind: "vxlan", Flags: up, VNI: 1, Port: 8472}, kernel.LinkInfo{Index: 92, Name: "vxlan7", Kind: "vxlan", Flags: up, VNI: 7, Port: 8472},
+			kernel.LinkInfo{Index: 93, Name: "vxlan8", Kind: "vxlan", Flags: up, VNI: 1, Port: 4789}, kernel.LinkInfo{Index: 94, Name: f.View.Networks["lab"].TunnelName(), Kind: "vxlan", Flags: up, VNI: 1, Port: 8472})
+	}},
+	{"routes of others within the pool", func(f *Facts) {
+		clustered(f)
+		f.View.Leases = map[model.LeaseKey]model.Lease{{Network: "lab", Block: prefix("10.66.7.0/24")}: {Network: "lab", Block: prefix("10.66.7.0/24"), Node: "n-2"}}
+		f.View.Members["n-2"] = model.Member{ID: "n-2", Name: "h2", MTU: 1500}
+		for _, r := range []model.HostRoute{{Dest: prefix("10.66.7.0/25"), Via: addr("192.0.2.9"), Link: "eth0", Proto: "static"}, {Dest: prefix("10.66.0.128/25"), Link: "tun0", Proto: "boot"},
+			{Dest: prefix("10.66.99.0/24"), Link: "tun0", Proto: "boot"}, {Dest: prefix("10.0.0.0/8"), Link: "tun0", Proto: "boot"}} {
+			f.View.Node.Routes = append(f.View.Node.Routes, r)
+		}
+	}},
 	{"the store is away", func(f *Facts) { f.Cluster.Away = noon }},
 	{"hosts are silent", func(f *Facts) {
 		f.Cluster.Silent = []Silent{{Node: "h2", Since: noon}, {Node: "h3"}}
