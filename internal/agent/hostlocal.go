@@ -35,7 +35,7 @@ type hostLocal struct {
 // book is one network of host-local.
 type book struct {
 	path string
-	last []netip.Addr // the address given last, one of each range: they tell which ranges there are
+	last []netip.Addr // the address given last, one of each range: they tell which ranges there are; zero: not read yet
 	read time.Time    // when path was changed last, as of last
 }
 
@@ -105,21 +105,30 @@ func (b *book) about(p netip.Prefix, now time.Time) bool {
 		return false
 	}
 	if !info.ModTime().Equal(b.read) {
-		b.last = nil
-		for i := 0; ; i++ {
-			text, err := os.ReadFile(filepath.Join(b.path, "last_reserved_ip."+strconv.Itoa(i)))
-			if err != nil {
-				break
-			}
-			if a, err := netip.ParseAddr(strings.TrimSpace(string(text))); err == nil {
-				b.last = append(b.last, a)
-			}
-		}
+		b.readLast()
 		if b.read = info.ModTime(); now.Sub(b.read) < settledAge {
 			b.read = time.Time{}
 		}
 	}
-	return slices.ContainsFunc(b.last, p.Contains)
+	return slices.ContainsFunc(b.last, func(a netip.Addr) bool { return !a.IsValid() || p.Contains(a) })
+}
+
+// readLast reads the address given last of each range. host-local does not write them as a whole: one that is empty just now is as before, or the zero
+// one, that may be of any range.
+func (b *book) readLast() {
+	for i := 0; ; i++ {
+		text, err := os.ReadFile(filepath.Join(b.path, "last_reserved_ip."+strconv.Itoa(i)))
+		if err != nil {
+			b.last = b.last[:min(i, len(b.last))]
+			return
+		}
+		a, _ := netip.ParseAddr(strings.TrimSpace(string(text)))
+		if i == len(b.last) {
+			b.last = append(b.last, a)
+		} else if a.IsValid() {
+			b.last[i] = a
+		}
+	}
 }
 
 // heldError is an address that host-local gave to somebody else.

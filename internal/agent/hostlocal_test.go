@@ -158,6 +158,27 @@ func TestAnAddressGivenMeanwhileIsFoundOut(t *testing.T) {
 	}
 }
 
+// host-local writes the address that it gave last in two steps: nothing stands there for a moment.
+func TestABookBeingWrittenIsABook(t *testing.T) {
+	b := newBooks(t)
+	read := &book{path: filepath.Join(b.dir, "lab")}
+	of := func(prefix string) bool {
+		return read.about(netip.MustParsePrefix(prefix), newWorld(t).start().deps.Now())
+	}
+	b.write("lab/last_reserved_ip.0", "")
+	if !of("10.8.0.0/24") {
+		t.Error("not read yet, and taken for none")
+	}
+	b.write("lab/last_reserved_ip.0", "10.8.0.3")
+	if !of("10.8.0.0/24") || of("10.9.0.0/24") {
+		t.Error("once it is read")
+	}
+	b.write("lab/last_reserved_ip.0", "")
+	if !of("10.8.0.0/24") || of("10.9.0.0/24") {
+		t.Error("while it is written anew")
+	}
+}
+
 func addrs(texts ...string) []netip.Addr {
 	var list []netip.Addr
 	for _, text := range texts {
