@@ -364,6 +364,15 @@ var cases = []struct {
 			f.View.Node.Routes = append(f.View.Node.Routes, r)
 		}
 	}},
+	{"one host has taken what another would need", func(f *Facts) {
+		clustered(f)
+		network(f, func(n *model.Network) { n.Cluster.Pools[0] = model.BlockPool{Prefix: prefix("10.66.0.0/21"), Bits: 24} })
+		f.View.Leases = map[model.LeaseKey]model.Lease{}
+		for i := range 8 {
+			block := f.View.Networks["lab"].Cluster.Pools[0].Block(uint64(i))
+			f.View.Leases[model.LeaseKey{Network: "lab", Block: block}] = model.Lease{Network: "lab", Block: block, Node: []string{"n-2", "n-1"}[min(1, i/7)]}
+		}
+	}},
 	{"the store is away", func(f *Facts) { f.Cluster.Away = noon }},
 	{"hosts are silent", func(f *Facts) {
 		f.Cluster.Silent = []Silent{{Node: "h2", Since: noon}, {Node: "h3"}}

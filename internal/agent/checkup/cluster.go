@@ -146,7 +146,7 @@ func tunnels(f Facts) []api.Finding {
 	var list []api.Finding
 	for _, n := range activeNetworks(f.View) {
 		if n.Mode == model.Cluster {
-			list = slices.Concat(list, portHeld(f, n), strictWayBack(f, n), smallerMTU(f, n), badChecksums(f, n), foreignTunnels(f, n), foreignRoutes(f, n))
+			list = slices.Concat(list, portHeld(f, n), strictWayBack(f, n), smallerMTU(f, n), badChecksums(f, n), foreignTunnels(f, n), foreignRoutes(f, n), fullPools(f, n))
 		}
 	}
 	return list
