@@ -1,6 +1,8 @@
 package api
 
 import (
+	"encoding/json"
+	"math"
 	"runtime"
 	"strings"
 	"testing"
@@ -40,4 +42,32 @@ func manyNames(n int) string {
 		b.WriteString(`"k` + strings.Repeat("z", i%7) + string(rune('a'+i%26)) + strings.Repeat("y", i%977) + `":1`)
 	}
 	return b.String() + "}"
+}
+
+// Strict says everything that is wrong at once, with its path, and leaves alone what is somebody else's.
+func TestStrict(t *testing.T) {
+	type inner struct {
+		Rate uint64 `json:"rate"`
+	}
+	var v struct {
+		Name   string          `json:"name"`
+		Inner  *inner          `json:"inner"`
+		Theirs json.RawMessage `json:"theirs"`
+	}
+	if problems := Strict([]byte(`{"name":"a","inner":{"rate":18446744073709551615},"theirs":{"b":[1]}}`), &v); len(problems) > 0 {
+		t.Errorf("got %v", problems)
+	}
+	if v.Name != "a" || v.Inner.Rate != math.MaxUint64 || string(v.Theirs) != `{"b":[1]}` {
+		t.Errorf("read as %+v", v)
+	}
+	var lines []string
+	for _, p := range Strict([]byte(`{"Name":"a","inner":{"rate":-1,"rate":1.5},"theirs":null}`), &v) {
+		lines = append(lines, p.Code+" "+p.Path)
+	}
+	if got, want := strings.Join(lines, ", "), "FN1001 inner.rate, FN1002 Name, FN1001 inner.rate"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if problems := Strict([]byte(`{"name":`), &v); len(problems) != 1 || problems[0].Code != CodeMalformed {
+		t.Errorf("half a value: got %v", problems)
+	}
 }
