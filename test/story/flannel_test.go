@@ -154,7 +154,16 @@ func TestFlatnetdTakesFlanneldsPlace(t *testing.T) {
 	pings.answers(10)
 
 	env := filepath.Join(t.TempDir(), "subnet.env")
-	h := rig.New(t, n.host, "--flannel-etcd", "http://"+flannelEtcd, "--flannel-subnet-file", env)
+	books := t.TempDir() // host-local gave the pod its address, and another's is not back yet
+	if err := os.Mkdir(filepath.Join(books, "cbr0"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"10.5.10.7": "pod\r\neth0", "10.5.10.2": "other\r\neth0", "last_reserved_ip.0": "10.5.10.7"} {
+		if err := os.WriteFile(filepath.Join(books, "cbr0", name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := rig.New(t, n.host, "--flannel-etcd", "http://"+flannelEtcd, "--flannel-subnet-file", env, "--host-local-dir", books)
 	h.Eventually("the CNI plugin's file", func() bool {
 		text, _ := os.ReadFile(env)
 		return string(text) == "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.10.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
@@ -188,11 +197,24 @@ func TestFlatnetdTakesFlanneldsPlace(t *testing.T) {
 			strings.Contains(n.host.Run("bridge", "fdb", "show", "dev", "flannel.1"), "c6:00:00:00:00:03 dst 192.0.2.3 self permanent")
 	})
 
-	// The bridge is the CNI plugin's, and stays so.
-	if _, err := h.Try("run", "-d", "--name", "web", "--network", "flannel", "--", "sleep", "1"); err == nil {
-		t.Error("a workload got into the CNI plugin's network")
+	// The bridge is the CNI plugin's, and stays so; flatnet's workloads stand on it beside the plugin's, with addresses that host-local has not given.
+	h.Flatnet("run", "-d", "--name", "web", "--network", "flannel", "--", "sleep", "1000")
+	web := h.Workload("web")
+	if addr := web.Run("ip", "-4", "-o", "address", "show", "dev", "eth0"); !strings.Contains(addr, "10.5.10.3/24") {
+		t.Errorf("the new workload has %s", addr)
+	}
+	for _, to := range []string{"10.5.10.7", "10.5.20.1", "10.5.10.1"} {
+		reaches(t, web, to)
+	}
+	reaches(t, n.pod, "10.5.10.3")
+	reaches(t, n.far, "10.5.10.3")
+	if text, err := os.ReadFile(filepath.Join(books, "cbr0", "10.5.10.3")); err != nil || !strings.HasPrefix(string(text), "flatnet web") {
+		t.Errorf("host-local's book says %q, %v", text, err)
 	}
 	h.Flatnet("uninstall", "-y")
+	if left, _ := filepath.Glob(filepath.Join(books, "cbr0", "10.*")); len(left) != 2 {
+		t.Errorf("in host-local's book are %v", left)
+	}
 	if value, _ := n.key("subnets/10.5.10.0-24"); value != "" {
 		t.Errorf("after the uninstall the node's key is still there: %s", value)
 	}

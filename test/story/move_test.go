@@ -127,7 +127,7 @@ type moving struct {
 
 const oldConflist = `{"cniVersion": "1.0.0", "name": "lab", "plugins": [
  {"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true, "hairpinMode": true,
-  "ipam": {"type": "host-local", "dataDir": %q, "ranges": [[{"subnet": "10.60.1.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
+  "ipam": {"type": "host-local", "dataDir": %q, "ranges": [[{"subnet": "10.60.1.0/28"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
  {"type": "portmap", "capabilities": {"portMappings": true}}]}
 `
 
@@ -316,7 +316,7 @@ func TestBothChainsGiveNoAddressTwice(t *testing.T) {
 	// The old chain's part in it is host-local: its address is given before the link is made, and taken back after it is gone.
 	ipam := *m.old
 	ipam.plugins = []map[string]any{{"type": "host-local", "ipam": m.old.plugins[0]["ipam"]}}
-	const workers, rounds = 4, 40
+	const workers, rounds = 2, 50 // with two addresses each, and three of the old pods, of the 13 that there are
 	held := &holders{by: map[string]string{}}
 	for name, addr := range m.oldAddress {
 		held.take(t, addr, name)
@@ -324,8 +324,8 @@ func TestBothChainsGiveNoAddressTwice(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range workers {
 		for name, c := range map[string]*chain{fmt.Sprintf("theirs%d", i): &ipam, fmt.Sprintf("ours%d", i): ours} {
-			pod := m.pod(name)
-			wg.Go(func() { held.churn(t, c, name, pod, rounds) })
+			pods := [2]*kerneltest.Machine{m.pod(name + "a"), m.pod(name + "b")}
+			wg.Go(func() { held.churn(t, c, name, pods, rounds) })
 		}
 	}
 	wg.Wait()
@@ -371,20 +371,28 @@ func (h *holders) drop(addr string) {
 	delete(h.by, addr)
 }
 
-// churn is a container that comes and goes.
-func (h *holders) churn(t *testing.T, c *chain, name string, pod *kerneltest.Machine, rounds int) {
+// churn is two containers that come and go in turns: one is there while the other comes.
+func (h *holders) churn(t *testing.T, c *chain, name string, pods [2]*kerneltest.Machine, rounds int) {
+	var last string
 	for i := range rounds {
-		container := fmt.Sprintf("%s-%d", name, i)
+		container, pod := fmt.Sprintf("%s-%d", name, i), pods[i%2]
 		addr, err := c.add(container, pod)
 		if err != nil {
 			t.Error(err)
 			return
 		}
 		h.take(t, addr, container)
-		h.drop(addr)
-		if err := c.del(container, pod); err != nil {
-			t.Error(err)
-			return
+		if last != "" {
+			h.drop(last)
+			if err := c.del(fmt.Sprintf("%s-%d", name, i-1), pods[(i+1)%2]); err != nil {
+				t.Error(err)
+				return
+			}
 		}
+		last = addr
+	}
+	h.drop(last)
+	if err := c.del(fmt.Sprintf("%s-%d", name, rounds-1), pods[(rounds+1)%2]); err != nil {
+		t.Error(err)
 	}
 }
