@@ -243,13 +243,14 @@ func (e Element) Key() Key { return Element{set: e.set, is: e.is} }
 
 func (e Element) kind() kind { return kindElement }
 
-func (e Element) String() string {
+func (e Element) String() string { return string(e.append(make([]byte, 0, 128))) }
+
+func (e Element) append(b []byte) []byte {
 	set := e.Set()
-	b := make([]byte, 0, 128)
 	for _, word := range []string{"element ", string(set.Family), " ", TableName, " ", set.Name, " { "} {
 		b = append(b, word...)
 	}
-	return string(append(e.appendText(b, set), " }"...))
+	return append(e.appendText(b, set), " }"...)
 }
 
 func (e Element) appendText(b []byte, set Set) []byte {

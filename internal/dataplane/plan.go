@@ -197,8 +197,16 @@ func inOrder(p Plan, turn func(Step) int) {
 	const turns = 16
 	from := slices.Clone(p)
 	steps := make([]placed, len(p))
+	var b []byte // the texts, one after the other: there may be thousands
+	ends := make([]int, len(p))
 	for i, s := range p {
-		steps[i] = placed{&from[i], int(s.Object.kind())*turns + turn(s), place(s.Object)}
+		b = appendPlace(b, s.Object)
+		ends[i] = len(b)
+	}
+	texts, start := string(b), 0
+	for i, s := range p {
+		steps[i] = placed{&from[i], int(s.Object.kind())*turns + turn(s), texts[start:ends[i]]}
+		start = ends[i]
 	}
 	slices.SortFunc(steps, func(a, b placed) int {
 		if a.group != b.group {
@@ -211,32 +219,38 @@ func inOrder(p Plan, turn func(Step) int) {
 	}
 }
 
-// place is what objects of one kind are sorted by: their text, but the rules of a chain in their order; the main table's routes last,
+// appendPlace appends what objects of one kind are sorted by: their text, but the rules of a chain in their order; the main table's routes last,
 // so that what has a table of its own never goes by another's default route meanwhile; forwarding of a link after ip_forward, which sets
 // that of all links; and accept_ra before all other sysctls: with forwarding on, the kernel drops the default route that it had from a
 // router advertisement unless accept_ra is 2 by then (net/ipv6/ndisc.c, rt6_purge_dflt_routers).
-func place(o Object) string {
+func appendPlace(b []byte, o Object) []byte {
 	switch o := o.(type) {
 	case Rule:
-		return fmt.Sprintf("%s %s %04d", o.Family, o.Chain, o.Pos)
+		return fmt.Appendf(b, "%s %s %04d", o.Family, o.Chain, o.Pos)
 	case Sysctl:
 		if strings.HasSuffix(o.Name, "/accept_ra") {
-			return "0 " + o.Name
+			return append(append(b, "0 "...), o.Name...)
 		}
 		if o.Link != "" && strings.HasSuffix(o.Name, "/forwarding") {
-			return "2 " + o.Name
+			return append(append(b, "2 "...), o.Name...)
 		}
-		return "1 " + o.Name
+		return append(append(b, "1 "...), o.Name...)
 	case Route:
+		turn := "2 "
 		if o.Table != 0 {
-			return "1 " + o.String()
+			turn = "1 "
+		} else if o.Via.IsValid() { // what leads to gateways is there before
+			turn = "3 "
 		}
-		if o.Via.IsValid() { // what leads to gateways is there before
-			return "3 " + o.String()
-		}
-		return "2 " + o.String()
+		return o.append(append(b, turn...))
+	case Neighbour:
+		return o.append(b)
+	case FDB:
+		return o.append(b)
+	case Element:
+		return o.append(b)
 	}
-	return o.String()
+	return append(b, o.String()...)
 }
 
 // Clone returns a copy of the state; the objects are values.

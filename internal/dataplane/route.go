@@ -3,7 +3,6 @@ package dataplane
 import (
 	"fmt"
 	"net/netip"
-	"strings"
 )
 
 // Route is a route with our protocol number.
@@ -23,41 +22,43 @@ func (r Route) Key() Key { return Route{Dest: r.Dest, Table: r.Table, Metric: r.
 
 func (r Route) kind() kind { return kindRoute }
 
-func (r Route) String() string {
-	var b strings.Builder
-	dest := r.Dest.String()
+func (r Route) String() string { return string(r.append(nil)) }
+
+func (r Route) append(b []byte) []byte {
+	b = append(b, "route "...)
 	if r.Dest.Bits() == 0 {
-		dest = "default"
+		b = append(b, "default"...)
+	} else {
+		b = r.Dest.AppendTo(b)
 	}
-	b.WriteString("route " + dest)
-	b.WriteString(r.path())
-	return b.String()
+	return r.appendPath(b)
 }
 
-func (r Route) path() string {
-	var b strings.Builder
+func (r Route) path() string { return string(r.appendPath(nil)) }
+
+func (r Route) appendPath(b []byte) []byte {
 	if r.Via.IsValid() {
-		b.WriteString(" via " + r.Via.String())
+		b = r.Via.AppendTo(append(b, " via "...))
 	}
 	if r.Link != "" {
-		b.WriteString(" dev " + r.Link)
+		b = append(append(b, " dev "...), r.Link...)
 	}
 	if r.OnLink {
-		b.WriteString(" onlink")
+		b = append(b, " onlink"...)
 	}
 	if r.Source.IsValid() {
-		b.WriteString(" src " + r.Source.String())
+		b = r.Source.AppendTo(append(b, " src "...))
 	}
 	if r.Metric != 0 {
-		fmt.Fprintf(&b, " metric %d", r.Metric)
+		b = fmt.Appendf(b, " metric %d", r.Metric)
 	}
 	if r.Table != 0 {
-		fmt.Fprintf(&b, " table %d", r.Table)
+		b = fmt.Appendf(b, " table %d", r.Table)
 	}
 	if r.MTU != 0 {
-		fmt.Fprintf(&b, " mtu %d", r.MTU)
+		b = fmt.Appendf(b, " mtu %d", r.MTU)
 	}
-	return b.String()
+	return b
 }
 
 // RouteProtocol marks our routes (rtm_protocol), rules (FRA_PROTOCOL), proxied neighbours (NDA_PROTOCOL) and addresses (IFA_PROTO,

@@ -41,8 +41,11 @@ func (n Neighbour) Key() Key { return Neighbour{Link: n.Link, Addr: n.Addr} }
 
 func (n Neighbour) kind() kind { return kindNeighbour }
 
-func (n Neighbour) String() string {
-	return "neigh " + n.Addr.String() + " dev " + n.Link + " lladdr " + n.MAC.String()
+func (n Neighbour) String() string { return string(n.append(nil)) }
+
+func (n Neighbour) append(b []byte) []byte {
+	b = append(appendAddr(append(b, "neigh "...), n.Addr), " dev "...)
+	return appendMAC(append(append(b, n.Link...), " lladdr "...), n.MAC)
 }
 
 // FDB says at which outer address a VXLAN link of ours reaches a MAC address (bridge fdb, self permanent). The kernel marks
@@ -58,8 +61,19 @@ func (f FDB) Key() Key { return FDB{Link: f.Link, MAC: f.MAC} }
 
 func (f FDB) kind() kind { return kindFDB }
 
-func (f FDB) String() string {
-	return "fdb " + f.MAC.String() + " dev " + f.Link + " dst " + f.Dst.String()
+func (f FDB) String() string { return string(f.append(nil)) }
+
+func (f FDB) append(b []byte) []byte {
+	b = append(appendMAC(append(b, "fdb "...), f.MAC), " dev "...)
+	return appendAddr(append(append(b, f.Link...), " dst "...), f.Dst)
+}
+
+// appendAddr is a's String: AppendTo leaves out the invalid one.
+func appendAddr(b []byte, a netip.Addr) []byte {
+	if !a.IsValid() {
+		return append(b, a.String()...)
+	}
+	return a.AppendTo(b)
 }
 
 func (n Neighbour) command(op Op) string {
