@@ -92,7 +92,7 @@ func (f ClusterFacts) checkUnderlay(m Member, v6 bool) (Problem, bool) {
 	if a.Is6() != v6 || !isUnicast(a) {
 		return Problem{Code: CodeMember, Path: path, Reason: fmt.Sprintf("%s is not an address where a node could be reached", a), Fix: "a unicast address of that family"}, true
 	}
-	for _, id := range slices.Sorted(maps.Keys(f.Members)) {
+	for _, id := range sortedKeys(f.Members) {
 		if other := f.Members[id]; id != m.ID && other.Underlay(v6) == a {
 			return Problem{Code: CodeUnderlayTaken, Path: path, Reason: fmt.Sprintf("%s is the underlay address of two nodes", a),
 				Owner: fmt.Sprintf("node %s %s", quote(other.Name), id), Fix: "give one of them another address, or take the one that is gone away", Example: "flatnet host rm " + id}, true
@@ -105,15 +105,22 @@ func (f ClusterFacts) checkUnderlay(m Member, v6 bool) (Problem, bool) {
 	return Problem{}, false
 }
 
+// sortedKeys costs nothing when there are none, as there are for most of thousands of members.
+func sortedKeys[V any](m map[string]V) []string {
+	if len(m) == 0 {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(m))
+}
+
 func (f ClusterFacts) poolOf(a netip.Addr) (network string, pool netip.Prefix, ok bool) {
-	for _, name := range slices.Sorted(maps.Keys(f.Pools)) {
-		for _, p := range f.Pools[name] {
-			if p.Prefix.Contains(a) {
-				return name, p.Prefix, true
-			}
+	for name, pools := range f.Pools { // asked for each of thousands of members: nothing is gathered
+		i := slices.IndexFunc(pools, func(p BlockPool) bool { return p.Prefix.Contains(a) })
+		if i >= 0 && (!ok || name < network) {
+			network, pool, ok = name, pools[i].Prefix, true
 		}
 	}
-	return "", netip.Prefix{}, false
+	return network, pool, ok
 }
 
 // SoundMembers are those that can be used, and why the others cannot. The node itself is never among the others: who has
@@ -124,9 +131,12 @@ func (f ClusterFacts) SoundMembers() (map[string]Member, map[string]Problems) {
 	so := func(id string) {
 		m := f.Members[id]
 		facts := f
-		facts.Members = map[string]Member{} // whom it may collide with
+		facts.Members = nil // but for whom it may collide with
 		for _, a := range m.Underlays() {
 			if other, ok := at[a]; ok {
+				if facts.Members == nil {
+					facts.Members = map[string]Member{}
+				}
 				facts.Members[other] = f.Members[other]
 			}
 		}
