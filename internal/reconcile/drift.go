@@ -152,7 +152,7 @@ func (r *Reconciler) converge(ctx context.Context, count *uint64, netns []string
 			incomplete[n] = true
 		}
 		change := Change{dataplane.HostNetns, plan}
-		if failed = r.apply(ctx, []Change{change}, count); failed == nil {
+		if failed = r.apply(ctx, []Change{change}, nil, count); failed == nil {
 			done = append(done, change)
 		}
 	}
@@ -210,7 +210,7 @@ func (r *Reconciler) complete(ctx context.Context, netns string, reason func(dat
 		return Change{}, nil
 	}
 	change := Change{netns, plan}
-	return change, r.apply(ctx, []Change{change}, count)
+	return change, r.apply(ctx, []Change{change}, nil, count)
 }
 
 func unmarkedLink(s dataplane.Step) bool {

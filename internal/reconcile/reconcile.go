@@ -143,11 +143,11 @@ func (r *Reconciler) put(ctx context.Context, parts map[string]dataplane.Host) (
 	changes, implied := withoutImplied(r.changes(t))
 	r.commit(parts, t)
 	stripped := r.stripsLink(changes)
-	if err := r.apply(ctx, changes, &r.stats.Applied); err != nil {
+	if err := r.apply(ctx, changes, t, &r.stats.Applied); err != nil {
 		return changes, err
 	}
 	for _, c := range implied {
-		r.learn(c)
+		r.learn(c, nil)
 	}
 	if stripped {
 		more, err := r.converge(ctx, &r.stats.Applied, nil)
@@ -296,8 +296,8 @@ func placesOf(part dataplane.Host) []place {
 	return places
 }
 
-// apply sends the plans and remembers what the kernel has then. After an error nobody knows: it looks.
-func (r *Reconciler) apply(ctx context.Context, changes []Change, count *uint64) error {
+// apply sends the plans, which are for t if it is not nil, and remembers what the kernel has then. After an error nobody knows: it looks.
+func (r *Reconciler) apply(ctx context.Context, changes []Change, t touched, count *uint64) error {
 	for _, c := range changes {
 		if err := r.kernel.Apply(ctx, c.Netns, c.Plan); err != nil {
 			r.stats.Errors++
@@ -308,12 +308,14 @@ func (r *Reconciler) apply(ctx context.Context, changes []Change, count *uint64)
 			return inNetns(c.Netns, err)
 		}
 		*count += uint64(len(c.Plan))
-		r.learn(c)
+		r.learn(c, t[c.Netns])
 	}
 	return nil
 }
 
-func (r *Reconciler) learn(c Change) {
+// learn notes what the kernel has after a change, which was made for d if that is not nil: then the keys are those of what is wanted, and
+// none of thousands is made anew.
+func (r *Reconciler) learn(c Change, d *difference) {
 	if _, wanted := r.want[c.Netns]; !wanted && c.Netns != dataplane.HostNetns {
 		return
 	}
@@ -326,6 +328,13 @@ func (r *Reconciler) learn(c Change) {
 	}
 	if c.Netns == dataplane.HostNetns {
 		r.past.note(r.applied(), c.Plan, have)
+	}
+	if d != nil {
+		maps.Copy(have, d.want)
+		for k := range d.gone {
+			delete(have, k)
+		}
+		return
 	}
 	for _, s := range c.Plan {
 		have.Take(s)
