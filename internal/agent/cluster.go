@@ -136,6 +136,15 @@ func (a *Agent) takeOver(m *member, p fabric.Picture) {
 	unfit := a.unfit
 	before := m.seen
 	e, inverse := a.take(m, p)
+	many := len(e.cluster.ids)+len(e.cluster.keys) > manyParts
+	if many {
+		lavish()
+	}
+	defer func() {
+		if many {
+			thrift()
+		}
+	}()
 	a.tellSilent(before, p)
 	for name, reason := range a.unfit {
 		if unfit[name] != reason {
@@ -152,6 +161,7 @@ func (a *Agent) takeOver(m *member, p fabric.Picture) {
 		a.deps.Log.Error("follow the cluster", "err", err)
 		return
 	}
+	many = many || len(parts) > manyParts
 	settling := a.settling(e, inverse)
 	if err := a.persist(ctx, e, inverse, settling); err != nil {
 		a.deps.Log.Error("follow the cluster", "err", err)
@@ -176,9 +186,6 @@ func (a *Agent) takeOver(m *member, p fabric.Picture) {
 		}
 		a.event("followed", "node", text, first...)
 	}
-	if len(parts) > manyParts {
-		thrift()
-	}
 }
 
 // judgeAgain looks once more whether networks of the cluster can run here that could not before: something was in their way.
@@ -200,14 +207,28 @@ func (a *Agent) judgeAgain() {
 // manyParts is how many parts of a picture leave much garbage behind.
 const manyParts = 1000
 
+// What the collector leaves in percent of what is in use, before it looks again.
+const (
+	usual    = 100 // Go's own
+	lavishly = 400
+	thrifty  = 50
+)
+
+// lavish lets the collector rest while thousands of parts are made, of which most stay. thrift ends that.
+func lavish() { collect(lavishly) }
+
 // thrift gives memory back that thousands of parts took to be made, and keeps less of it from then on: the collector would keep as much
-// again as is in use, for hours, as who only waits makes no garbage. Who has set GOGC is obeyed.
+// again as is in use, for hours, as who only waits makes no garbage.
 func thrift() {
-	const usual, thrifty = 100, 50
-	if was := debug.SetGCPercent(thrifty); was != usual {
+	collect(thrifty)
+	debug.FreeOSMemory()
+}
+
+// collect sets the percentage. Who has set another by GOGC is obeyed.
+func collect(percent int) {
+	if was := debug.SetGCPercent(percent); was != usual && was != lavishly && was != thrifty {
 		debug.SetGCPercent(was)
 	}
-	debug.FreeOSMemory()
 }
 
 // take makes the state be as a picture says. The caller has the token, or the agent has not started yet.

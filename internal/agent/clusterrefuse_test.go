@@ -52,6 +52,7 @@ func TestWhatAClusterNetworkCannotBeIsRefused(t *testing.T) {
 	}
 
 	t.Log("used on the other host")
+	eventually(t, "it is there", func() bool { n, err := d2.Network("pods"); return err == nil && len(n.Status.Subnets) == 1 })
 	must[api.Changed[api.Workload]](t)(d2.CreateWorkload(ctx, api.WorkloadSpec{Name: "db", Endpoints: on("pods")}, false))
 	remove := func(yes bool) error {
 		_, err := d1.DeleteNetwork(ctx, "pods", yes, true)

@@ -130,9 +130,8 @@ func (s *state) unhold(l model.Lease) {
 }
 
 // peer renders the way to one node on one network. What cannot be reached is noted; it keeps nothing else from working.
-func (s *state) peer(at model.Holder) dataplane.Host {
+func (s *state) peer(name string, at model.Holder) dataplane.Host {
 	host, err := render.Peer(s.view, at.Network, at.Node, s.holders[at])
-	name := render.PeerPart(at.Network, at.Node)
 	delete(s.refused, name)
 	if err != nil {
 		s.refused[name] = err.Error()
@@ -266,7 +265,8 @@ func (s *state) parts() (map[string]dataplane.Host, []error) {
 		add(render.MemberPart(id), host, err)
 	}
 	for at := range s.holders {
-		add(render.PeerPart(at.Network, at.Node), s.peer(at), nil)
+		name := render.PeerPart(at.Network, at.Node)
+		add(name, s.peer(name, at), nil)
 	}
 	return parts, errs
 }
@@ -282,7 +282,12 @@ func (e *partError) Unwrap() error { return e.err }
 
 // touched renders what an edit that was applied changed, and no more; inverse is what apply returned.
 func (s *state) touched(inverse edit) (map[string]dataplane.Host, error) {
-	t := touching{state: s, parts: map[string]dataplane.Host{}}
+	t := touching{state: s}
+	if c := inverse.cluster; c != nil {
+		t.parts = make(map[string]dataplane.Host, len(c.ids)+len(c.keys)) // at the start, thousands
+	} else {
+		t.parts = map[string]dataplane.Host{}
+	}
 	for name := range inverse.networks {
 		t.network(name)
 	}
@@ -370,7 +375,8 @@ func (t *touching) member(id string) {
 }
 
 func (t *touching) peer(at model.Holder) {
-	t.add(render.PeerPart(at.Network, at.Node), func() (dataplane.Host, error) { return t.state.peer(at), nil })
+	name := render.PeerPart(at.Network, at.Node)
+	t.add(name, func() (dataplane.Host, error) { return t.state.peer(name, at), nil })
 }
 
 // peersOf touches all nodes of a network of the cluster. Which nodes the rules know hangs on there being such a network.
