@@ -135,6 +135,9 @@ func clusterElements(v model.View, n model.Network) []dataplane.Object {
 	for _, p := range outermost(slices.Concat(n.Ranges(), n.Cluster.Keep)) {
 		objects = append(objects, setKeep[familyOf(p.Addr())].Element(dataplane.Tuple{Link: bridge, Addr: p.Masked().Addr(), AddrLast: lastAddr(p)}))
 	}
+	for _, out := range slices.Concat(tunnels(devices(v, n)), underlays(v)) {
+		objects = append(objects, setBetween.Element(dataplane.Tuple{Link: bridge, Link2: out}), setBetween.Element(dataplane.Tuple{Link: out, Link2: bridge}))
+	}
 	for _, tunnel := range tunnels(devices(v, n)) {
 		for _, s := range []dataplane.Set{setNets, setRouted, setTunnels} {
 			objects = append(objects, s.Element(dataplane.Tuple{Link: tunnel}))
@@ -142,6 +145,28 @@ func clusterElements(v model.View, n model.Network) []dataplane.Object {
 		objects = append(objects, setSame.Element(dataplane.Tuple{Link: bridge, Link2: tunnel}), setSame.Element(dataplane.Tuple{Link: tunnel, Link2: bridge}))
 	}
 	return objects
+}
+
+// underlays are the links of the host by which it reaches the other nodes: not those of flatnet's own networks, whose rules hold for them.
+func underlays(v model.View) []string {
+	var links []string
+	for _, a := range v.Members[v.Self].Underlays() {
+		link, ok := v.Node.Has(a)
+		if ok && !slices.Contains(links, link) && !ofNetwork(v, link) {
+			links = append(links, link)
+		}
+	}
+	return links
+}
+
+// ofNetwork reports whether a link is the bridge of a network here.
+func ofNetwork(v model.View, link string) bool {
+	for _, n := range v.Networks {
+		if n.HasBridge() && n.BridgeName() == link {
+			return true
+		}
+	}
+	return false
 }
 
 // beside leaves out what another network on the same bridge says already: one object stands in one part.

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"github.com/flatnet/flatnet/internal/dataplane"
+	"github.com/flatnet/flatnet/internal/model"
 )
 
 // The fields that the rules look up.
@@ -29,6 +30,9 @@ var (
 	addrType = family[dataplane.Type]{dataplane.IPv4Addr, dataplane.IPv6Addr}
 	suffix   = family[string]{"4", "6"}
 )
+
+// tunnelProto is asked for before a port is looked up, as a look-up costs as much as a rule of all else, and most packets are of TCP.
+const tunnelProto = model.UDP
 
 var (
 	loopback4 = netip.MustParsePrefix("127.0.0.0/8")
@@ -60,6 +64,7 @@ var (
 	setUplinks  = inetSet("uplinks", iifOif) // … namely this
 	setCluster  = inetSet("cluster", iif)    // links of networks that all nodes of a cluster share
 	setTunnels  = inetSet("tunnels", iif)    // links by which packets of such a network come from other nodes
+	setBetween  = inetSet("between", iifOif) // links of such a network with those by which its packets travel between nodes, both ways
 	setPorts    = inetSet("tunnel_ports", listensPort)
 
 	setGateways = family[dataplane.Set]{inetSet("gateways4", iifDaddr[0]), inetSet("gateways6", iifDaddr[1])}                   // host-only links and the host's addresses on them
@@ -124,7 +129,7 @@ var (
 func rules() []dataplane.Object {
 	objects := []dataplane.Object{dataplane.Table{Family: dataplane.Inet}, dataplane.Table{Family: dataplane.BridgeNF}}
 	for _, s := range []dataplane.Set{setNets, setBridges, setNAT, setRouted, setClosed, setHostOnly, setSilent, setHidden, setSame, setPinned, setUplinks,
-		setCluster, setTunnels, setPorts, setStrict, setGuarded, setLocked, setMACs, setTargets} {
+		setCluster, setTunnels, setBetween, setPorts, setStrict, setGuarded, setLocked, setMACs, setTargets} {
 		objects = append(objects, s)
 	}
 	for _, pair := range []family[dataplane.Set]{setOwn, setGateways, setHiddenIP, setPortIso, setSubnets, setMembers, setKeep, setForeign, setNear, setAddrs,
@@ -197,7 +202,7 @@ func raw() chain {
 			return rule(dataplane.Match{L3: l3[f], Lookup: in(saddr[f], setOwn[f]), Lookup2: notIn(iif, setBridges)}, dataplane.Drop, "a workload's address, from elsewhere")
 		}),
 		both(func(f int) dataplane.Rule {
-			return rule(dataplane.Match{L3: l3[f], Lookup: in(listensPort, setPorts), Lookup2: in(saddr[f], setMembers[f])}, dataplane.NoTrack, "the tunnel itself is no connection")
+			return rule(dataplane.Match{L3: l3[f], Proto: tunnelProto, Lookup: in(listensPort, setPorts), Lookup2: in(saddr[f], setMembers[f])}, dataplane.NoTrack, "the tunnel itself is no connection")
 		}),
 	)...)
 }
@@ -205,7 +210,7 @@ func raw() chain {
 // rawOut leaves conntrack out of the tunnels' own packets.
 func rawOut() chain {
 	return base("raw_out", "filter", dataplane.Output, -300, both(func(f int) dataplane.Rule {
-		return rule(dataplane.Match{L3: l3[f], Lookup: in(listensPort, setPorts), Lookup2: in(daddr[f], setMembers[f])}, dataplane.NoTrack, "the tunnel itself is no connection")
+		return rule(dataplane.Match{L3: l3[f], Proto: tunnelProto, Lookup: in(listensPort, setPorts), Lookup2: in(daddr[f], setMembers[f])}, dataplane.NoTrack, "the tunnel itself is no connection")
 	})...)
 }
 
@@ -254,7 +259,7 @@ func input() chain {
 	answers := dataplane.Established | dataplane.Related
 	return base("input", "filter", dataplane.Input, 0, concat(
 		both(func(f int) dataplane.Rule {
-			return rule(dataplane.Match{L3: l3[f], Lookup: in(listensPort, setPorts), Lookup2: notIn(saddr[f], setMembers[f])}, dataplane.Drop, "a tunnel's packet, but not from a node")
+			return rule(dataplane.Match{L3: l3[f], Proto: tunnelProto, Lookup: in(listensPort, setPorts), Lookup2: notIn(saddr[f], setMembers[f])}, dataplane.Drop, "a tunnel's packet, but not from a node")
 		}),
 		only(
 			rule(dataplane.Match{Lookup: notIn(iif, setNets)}, dataplane.Accept, "not ours"),
@@ -277,13 +282,15 @@ func input() chain {
 	)...)
 }
 
-// forward decides what passes the host between links.
+// forward decides what passes the host between links. A look-up into a set is what costs; so what was let pass before is looked up once where
+// most packets are of that kind: between a cluster's nodes. The rules that it is spared are for closed networks, of which neither link is.
 func forward() chain {
 	return base("forward", "filter", dataplane.Forward, 0, concat(
 		both(func(f int) dataplane.Rule {
-			return dataplane.Rule{Match: dataplane.Match{L3: l3[f], Lookup: in(listensPort, setPorts), Lookup2: in(daddr[f], setMembers[f])}, Verdict: dataplane.Verdict{Do: dataplane.Jump, Target: "into_tunnel"}}
+			return dataplane.Rule{Match: dataplane.Match{L3: l3[f], Proto: tunnelProto, Lookup: in(listensPort, setPorts), Lookup2: in(daddr[f], setMembers[f])}, Verdict: dataplane.Verdict{Do: dataplane.Jump, Target: "into_tunnel"}}
 		}),
 		only(
+			rule(dataplane.Match{CTState: dataplane.Established | dataplane.Related, Lookup: in(iifOif, setBetween)}, dataplane.Accept, "answers, between nodes: the short way"),
 			rule(dataplane.Match{Lookup: notIn(iif, setNets), Lookup2: notIn(oif, setNets)}, dataplane.Accept, "not ours"),
 			dataplane.Rule{Match: dataplane.Match{Lookup: in(iifOif, setSame)}, Verdict: dataplane.Verdict{Do: dataplane.Jump, Target: "one_network"}},
 			rule(dataplane.Match{Lookup: in(iif, setClosed)}, dataplane.Drop, "closed network: nothing leaves"),

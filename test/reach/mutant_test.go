@@ -62,8 +62,9 @@ func TestEveryRuleIsNeeded(t *testing.T) {
 
 // spare are the rules that no cell needs, and why they are there.
 var spare = map[string]string{
-	`iifname != @nets oifname != @nets accept comment "not ours"`:     "the short way for what is not ours; the rules behind it let that pass too",
-	`oifname @closed drop comment "closed network: nothing comes in"`: "others drop it too, but for answers to connections older than the mode of a network that was made anew",
+	`iifname != @nets oifname != @nets accept comment "not ours"`:                                                    "the short way for what is not ours; the rules behind it let that pass too",
+	`ct state established,related iifname . oifname @between accept comment "answers, between nodes: the short way"`: "the short way for most packets; the rules behind it let them pass too",
+	`oifname @closed drop comment "closed network: nothing comes in"`:                                                "others drop it too, but for answers to connections older than the mode of a network that was made anew",
 }
 
 // allChecks are the checks that the rules are for, each returning one failure or nothing.
