@@ -157,6 +157,7 @@ func (a *Agent) withAttachment(ctx context.Context, w model.Workload, id model.A
 			e.IfName = id.IfName
 		}
 	}
+	nameLinks(w, spec.Endpoints)
 	spec.Name = w.Name
 	r := workloadReader{view: a.view(), netnsDir: a.config.NetnsDir}
 	added = r.read(spec)
@@ -178,6 +179,24 @@ func (a *Agent) withAttachment(ctx context.Context, w model.Workload, id model.A
 	}
 	copy(w.Endpoints[was:], added.Endpoints)
 	return w, added, nil
+}
+
+// nameLinks gives each endpoint that has no link's name the first of eth0, eth1, … that is not in use.
+func nameLinks(w model.Workload, specs []api.EndpointSpec) {
+	taken := map[string]bool{}
+	for _, e := range w.Endpoints {
+		taken[e.IfName] = true
+	}
+	for _, e := range specs {
+		taken[e.IfName] = true
+	}
+	for i, n := 0, 0; i < len(specs); i++ {
+		for ; specs[i].IfName == ""; n++ {
+			if name := fmt.Sprintf("eth%d", n); !taken[name] {
+				specs[i].IfName, taken[name] = name, true
+			}
+		}
+	}
 }
 
 // asRequested numbers the endpoints and ports in problems as the request did, which is about those after what was there already.

@@ -33,6 +33,8 @@ func TestContainersComeAndGo(t *testing.T) {
 	w := newWorld(t)
 	d := w.start()
 	mustNetwork(t, d, "lab", api.NetworkSpec{Subnets: []api.SubnetSpec{{Subnet: "10.8.0.0/24"}, {Subnet: "fd08::/64"}}})
+	mustNetwork(t, d, "more", api.NetworkSpec{})
+	mustNetwork(t, d, "most", api.NetworkSpec{})
 	const id = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 	w.kernel.AddNetns("/run/netns/" + id)
 
@@ -56,6 +58,14 @@ func TestContainersComeAndGo(t *testing.T) {
 	}
 	_, err := d.Check(ctx, second, nil)
 	refused(t, err, model.CodeDrifted, "10.8.0.100")
+	third := must[api.Workload](t)(d.Attach(ctx, model.Attachment{Config: "more", Container: id, IfName: "eth1"}, api.WorkloadSpec{Netns: "/run/netns/" + id,
+		Endpoints: []api.EndpointSpec{{Network: "more"}, {Network: "most"}}}, nil))
+	if got := third.Endpoints[3].IfName; got != "eth2" {
+		t.Errorf("the fourth link is called %s", got)
+	}
+	if err := d.Detach(ctx, model.Attachment{Container: id, IfName: "eth1"}); err != nil {
+		t.Fatal(err)
+	}
 	for range 2 {
 		if err := d.Detach(ctx, second); err != nil {
 			t.Fatal(err)
