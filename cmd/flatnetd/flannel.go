@@ -38,7 +38,7 @@ func flannelSettings() []setting {
 		{"flannel-prefix", flannel.DefaultPrefix, "where flannel's keys stand in etcd", text(func(c *flannelConfig) *string { return &c.Prefix })},
 		{"flannel-subnet-file", flannel.DefaultSubnetFile, "file that flannel's CNI plugin reads", text(func(c *flannelConfig) *string { return &c.SubnetFile })},
 		{"flannel-iface", "", "link or address by which the other nodes reach this one (default: that of the default route)", text(func(c *flannelConfig) *string { return &c.Iface })},
-		{"flannel-bridge", flannel.BridgeAuto, "whose cni0 is: theirs, the CNI plugin's; ours, for flatnet's own workloads; or auto", func(c *config, s string) error {
+		{"flannel-bridge", flannel.BridgeAuto, "whose cni0 is: theirs, the CNI plugin's, on which flatnet's workloads stand too; ours; or auto", func(c *config, s string) error {
 			if s != flannel.BridgeAuto && s != flannel.BridgeOurs && s != flannel.BridgeTheirs {
 				return fmt.Errorf("%q is neither auto nor ours nor theirs", s)
 			}

@@ -19,7 +19,7 @@ import (
 // hostLocal are the books of CNI's host-local plugin: a directory for each of its networks, in it a file for each address that a container has, made
 // with O_EXCL (containernetworking/plugins, plugins/ipam/host-local/backend/disk). On a host that moves to flatnet its containers live on, so their
 // addresses are not given again; and what flatnet gives of the same range it enters too, as long as the book is there: so an ADD of host-local that is
-// under way, or one after the host moved back, does not give it either. docs/decisions/0017-host-local.md
+// under way, or one after the host moved back, does not give it either. docs/decisions/0018-host-local.md
 //
 // The agent's token guards it.
 type hostLocal struct {
