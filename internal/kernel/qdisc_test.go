@@ -51,6 +51,9 @@ func TestLimitsAreMended(t *testing.T) {
 	nic(t, "nic0")
 	want := state(limited(t)...)
 	reach(t, k, "", want)
+	if left := dataplane.Diff(want, observe(t, open(t, dir), "")); len(left) > 0 {
+		t.Errorf("a process that has just started would change\n%s", left)
+	}
 	for _, harm := range []string{
 		"tc qdisc del dev fv-a root",
 		"tc qdisc replace dev fv-a root handle 7: pfifo",
