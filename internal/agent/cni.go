@@ -26,7 +26,10 @@ func (a *Agent) Attach(ctx context.Context, id model.Attachment, spec api.Worklo
 	}
 	defer back()
 	w, err := a.attach(ctx, id, spec, identity)
-	if err != nil && (a.grow(ctx, err, w) || errors.As(err, new(*heldError))) {
+	if err != nil && a.grow(ctx, err, w) {
+		w, err = a.attach(ctx, id, spec, identity)
+	}
+	for lost := 0; lost < mostLost && errors.As(err, new(*heldError)); lost++ {
 		w, err = a.attach(ctx, id, spec, identity)
 	}
 	if err != nil {

@@ -131,6 +131,9 @@ func (b *book) readLast() {
 	}
 }
 
+// mostLost is how often an ADD looks for another address when host-local was faster: as often as there are ADDs of the old chain at once, and more.
+const mostLost = 64
+
 // heldError is an address that host-local gave to somebody else.
 type heldError struct{ problem model.Problem }
 
