@@ -110,10 +110,11 @@ func findingsText(found []api.Finding) string {
 	return b.String()
 }
 
-// eventuallySaying is eventually with what was last seen.
+// eventuallySaying is eventually with what was last seen. A doctor that is asked without a pause waits for the kernels of others, which say
+// only so much.
 func eventuallySaying(t *testing.T, seen func() string, is func() bool) {
 	t.Helper()
-	for end := time.Now().Add(rig.Patience); !is(); time.Sleep(300 * time.Millisecond) {
+	for end := time.Now().Add(rig.Patience); !is(); time.Sleep(time.Second) {
 		if time.Now().After(end) {
 			t.Fatalf("last seen:\n%s", seen())
 		}
