@@ -249,7 +249,6 @@ func (a *Agent) cameToBe(ctx context.Context, w, added model.Workload, identity 
 	a.state.gave(added)
 	a.namespace[w.Name] = identity
 	a.mu.Unlock()
-	a.used()
 	if w.Managed {
 		a.writeFiles(w)
 	}
@@ -337,7 +336,6 @@ func (a *Agent) release(ctx context.Context, w model.Workload, why string) error
 // wentAway does what follows endpoints that went. Nothing remembers whose their addresses were, so that the host is to ask anew when
 // somebody else has them.
 func (a *Agent) wentAway(ctx context.Context, gone model.Workload) {
-	a.used()
 	a.flush(ctx, gone.Forwards)
 	for _, e := range gone.Endpoints {
 		a.forgetNeighbours(ctx, e)

@@ -51,7 +51,6 @@ func (a *Agent) CreateWorkload(ctx context.Context, spec api.WorkloadSpec, dryRu
 	if err != nil {
 		return changed, err
 	}
-	defer a.used()
 	if changed.Steps, err = a.commit(ctx, putWorkload(w), dryRun); err != nil {
 		return changed, fmt.Errorf("workload %q: %w", w.Name, err)
 	}
