@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 
+	"golang.org/x/tools/txtar"
+
 	"github.com/flatnet/flatnet/internal/kernel/kerneltest"
 	"github.com/flatnet/flatnet/test/rig"
 )
@@ -394,5 +396,50 @@ func (h *holders) churn(t *testing.T, c *chain, name string, pods [2]*kerneltest
 	h.drop(last)
 	if err := c.del(fmt.Sprintf("%s-%d", name, rounds-1), pods[(rounds+1)%2]); err != nil {
 		t.Error(err)
+	}
+}
+
+// What convert makes of real configurations is what flatnetd takes, but where the file does not say all: a cluster's network needs the cluster, and
+// a NIC that is not named has to be.
+func TestConvertedNetworksAreTaken(t *testing.T) {
+	topo := kerneltest.NewTopology(t)
+	host, lan := topo.Machine("host"), topo.Machine("lan")
+	topo.Cable(host, "eth0", lan, "eth0")
+	topo.Cable(host, "eth1", lan, "eth1")
+	host.IP("address add 192.0.2.1/24 dev eth0", "route add default via 192.0.2.2", "link add br0 type bridge", "link set br0 up")
+	h := rig.New(t, host)
+	m := moving{t: t, dir: t.TempDir()}
+	files, err := filepath.Glob("../../api/conflist/testdata/*.txtar")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no configurations", err)
+	}
+	taken := 0
+	for _, file := range files {
+		archive, err := txtar.ParseFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range archive.Files {
+			if ext := filepath.Ext(f.Name); ext != ".conf" && ext != ".conflist" || strings.HasSuffix(file, "refused.txtar") {
+				continue
+			}
+			conf := m.path(f.Name)
+			if err := os.WriteFile(conf, f.Data, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			m.convert(conf)
+			out, err := h.Try("apply", "--dry-run", "-f", m.path("lab.yaml"))
+			switch text, _ := os.ReadFile(m.path("lab.yaml")); {
+			case err == nil:
+				taken++
+			case bytes.Contains(text, []byte("mode: cluster")) && strings.Contains(out, "FN2133"):
+			case f.Name == "macvlan-whereabouts.conf" && strings.Contains(out, "FN1308"):
+			default:
+				t.Errorf("%s is\n%s\nand is refused: %s", f.Name, text, out)
+			}
+		}
+	}
+	if taken < 10 {
+		t.Errorf("only %d networks were taken", taken)
 	}
 }
