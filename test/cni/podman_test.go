@@ -24,7 +24,13 @@ func (n *node) tryPodman(args ...string) (string, error) {
 // podmanRun starts a container with the image's programs. Without --ulimit podman asks for more than who has not CAP_SYS_RESOURCE may.
 func (n *node) podmanRun(name string, args ...string) string {
 	n.s.Helper()
-	return n.podman(append([]string{"run", "--ulimit", "nofile=1024:20000", "--ulimit", "nproc=1024:4096", "--cgroup-parent", "/" + n.s.group + "/podman",
+	out, err := n.tryPodmanRun(name, args...)
+	n.s.must(err)
+	return out
+}
+
+func (n *node) tryPodmanRun(name string, args ...string) (string, error) {
+	return n.tryPodman(append([]string{"run", "--ulimit", "nofile=1024:20000", "--ulimit", "nproc=1024:4096", "--cgroup-parent", "/" + n.s.group + "/podman",
 		"--name", name}, args...)...)
 }
 
@@ -121,7 +127,7 @@ func podmanPublishes(s *site) {
 	h1.podmanGreets("web")
 	s.h(2).hears("192.0.2.1:8080", "192.0.2.2")
 	h1.podmanHears("web", "192.0.2.1:8080", h1.gateway())
-	if out, err := h1.tryPodman("run", "--rm", "--ulimit", "nofile=1024:20000", "--network", "pods", "--ip", want, "pod:1", "ip", "address"); err == nil {
+	if out, err := h1.tryPodmanRun("second", "--rm", "--network", "pods", "--ip", want, "pod:1", "ip", "address"); err == nil {
 		s.Errorf("a second container with %s: %s", want, out)
 	} else if !strings.Contains(err.Error(), want) {
 		s.Errorf("the reason is hard to see: %v", err)

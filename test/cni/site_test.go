@@ -224,18 +224,17 @@ func controllers() []string {
 	return all
 }
 
-// removeGroups removes the containers' cgroups, the deepest first, and podman's empty one. Some controllers have them below the group that the
-// test itself is in.
+// removeGroups removes the containers' cgroups, the deepest first. Some controllers have them below the group that the test itself is in.
 func (s *site) removeGroups() {
 	var ours []string
 	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, d os.DirEntry, err error) error {
-		if err == nil && d.IsDir() && (strings.Contains(path, "/"+s.group) || d.Name() == "libpod_parent") {
+		if err == nil && d.IsDir() && strings.Contains(path, "/"+s.group) {
 			ours = append(ours, path)
 		}
 		return nil
 	})
 	for _, dir := range slices.Backward(ours) {
-		if err := os.Remove(dir); err != nil && strings.Contains(dir, s.group) {
+		if err := os.Remove(dir); err != nil {
 			s.Errorf("left behind: %v", err)
 		}
 	}
