@@ -166,6 +166,7 @@ func TestEveryCommandHasAnExample(t *testing.T) {
 		for line := range strings.Lines(cmd.Example) {
 			line, _, _ = strings.Cut(line, "&&")
 			line, _, _ = strings.Cut(line, ">")
+			line, _, _ = strings.Cut(line, "|")
 			words := strings.Fields(line)
 			i := slices.Index(words, "flatnet")
 			if i < 0 {
