@@ -134,6 +134,12 @@ func (l List) Flatnet() (Plugin, bool) {
 	return l.Plugins[i], true
 }
 
+// Socket is where flatnet's plugin finds its daemon; empty: at the usual place.
+func (p Plugin) Socket() string {
+	socket, _ := p.keys["socket"].(string)
+	return socket
+}
+
 // Networks are the networks that flatnet's plugin attaches to; none: the one that it finds by itself.
 func (p Plugin) Networks() []string {
 	var names []string

@@ -160,3 +160,25 @@ func TestUnfinishedFilesAreNoConfigurations(t *testing.T) {
 		t.Errorf("%s is one", name)
 	}
 }
+
+// An uninstall of one daemon leaves what brings containers to another: that of the usual place here, as the fake's is.
+func TestUninstallLeavesAnotherDaemonsRuntimes(t *testing.T) {
+	d := newCNIDir(t)
+	other := conflist.Settings{Name: "second", Socket: "/run/second/attach.sock"}
+	if err := os.WriteFile("net.d/10-second.conflist", other.Text(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	d.run(100, "install", "--replace", oldConf)
+	var out bytes.Buffer
+	a := testApp(d.socket, &out, &out)
+	a.cni = cniPlaces{confDirs: []string{"net.d"}, binDirs: []string{"bin"}}
+	if code := a.main(context.Background(), []string{"uninstall", "-y"}); code != 0 {
+		t.Fatalf("exit %d:\n%s", code, &out)
+	}
+	left := d.files()
+	for name, there := range map[string]bool{"net.d/10-flatnet.conflist": false, "net.d/10-second.conflist": true, "bin/flatnet": true, oldPlace: true} {
+		if strings.Contains(left, name+": ") != there {
+			t.Errorf("%s is there: %v, want %v:\n%s", name, !there, there, left)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/flatnet/flatnet/api"
+	"github.com/flatnet/flatnet/api/attach"
 	"github.com/flatnet/flatnet/api/conflist"
 	"github.com/spf13/cobra"
 )
@@ -34,7 +36,7 @@ func newCNIUninstall(a *app) *cobra.Command {
 
 func (c *cniUninstall) run(ctx context.Context, _ []string, stdout io.Writer) error {
 	confDirs, binDirs := c.places.look(c.app.cni)
-	steps, kept, err := uninstallConfs(confDirs, c.force)
+	steps, kept, err := uninstallConfs(confDirs, c.force, func(conflist.Plugin) bool { return true })
 	if err != nil {
 		return err
 	}
@@ -60,32 +62,47 @@ func (c *cniUninstall) run(ctx context.Context, _ []string, stdout io.Writer) er
 	return nil
 }
 
-// uninstallConfs are the steps for the configurations: what was put aside comes back before ours goes, as a runtime without any says that the node
-// is not ready.
-func uninstallConfs(confDirs []string, force bool) (steps []fileStep, kept []api.Problem, err error) {
+// uninstallConfs are the steps for the configurations of some daemon, or of any: what was put aside comes back before ours goes, as a runtime without
+// any says that the node is not ready.
+func uninstallConfs(confDirs []string, force bool, of func(conflist.Plugin) bool) (steps []fileStep, kept []api.Problem, err error) {
 	for _, dir := range confDirs {
-		aside, _ := filepath.Glob(filepath.Join(dir, "*"+asideSuffix))
-		for _, path := range aside {
-			was := strings.TrimSuffix(path, asideSuffix)
-			if _, err := os.Lstat(was); errors.Is(err, fs.ErrNotExist) {
-				steps = append(steps, renameStep(path, was, "as before flatnet"))
-			}
-		}
 		files, err := confFiles(dir)
 		if err != nil {
 			return nil, nil, err
 		}
+		var gone []fileStep
+		others := false
 		for _, f := range files {
+			p, _ := f.list.Flatnet()
 			switch {
 			case !f.ours:
+			case !of(p):
+				others = true
 			case f.untouched || force:
-				steps = append(steps, removeStep(f.path, "new containers do not come to flatnet"))
+				gone = append(gone, removeStep(f.path, "new containers do not come to flatnet"))
 			default:
 				kept = append(kept, api.Problem{Code: codeCNIEdited, Reason: f.path + " was edited by hand, and is left", Fix: "--force removes it", Example: "flatnet cni uninstall --force"})
 			}
 		}
+		if !others {
+			steps = append(steps, backSteps(dir)...)
+		}
+		steps = append(steps, gone...)
 	}
 	return steps, kept, nil
+}
+
+// backSteps put back what install put aside.
+func backSteps(dir string) []fileStep {
+	var steps []fileStep
+	aside, _ := filepath.Glob(filepath.Join(dir, "*"+asideSuffix))
+	for _, path := range aside {
+		was := strings.TrimSuffix(path, asideSuffix)
+		if _, err := os.Lstat(was); errors.Is(err, fs.ErrNotExist) {
+			steps = append(steps, renameStep(path, was, "as before flatnet"))
+		}
+	}
+	return steps
 }
 
 // installedPlugins are the copies of flatnet-cni where runtimes look.
@@ -106,11 +123,23 @@ func installedPlugins(binDirs []string) ([]string, error) {
 
 // leaveRuntimes are the steps by which an uninstall of flatnet as a whole takes this host's runtimes along: the configurations before the workloads
 // end, the plugin after. The plugin stays where containers are, with a word about it.
-func (a *app) leaveRuntimes(workloads []api.Workload) (confs, plugins []fileStep, err error) {
+func (a *app) leaveRuntimes(ctx context.Context, workloads []api.Workload) (confs, plugins []fileStep, err error) {
 	confDirs, binDirs := cniFlags{}.look(a.cni)
-	confs, kept, err := uninstallConfs(confDirs, false)
+	if len(confDirs)+len(binDirs) == 0 {
+		return nil, nil, nil
+	}
+	status, err := a.client().CNIStatus(ctx)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil // a flatnetd from before there was CNI; flatnet cni uninstall needs none
+	}
+	others := status.Socket != attach.DefaultSocket // there may be a daemon at the usual place, whose plugin it is too
+	confs, kept, err := uninstallConfs(confDirs, false, func(p conflist.Plugin) bool {
+		mine := cmp.Or(p.Socket(), attach.DefaultSocket) == status.Socket
+		others = others || !mine
+		return mine
+	})
+	if err != nil || others {
+		return confs, nil, err
 	}
 	for _, p := range kept {
 		fmt.Fprintf(a.stderr, "note: %s\n", p.Reason)

@@ -46,7 +46,7 @@ func (c *uninstall) run(ctx context.Context, _ []string, stdout io.Writer) error
 	}
 	cluster := goodbye(ctx, client)
 	sharersFirst(workloads)
-	runtimes, plugins, err := c.app.leaveRuntimes(workloads)
+	runtimes, plugins, err := c.app.leaveRuntimes(ctx, workloads)
 	if err != nil {
 		return err
 	}
