@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -32,10 +33,16 @@ func openCgroupDir(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if highest, ok := highestCgroup(mounts); ok {
+	if highest, ok := highestCgroup(slices.DeleteFunc(mounts, hidden)); ok {
 		return os.Open(highest.point)
 	}
 	return openUnmounted("cgroup2")
+}
+
+// hidden reports whether something else is to be seen at a mount of cgroup2: another mount covers it.
+func hidden(m mount) bool {
+	var fs unix.Statfs_t
+	return m.fstype == "cgroup2" && (unix.Statfs(m.point, &fs) != nil || fs.Type != unix.CGROUP2_SUPER_MAGIC)
 }
 
 // highestCgroup is the mount of cgroup2 that shows the most. A root above our cgroup namespace's is written /.. .

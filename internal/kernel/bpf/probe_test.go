@@ -223,6 +223,15 @@ func TestTheHighestCgroupIsTaken(t *testing.T) {
 	}
 }
 
+func TestCoveredCgroupsAreHidden(t *testing.T) {
+	if root := cgroupRoot(); hidden(mount{point: root, fstype: "cgroup2"}) {
+		t.Errorf("%s is to be seen", root)
+	}
+	if covered := t.TempDir(); !hidden(mount{point: covered, fstype: "cgroup2"}) {
+		t.Errorf("at %s is something else", covered)
+	}
+}
+
 // The compiled programs are committed; sources.sum says of which sources they are.
 func TestTheCompiledProgramsAreOfTheseSources(t *testing.T) {
 	sums, err := os.ReadFile("sources.sum")
