@@ -137,6 +137,7 @@ const (
 	CodeProxyARP    = "FN1307"
 
 	CodeBridgedUplink = "FN1308"
+	CodeShareBridge   = "FN1309"
 
 	CodeMAC     = "FN1401"
 	CodeAddress = "FN1402"
@@ -207,8 +208,6 @@ const (
 	CodeTokenRefused = "FN4003"
 	CodeStranger     = "FN4004"
 	CodeTooOften     = "FN4005"
-
-	CodeShareBridge = "FN4320"
 )
 
 // Titles says what each code means, in one line.
