@@ -50,11 +50,11 @@ func (c *help) run(_ context.Context, args []string, stdout io.Writer) error {
 	if text, err := topicPages.ReadFile("topics/" + strings.Join(args, "-") + ".md"); err == nil {
 		return writePage(stdout, string(text))
 	}
-	if known, err := explainWord(stdout, strings.Join(args, " ")); known {
-		return err
-	}
 	cmd, rest, err := c.root.Find(args)
 	if err != nil || len(rest) > 0 || cmd == c.root {
+		if known, err := explainWord(stdout, strings.Join(args, " ")); known {
+			return err
+		}
 		return badUsage("there is no command, code or topic %q; topics: %s", strings.Join(args, " "), strings.Join(topics(), ", "))
 	}
 	return usage(cmd, stdout)

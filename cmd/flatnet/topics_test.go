@@ -128,3 +128,14 @@ func TestHelpKnowsWordsOfOthers(t *testing.T) {
 		}
 	}
 }
+
+// What a command is called explains the command, whoever else has the word too.
+func TestHelpOfACommandIsTheCommands(t *testing.T) {
+	root := newRoot(testApp("/none", &bytes.Buffer{}, &bytes.Buffer{}))
+	for _, cmd := range root.Commands() {
+		var out bytes.Buffer
+		if err := (&help{root}).run(t.Context(), []string{cmd.Name()}, &out); err != nil || !strings.Contains(out.String(), cmd.Short) {
+			t.Errorf("help %s: %v\n%s", cmd.Name(), err, &out)
+		}
+	}
+}
