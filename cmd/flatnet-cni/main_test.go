@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -81,6 +82,25 @@ func TestWithoutADaemon(t *testing.T) {
 		if stdout.Len() > 0 && !json.Valid(stdout.Bytes()) {
 			t.Errorf("%s: not JSON: %s", c.env, &stdout)
 		}
+	}
+}
+
+// What stands at CNI_NETNS is the daemon's to judge: a pipe that nobody writes to keeps no runtime waiting.
+func TestANamespaceThatIsAPipe(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "netns")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		env := map[string]string{"CNI_COMMAND": "ADD", "CNI_NETNS": pipe, attach.SocketVariable: "/nowhere/attach.sock"}
+		run(func(k string) string { return env[k] }, strings.NewReader("{}"), io.Discard, io.Discard, attach.Patience{})
+	}()
+	select {
+	case <-ended:
+	case <-time.After(20 * time.Second):
+		t.Error("it waits for somebody to write into the pipe")
 	}
 }
 
