@@ -166,8 +166,14 @@ func unknownToo(config []byte, found []api.Problem) model.Problems {
 	return out
 }
 
+// mostNetworks is how many one ADD may name. The daemon judges each beside every other, and does nothing else meanwhile.
+const mostNetworks = 64
+
 // readNetworks reads the items of networks.
 func (c *conf) readNetworks() error {
+	if n := len(c.Networks); n > mostNetworks {
+		return model.Problem{Code: codeInvalid, Path: "networks", Reason: fmt.Sprintf("%d networks are more than the %d that there may be", n, mostNetworks), Fix: "name fewer"}
+	}
 	for i, raw := range c.Networks {
 		at := fmt.Sprintf("networks[%d]", i)
 		var n network
