@@ -56,6 +56,10 @@ func (c *uninstall) run(ctx context.Context, _ []string, stdout io.Writer) error
 			fmt.Fprintln(stdout, "# "+cluster)
 		}
 		for _, w := range workloads {
+			if ofRuntime(w) {
+				fmt.Fprintf(stdout, "# cut container %s off; its runtime goes on with it\n", w.Name)
+				continue
+			}
 			fmt.Fprintf(stdout, "# end workload %s%s\n", w.Name, processWords(w))
 		}
 		writeSteps(stdout, steps)
@@ -64,7 +68,7 @@ func (c *uninstall) run(ctx context.Context, _ []string, stdout io.Writer) error
 	if cluster != "" {
 		cluster = ", " + cluster + ","
 	}
-	question := fmt.Sprintf("take away every network and forward of flatnet on this host%s and end %s (%s; see them: --plan)?", cluster, counted(len(workloads), "workload"), counted(len(steps), "step"))
+	question := fmt.Sprintf("take away every network and forward of flatnet on this host%s and %s (%s; see them: --plan)?", cluster, farewell(workloads), counted(len(steps), "step"))
 	if err := c.app.confirm(c.yes, question); err != nil {
 		return err
 	}
@@ -115,7 +119,11 @@ func goodbye(ctx context.Context, client *api.Client) string {
 
 func (c *uninstall) endWorkloads(ctx context.Context, client *api.Client, workloads []api.Workload) error {
 	for _, w := range workloads {
-		err := c.app.step("workload "+w.Name, func() error {
+		kind := "workload "
+		if ofRuntime(w) {
+			kind = "container "
+		}
+		err := c.app.step(kind+w.Name, func() error {
 			_, err := client.DeleteWorkload(ctx, w.Name, api.Force)
 			if api.IsNotFound(err) { // it ended meanwhile
 				return nil
@@ -127,6 +135,29 @@ func (c *uninstall) endWorkloads(ctx context.Context, client *api.Client, worklo
 		}
 	}
 	return nil
+}
+
+// ofRuntime reports whether a container runtime made a workload. What runs there is the runtime's: it goes on without a network.
+func ofRuntime(w api.Workload) bool {
+	return len(w.Endpoints) > 0 && w.Process.PID == 0 && !slices.ContainsFunc(w.Endpoints, func(e api.Endpoint) bool { return e.Attachment == nil })
+}
+
+// farewell says what becomes of workloads.
+func farewell(workloads []api.Workload) string {
+	containers := 0
+	for _, w := range workloads {
+		if ofRuntime(w) {
+			containers++
+		}
+	}
+	end, cut := "end "+counted(len(workloads)-containers, "workload"), "cut "+counted(containers, "container")+" of container runtimes off"
+	switch containers {
+	case 0:
+		return end
+	case len(workloads):
+		return cut
+	}
+	return end + ", " + cut
 }
 
 // sharersFirst puts workloads before those whose namespace they share.
