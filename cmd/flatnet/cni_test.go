@@ -118,7 +118,7 @@ func (d cniDir) sound(when string) {
 // Killed before any of its effects, install and uninstall leave a runtime whole files; the next install, or uninstall, leaves what an undisturbed
 // one does.
 func TestCNIInstallSurvivesKills(t *testing.T) {
-	install, uninstall := []string{"install", "--replace", oldConf}, []string{"uninstall", "--force"}
+	install, uninstall := []string{"install", "--replace", oldConf}, []string{"uninstall", "--plugin-too"}
 	begin := newCNIDir(t)
 	before := begin.files()
 	begin.run(100, install...)

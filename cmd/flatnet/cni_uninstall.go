@@ -22,13 +22,15 @@ type cniUninstall struct {
 	app    *app
 	change change
 	places cniFlags
-	force  bool
+	force  bool // about the configuration
+	plugin bool // about the plugin
 }
 
 func newCNIUninstall(a *app) *cobra.Command {
 	c := &cniUninstall{app: a}
 	cmd := command(a, "uninstall [flags]", "take back what install made; what it put aside is put back", "sudo flatnet cni uninstall", cobra.NoArgs, c.run)
-	cmd.Flags().BoolVar(&c.force, "force", false, "also the plugin while containers need it, and a configuration that was edited")
+	cmd.Flags().BoolVar(&c.force, "force", false, "also a configuration that was edited")
+	cmd.Flags().BoolVar(&c.plugin, "plugin-too", false, "also the plugin while containers need it: their runtime cannot end them then")
 	c.places.flags(cmd)
 	c.change.flags(cmd)
 	return cmd
@@ -45,7 +47,7 @@ func (c *cniUninstall) run(ctx context.Context, _ []string, stdout io.Writer) er
 	if err != nil {
 		return err
 	}
-	if len(plugins) > 0 && !c.force {
+	if len(plugins) > 0 && !c.plugin {
 		if p := c.inUse(ctx, plugins); p.Code != "" {
 			kept, plugins = append(kept, p), nil
 		}
@@ -149,7 +151,7 @@ func (a *app) leaveRuntimes(ctx context.Context, workloads []api.Workload) (conf
 		return nil, nil, err
 	}
 	if n := links(workloads); n > 0 && len(paths) > 0 {
-		fmt.Fprintf(a.stderr, "note: %s of containers go; %s stays, as their runtime calls it once more. Remove the containers, then it: flatnet cni uninstall --force\n", counted(n, "link"), strings.Join(paths, ", "))
+		fmt.Fprintf(a.stderr, "note: %s of containers go; %s stays, as their runtime calls it once more. Remove the containers, then it: flatnet cni uninstall --plugin-too\n", counted(n, "link"), strings.Join(paths, ", "))
 		return confs, nil, nil
 	}
 	for _, path := range paths {
@@ -173,7 +175,7 @@ func links(workloads []api.Workload) int {
 
 // inUse is why the plugin stays: a runtime calls it to let go of the containers that it has, and does not stop trying.
 func (c *cniUninstall) inUse(ctx context.Context, plugins []string) api.Problem {
-	p := api.Problem{Code: codeCNIInUse, Owner: strings.Join(plugins, ", "), Fix: "remove the containers first; --force removes the plugin now", Example: "flatnet cni uninstall --force"}
+	p := api.Problem{Code: codeCNIInUse, Owner: strings.Join(plugins, ", "), Fix: "remove the containers, then uninstall once more; --plugin-too removes it now, and their runtime cannot end them any more", Example: "flatnet cni uninstall"}
 	status, err := c.app.client().CNIStatus(ctx)
 	switch {
 	case err != nil:
