@@ -30,7 +30,8 @@ func pageFor(word string) (page, note string) {
 func toolPages() map[string]string {
 	pages := map[string]string{}
 	for page, tools := range map[string]string{
-		"from-docker":  "docker podman nerdctl moby compose docker-compose macvlan ipvlan cni swarm",
+		"from-docker":  "docker podman nerdctl moby compose docker-compose macvlan ipvlan swarm",
+		"from-cni":     "cni containerd ctr crictl cri-o crio k3s nomad calico host-local portmap",
 		"from-virsh":   "virsh libvirt kvm qemu virt-manager virt-install proxmox",
 		"from-vmware":  "vmware vmrun workstation virtualbox vboxmanage vbox fusion",
 		"from-ovs":     "ovs openvswitch open-vswitch ovs-vsctl ovs-ofctl",
