@@ -157,7 +157,8 @@ func unknownToo(config []byte, found []api.Problem) model.Problems {
 		case p.Code == api.CodeUnknownField && (strings.HasPrefix(p.Path, "cni.dev/") || otherwiseSpelled(p.Path)):
 			continue
 		case p.Code == api.CodeUnknownField:
-			out = append(out, model.Problem{Code: codeUnknownKey, Path: p.Path, Fix: p.Fix,
+			fix, example := whatToDo(config, p)
+			out = append(out, model.Problem{Code: codeUnknownKey, Path: p.Path, Fix: fix, Example: example,
 				Reason: fmt.Sprintf("flatnet has no such key; its value is %s", valueAt(config, p.Path))})
 		default:
 			out = append(out, model.Problem{Code: codeUnreadable, Path: p.Path, Reason: p.Reason, Fix: p.Fix})
