@@ -235,7 +235,7 @@ type Workload struct {
 	Labels    map[string]string `json:"labels,omitempty"`
 	Sharing   string            `json:"sharing,omitempty"`
 	Netns     string            `json:"netns"` // path to enter; /proc/1/ns/net for the host's; empty: there is none to enter, as its command or its namespace ended
-	State     string            `json:"state"` // created, running, exited, lost
+	State     string            `json:"state"` // created, attached, running, exited, lost
 	Process   Process           `json:"process"`
 	Created   time.Time         `json:"created"`
 	Endpoints []Endpoint        `json:"endpoints,omitempty"`
@@ -353,6 +353,7 @@ type CNIStatus struct {
 	Problems    []Problem `json:"problems,omitempty"` // why not
 	Attachments int       `json:"attachments"`        // links of containers that runtimes have here
 	Socket      string    `json:"socket"`             // where flatnet-cni finds the daemon
+	Network     string    `json:"network,omitempty"`  // where a configuration that names no network attaches now; empty: nowhere
 }
 
 // Version tells which program answers.

@@ -200,6 +200,7 @@ func (a *Agent) commit(ctx context.Context, e edit, dryRun bool) ([]api.Step, er
 		a.settled(settling)
 		if len(e.workloads) > 0 {
 			a.used()
+			a.dropGhosts(ctx)
 		}
 		return did(changes), nil
 	}

@@ -29,6 +29,7 @@ type member struct {
 	seen    fabric.Picture       // the last one that was taken over; guarded by Agent.mu
 	silent  map[string]time.Time // nodes without a sign of life, since when; zero: since before this host looked; guarded by Agent.mu
 	away    time.Time            // since when the store does not answer; zero: it does; guarded by Agent.mu
+	uses    string               // what this host last told of the networks that it uses; guarded by Agent.mu
 }
 
 // Description is how this host wants to be known to the other nodes of its cluster, given its links and routes; an error says why it
@@ -43,9 +44,10 @@ func (a *Agent) enter(c store.Cluster, self string, describe Description) {
 	m.Fabric = fabric.New(fabric.Deps{
 		Cluster: c, Self: self, Log: a.deps.Log, Tell: func(typ, object, text string) { a.event(typ, object, text) },
 		Member: func() (model.Member, error) {
-			a.mu.RLock()
+			a.mu.Lock()
 			node, uses := a.state.view.Node, a.state.uses()
-			a.mu.RUnlock()
+			m.uses = uses
+			a.mu.Unlock()
 			member, err := describe(node)
 			member.Uses = uses
 			return member, err
@@ -202,6 +204,34 @@ func (a *Agent) judgeAgain() {
 		defer a.end()
 		a.takeOver(m, m.seen)
 	}()
+}
+
+// dropGhosts forgets networks of a cluster that this host has left, which stayed for workloads that were on them, when those are gone.
+func (a *Agent) dropGhosts(ctx context.Context) {
+	if a.fabric != nil {
+		return
+	}
+	e := edit{networks: map[string]*model.Network{}}
+	for name, n := range a.view().Networks {
+		if n.Mode == model.Cluster && !a.inUse(name) {
+			e.networks[name] = nil
+		}
+	}
+	if len(e.networks) == 0 {
+		return
+	}
+	if _, err := a.commit(ctx, e, false); err != nil {
+		a.deps.Log.Warn("forget the networks of a cluster that was left", "err", err)
+	}
+}
+
+func (a *Agent) inUse(network string) bool {
+	for _, w := range a.view().Workloads {
+		if _, on := w.Endpoint(network); on {
+			return true
+		}
+	}
+	return false
 }
 
 // manyParts is how many parts of a picture leave much garbage behind.
@@ -464,7 +494,7 @@ const growTime = 5 * time.Second
 func (a *Agent) used() {
 	a.mu.RLock()
 	m, uses := a.fabric, a.state.uses()
-	said := m != nil && m.seen.Members[m.seen.Self].Uses == uses
+	said := m != nil && m.uses == uses
 	a.mu.RUnlock()
 	if m == nil {
 		return

@@ -123,11 +123,21 @@ route 10.244.0.0/24 via 10.244.0.0 dev fx-pods onlink src 10.244.1.1`
 	}
 	w2.eventually("the second host changes its ways too", "route 10.244.0.0/24 via 192.0.2.11 dev eth0 src 10.244.1.1")
 
-	t.Log("the first host leaves")
+	t.Log("the first host leaves, with a container on the network")
+	w1.kernel.AddNetns("/run/netns/pod")
+	if at := must[api.Workload](t)(d1.add("pod", "cni")); at.Endpoints[0].Network != "pods" {
+		t.Errorf("a container of a cluster's host is on %s", at.Endpoints[0].Network)
+	}
 	if err := d1.exit(ctx, true); err != nil {
 		t.Fatal(err)
 	}
 	w2.eventually("nothing leads to it any more", "")
+	if err := d1.Serves(context.Background(), nil); err != nil {
+		t.Errorf("containers that come later: %v", err)
+	}
+	if err := d1.del("pod"); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := d1.Network("pods"); err == nil {
 		t.Error("the first host still has the network")
 	}

@@ -127,20 +127,34 @@ func (a *Agent) sees(path, identity string) bool {
 
 // containerName is the name of a container's workload: the one asked for, with a part of the container's own when that cannot be had.
 func (a *Agent) containerName(asked, container string) string {
-	const room, mark = 63, 12 // bytes of a name; of an ID, as docker shows them
-	short := container[:min(mark, len(container))]
+	const room, mark = 63, 12 // bytes of a name; of a random ID, as docker shows them
+	short := container
+	if len(container) >= 2*mark && isHex(container) {
+		short = container[:mark]
+	}
+	short = short[:min(room/2, len(short))]
 	free := func(name string) bool {
 		_, taken := a.view().Workloads[name]
 		_, bad := model.CheckName("workload", name)
 		return !taken && !bad
 	}
-	asked = strings.TrimRight(asked[:min(room-mark-1, len(asked))], "-._")
+	asked = strings.TrimRight(asked[:min(room-len(short)-1, len(asked))], "-._")
 	for _, name := range []string{asked, short, asked + "-" + short, container[:min(room, len(container))]} {
 		if free(name) && (name != short || asked == "") {
 			return name
 		}
 	}
 	return makeName(func(name string) bool { return !free(name) })
+}
+
+func isHex(s string) bool { return strings.Trim(s, "0123456789abcdef") == "" }
+
+// byRuntime is the problem of who would take a container's network away, or end it, in its runtime's place.
+func byRuntime(w model.Workload, reason string, fix model.Problem) model.Problem {
+	at := w.Endpoints[0].Attachment
+	fix.Code, fix.Reason = model.CodeInUse, reason
+	fix.Owner = fmt.Sprintf("container %s of the CNI configuration %q", short(at.Container), at.Config)
+	return fix
 }
 
 // withAttachment is the workload with the endpoints and published ports of an attachment more, and those alone.
@@ -184,7 +198,8 @@ func (a *Agent) withAttachment(ctx context.Context, w model.Workload, id model.A
 	return w, added, nil
 }
 
-// nameLinks gives each endpoint that has no link's name the first of eth0, eth1, … that is not in use.
+// nameLinks gives each endpoint that has no link's name the first of net1, net2, … that is not in use: eth1 may be what the runtime asks for
+// with its next ADD.
 func nameLinks(w model.Workload, specs []api.EndpointSpec) {
 	taken := map[string]bool{}
 	for _, e := range w.Endpoints {
@@ -193,9 +208,9 @@ func nameLinks(w model.Workload, specs []api.EndpointSpec) {
 	for _, e := range specs {
 		taken[e.IfName] = true
 	}
-	for i, n := 0, 0; i < len(specs); i++ {
+	for i, n := 0, 1; i < len(specs); i++ {
 		for ; specs[i].IfName == ""; n++ {
-			if name := fmt.Sprintf("eth%d", n); !taken[name] {
+			if name := fmt.Sprintf("net%d", n); !taken[name] {
 				specs[i].IfName, taken[name] = name, true
 			}
 		}
@@ -220,8 +235,12 @@ func asRequested(problems model.Problems, endpoints, publish int) model.Problems
 func (a *Agent) networkOfContainers() (string, error) {
 	var clusters []string
 	all := a.view().Networks
+	all = maps.Clone(all)
 	for name, n := range all {
-		if n.Mode == model.Cluster {
+		switch {
+		case n.Mode == model.Cluster && a.fabric == nil:
+			delete(all, name) // of a cluster that this host has left
+		case n.Mode == model.Cluster:
 			clusters = append(clusters, name)
 		}
 	}

@@ -60,7 +60,7 @@ func TestContainersComeAndGo(t *testing.T) {
 	refused(t, err, model.CodeDrifted, "10.8.0.100")
 	third := must[api.Workload](t)(d.Attach(ctx, model.Attachment{Config: "more", Container: id, IfName: "eth1"}, api.WorkloadSpec{Netns: "/run/netns/" + id,
 		Endpoints: []api.EndpointSpec{{Network: "more"}, {Network: "most"}}}, nil))
-	if got := third.Endpoints[3].IfName; got != "eth2" {
+	if got := third.Endpoints[3].IfName; got != "net2" {
 		t.Errorf("the fourth link is called %s", got)
 	}
 	if err := d.Detach(ctx, model.Attachment{Container: id, IfName: "eth1"}); err != nil {
@@ -73,6 +73,13 @@ func TestContainersComeAndGo(t *testing.T) {
 	}
 	if left := d.Workloads(); len(left) != 1 || len(left[0].Endpoints) != 1 || len(left[0].Forwards) != 0 {
 		t.Errorf("without the second: %+v", left)
+	}
+	_, err = d.DeleteWorkload(ctx, web.Name, false, false)
+	refused(t, err, model.CodeInUse, "0123456789abcdef", `"nat"`, "--force")
+	_, err = d.StopWorkload(ctx, web.Name, 0, false)
+	refused(t, err, model.CodeInUse, "runtime")
+	if web.State != workloadAttached {
+		t.Errorf("it is %s", web.State)
 	}
 	if err := d.del(id); err != nil || len(d.Workloads()) != 0 {
 		t.Errorf("after DEL: %v, %v", err, d.Workloads())

@@ -396,7 +396,7 @@ func checkAfterDeath(dir string) error {
 	errs := []error{drifted(k), twiceGiven(k)}
 	ctx := context.Background()
 	for _, w := range k.Workloads() {
-		_, err := k.DeleteWorkload(ctx, w.Name, false, false)
+		_, err := k.DeleteWorkload(ctx, w.Name, true, false)
 		errs = append(errs, err)
 	}
 	for _, n := range k.Networks() {

@@ -203,6 +203,9 @@ func (a *Agent) StopWorkload(ctx context.Context, name string, timeout time.Dura
 		defer a.mu.RUnlock()
 		return api.Workload{}, notFound("workload", name, known)
 	}
+	if w.ByRuntime() && !force {
+		return api.Workload{}, byRuntime(w, fmt.Sprintf("workload %q is a container of a container runtime, which has its command", name), model.Problem{Fix: "stop it with its runtime"})
+	}
 	if !running(w) {
 		return a.Workload(name)
 	}

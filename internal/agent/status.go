@@ -133,10 +133,11 @@ func (a *Agent) describeSubnets(n model.Network) []api.SubnetStatus {
 
 // The states of a workload.
 const (
-	workloadCreated = "created"
-	workloadRunning = "running"
-	workloadExited  = "exited"
-	workloadLost    = "lost" // its namespace is gone
+	workloadCreated  = "created"
+	workloadAttached = "attached" // by a CNI runtime, which has its command
+	workloadRunning  = "running"
+	workloadExited   = "exited"
+	workloadLost     = "lost" // its namespace is gone
 )
 
 func (a *Agent) describeWorkload(w model.Workload) api.Workload {
@@ -152,6 +153,8 @@ func (a *Agent) describeWorkload(w model.Workload) api.Workload {
 		d.State = workloadLost
 	case running(w):
 		d.State = workloadRunning
+	case w.ByRuntime():
+		d.State = workloadAttached
 	}
 	for _, e := range w.Endpoints {
 		d.Endpoints = append(d.Endpoints, a.describeEndpoint(w, e))

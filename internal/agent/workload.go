@@ -302,7 +302,7 @@ func (a *Agent) DeleteWorkload(ctx context.Context, name string, force, dryRun b
 		if err := a.unshared(name); err != nil { // before its command is ended for nothing
 			return changed, err
 		}
-		if w, err := a.StopWorkload(ctx, name, forcedStop, false); err != nil {
+		if w, err := a.StopWorkload(ctx, name, forcedStop, true); err != nil {
 			return changed, err
 		} else if _, err := a.Workload(name); err != nil { // it was to be removed with its command
 			changed.Object, changed.Steps = w, []api.Step{}
@@ -317,7 +317,7 @@ func (a *Agent) DeleteWorkload(ctx context.Context, name string, force, dryRun b
 	if !ok {
 		return changed, notFound("workload", name, a.view().Workloads)
 	}
-	if err := a.removable(w, force && dryRun); err != nil {
+	if err := a.removable(w, force && (dryRun || w.ByRuntime())); err != nil {
 		return changed, err
 	}
 	a.mu.RLock()
@@ -352,6 +352,10 @@ func (a *Agent) unshared(name string) error {
 }
 
 func (a *Agent) removable(w model.Workload, stopped bool) error {
+	if w.ByRuntime() && !stopped {
+		return byRuntime(w, fmt.Sprintf("workload %q is a container of a container runtime", w.Name),
+			model.Problem{Fix: "remove it with its runtime; --force takes its network away and leaves it running without", Example: "flatnet rm --force " + w.Name})
+	}
 	if running(w) && !stopped {
 		return model.Problem{Code: model.CodeInUse, Reason: fmt.Sprintf("workload %q runs", w.Name), Owner: fmt.Sprintf("process %d: %s", w.Process.PID, w.Process.Command),
 			Fix: "stop it first", Example: "flatnet stop " + w.Name}
