@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/flatnet/flatnet/api"
+	"github.com/flatnet/flatnet/api/attach"
 	"github.com/flatnet/flatnet/api/conflist"
 	"github.com/spf13/cobra"
 )
@@ -30,6 +32,8 @@ type cniRow struct {
 	Where string `json:"where"`
 	State string `json:"state"`
 	What  string `json:"what"`
+
+	asks string // of a configuration of ours that names no network: the socket of the daemon that knows which is meant
 }
 
 func newCNIStatus(a *app) *cobra.Command {
@@ -51,7 +55,12 @@ func (c *cniStatus) run(ctx context.Context, _ []string, stdout io.Writer) error
 	if len(c.networks) > 0 {
 		networks = c.networks
 	}
-	daemon, ready := c.daemon(ctx, networks)
+	daemon, meant, ready := c.daemon(ctx, networks)
+	for i, row := range confs {
+		if row.asks == daemon.Where && meant != "" {
+			confs[i].What += ", names no network: now " + meant
+		}
+	}
 	plugins, there := c.pluginRows(binDirs)
 	t := table[cniRow]{name: func(r cniRow) string { return r.Where }, columns: []column[cniRow]{
 		{head: "KIND", cell: func(r cniRow) string { return r.Kind }}, {head: "WHERE", cell: func(r cniRow) string { return r.Where }},
@@ -66,12 +75,13 @@ func (c *cniStatus) run(ctx context.Context, _ []string, stdout io.Writer) error
 	return nil
 }
 
-func (c *cniStatus) daemon(ctx context.Context, networks []string) (row cniRow, ready bool) {
+// daemon is what the daemon says of itself; meant is the network of configurations that name none.
+func (c *cniStatus) daemon(ctx context.Context, networks []string) (row cniRow, meant string, ready bool) {
 	row = cniRow{Kind: "daemon", Where: c.app.config.Socket}
 	status, err := c.app.client().CNIStatus(ctx, networks...)
 	if err != nil {
 		row.State, row.What = "away", firstLine(err)
-		return row, false
+		return row, "", false
 	}
 	row.Where, row.State, row.What = status.Socket, "ready", counted(status.Attachments, "link")+" of containers"
 	if !status.Ready {
@@ -80,7 +90,7 @@ func (c *cniStatus) daemon(ctx context.Context, networks []string) (row cniRow, 
 			row.What += "; " + p.Code + ": " + p.Reason
 		}
 	}
-	return row, status.Ready
+	return row, status.Network, status.Ready
 }
 
 // pluginRows are the plugin in each directory, and whether it is in one.
@@ -136,6 +146,8 @@ func confRows(confDirs []string) (rows []cniRow, comes bool, networks []string, 
 				row.State, row.What = "broken", firstLine(f.err)
 			case flatnets && len(p.Networks()) > 0:
 				row.What += ", network " + strings.Join(p.Networks(), " and ")
+			case flatnets:
+				row.asks = cmp.Or(p.Socket(), attach.DefaultSocket)
 			}
 			if f.ours && !f.untouched {
 				row.What += ", edited"

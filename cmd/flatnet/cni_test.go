@@ -17,7 +17,7 @@ import (
 
 // fixedCNIStatus is a daemon that has three containers' links, and a network that is full.
 func fixedCNIStatus(r *http.Request, _ []byte) any {
-	s := api.CNIStatus{Ready: true, Attachments: 3, Socket: "/run/flatnet/attach.sock"}
+	s := api.CNIStatus{Ready: true, Attachments: 3, Socket: "/run/flatnet/attach.sock", Network: "lab"}
 	for _, name := range r.URL.Query()["network"] {
 		switch name {
 		case "full":

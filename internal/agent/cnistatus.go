@@ -28,6 +28,7 @@ func (a *Agent) CNIStatus(ctx context.Context, networks []string) api.CNIStatus 
 		status.Problems = append(status.Problems, api.Problem{Code: p.Code, Path: p.Path, Reason: p.Reason, Owner: p.Owner, Fix: p.Fix, Example: p.Example})
 	}
 	status.Ready = len(status.Problems) == 0
+	status.Network = a.networkMeant(ctx)
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	for _, w := range a.state.view.Workloads {
@@ -38,4 +39,14 @@ func (a *Agent) CNIStatus(ctx context.Context, networks []string) api.CNIStatus 
 		}
 	}
 	return status
+}
+
+// networkMeant is the network that a configuration means that names none; empty when it means none.
+func (a *Agent) networkMeant(ctx context.Context) string {
+	if err := a.begin(ctx); err != nil {
+		return ""
+	}
+	defer a.end()
+	name, _ := a.networkOfContainers() // the error is among the problems, if it was asked for
+	return name
 }

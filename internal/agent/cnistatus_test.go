@@ -13,7 +13,7 @@ func TestCNIStatusSaysWhyNot(t *testing.T) {
 	w := newWorld(t)
 	d := w.start()
 	mustNetwork(t, d, "small", api.NetworkSpec{Subnets: []api.SubnetSpec{{Subnet: "10.8.0.0/30"}}})
-	if s := d.CNIStatus(context.Background(), []string{"small"}); !s.Ready || s.Attachments != 0 || s.Socket == "" {
+	if s := d.CNIStatus(context.Background(), []string{"small"}); !s.Ready || s.Attachments != 0 || s.Socket == "" || s.Network != DefaultNetwork {
 		t.Errorf("before: %+v", s)
 	}
 	w.kernel.AddNetns("/run/netns/a")
