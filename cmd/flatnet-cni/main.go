@@ -12,6 +12,7 @@
 package main
 
 import (
+	"errors"
 	"io"
 	"os"
 
@@ -40,8 +41,29 @@ func run(getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer, 
 		io.WriteString(stdout, versions(config))
 		return 0
 	}
+	socket := socketOf(config, getenv)
+	if command == "DEL" && nothingMade(socket) {
+		return 0
+	}
 	return call(attach.Request{Command: command, Container: getenv("CNI_CONTAINERID"), Netns: getenv("CNI_NETNS"),
-		IfName: getenv("CNI_IFNAME"), Args: getenv("CNI_ARGS"), Config: config}, socketOf(config, getenv), stdout, patience)
+		IfName: getenv("CNI_IFNAME"), Args: getenv("CNI_ARGS"), Config: config}, socket, stdout, patience)
+}
+
+// nothingMade reports whether there is nothing that a DEL could take away: beside the socket stands the daemon's journal, which a reboot and an
+// uninstall take along with their directory. So containers that were there before can end.
+func nothingMade(socket string) bool {
+	_, err := os.Stat(directory(socket))
+	return errors.Is(err, os.ErrNotExist)
+}
+
+// directory is the directory of a file.
+func directory(path string) string {
+	for i := len(path) - 1; i > 0; i-- {
+		if path[i] == '/' {
+			return path[:i]
+		}
+	}
+	return "/"
 }
 
 // socketOf is where the daemon listens: as the configuration says, or the environment, or as usual.
