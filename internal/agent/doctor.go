@@ -78,7 +78,7 @@ func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
 	go func() { asked <- a.wayFindings(ctx) }()
 	seen := a.look(ctx, true)
 	a.looks.note(seen)
-	list := slices.Concat(a.known(), seen.findings, <-asked)
+	list := slices.Concat(a.known(), seen.findings, a.containerFindings(ctx, "/"), <-asked)
 	slices.SortStableFunc(list, func(a, b api.Finding) int { return cause(a) - cause(b) })
 	return list, nil
 }
