@@ -11,14 +11,29 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/flatnet/flatnet/api"
 	"github.com/flatnet/flatnet/api/conflist"
 	"golang.org/x/sys/unix"
 )
 
 // fileStep is one change of files, in words, as a command, and done.
 type fileStep struct {
-	text, command string
-	do            func(d disk) error
+	path, text, command string
+	do                  func(d disk) error
+}
+
+// permitted fails before anything is done, where the caller may not do all of it.
+func permitted(steps []fileStep) error {
+	for _, s := range steps {
+		dir := filepath.Dir(s.path)
+		for len(existing([]string{dir})) == 0 && dir != filepath.Dir(dir) {
+			dir = filepath.Dir(dir)
+		}
+		if err := unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK|unix.X_OK, unix.AT_EACCESS); err != nil {
+			return api.Fail(api.ExitNotPermitted, api.Problem{Code: api.CodeNotPermitted, Reason: fmt.Sprintf("no permission to change files in %s (%v), so nothing was done", dir, err), Fix: "use sudo"})
+		}
+	}
+	return nil
 }
 
 // disk makes changes so that whoever looks meanwhile, or after the machine stopped, finds the file of before or the one of after.
@@ -122,11 +137,11 @@ func tidySteps(dirs []string) []fileStep {
 }
 
 func removeStep(path, why string) fileStep {
-	return fileStep{text: fmt.Sprintf("%s removed: %s", path, why), command: "rm " + path, do: func(d disk) error { return d.remove(path) }}
+	return fileStep{path: path, text: fmt.Sprintf("%s removed: %s", path, why), command: "rm " + path, do: func(d disk) error { return d.remove(path) }}
 }
 
 func renameStep(from, to, why string) fileStep {
-	return fileStep{text: fmt.Sprintf("%s is %s now: %s", from, filepath.Base(to), why), command: "mv " + from + " " + to, do: func(d disk) error { return d.rename(from, to) }}
+	return fileStep{path: from, text: fmt.Sprintf("%s is %s now: %s", from, filepath.Base(to), why), command: "mv " + from + " " + to, do: func(d disk) error { return d.rename(from, to) }}
 }
 
 // isPlugin reports whether a file is flatnet-cni: the Go linker writes a program's package into it (debug/buildinfo).

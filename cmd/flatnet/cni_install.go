@@ -27,6 +27,7 @@ const (
 	codeCNIEdited   = "FN4304" // the configuration was edited by hand
 	codeCNIForeign  = "FN4305" // a file of that name is not flatnet's
 	codeCNIInUse    = "FN4306" // containers need the plugin still
+	codeCNICluster  = "FN4307" // a cluster's configuration, and no cluster
 )
 
 // cniInstall brings a container runtime to flatnet.
@@ -63,13 +64,18 @@ func newCNIInstall(a *app) *cobra.Command {
 }
 
 func (c *cniInstall) run(ctx context.Context, _ []string, stdout io.Writer) error {
-	text, networks, err := c.text()
+	text, networks, mode, err := c.text()
 	if err != nil {
 		return err
 	}
 	status, err := c.ready(ctx, networks)
 	if err != nil {
 		return err
+	}
+	if mode == modeCluster && len(networks) == 0 && !c.force {
+		if err := c.cluster(ctx, status.Network); err != nil {
+			return err
+		}
 	}
 	if text == nil {
 		text = c.settings(status.Socket).Text()
@@ -84,14 +90,17 @@ func (c *cniInstall) run(ctx context.Context, _ []string, stdout io.Writer) erro
 	return c.first()
 }
 
-// text is the configuration that is like another's, nil without such; networks are those that it attaches to.
-func (c *cniInstall) text() (text []byte, networks []string, err error) {
+// text is the configuration that is like another's, nil without such; networks are those that it attaches to, mode is that of the other's.
+func (c *cniInstall) text() (text []byte, networks []string, mode string, err error) {
 	if c.like == "" {
-		return nil, c.networks, nil
+		return nil, c.networks, "", nil
 	}
 	done, err := c.app.convert(c.like, usualSubnetEnv)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, "", err
+	}
+	for _, m := range done.Manifests {
+		mode = m.Network.Mode
 	}
 	for _, n := range done.Notes {
 		fmt.Fprintln(c.app.stderr, n)
@@ -99,11 +108,28 @@ func (c *cniInstall) text() (text []byte, networks []string, err error) {
 	text = conflist.Sign(done.Conflist)
 	list, err := conflist.Parse(text)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, "", err
 	}
 	c.name = list.Name
 	p, _ := list.Flatnet()
-	return text, p.Networks(), nil
+	return text, p.Networks(), mode, nil
+}
+
+// cluster fails where the network that is meant is not one of a cluster, as that of the other configuration was: pods would reach no other host.
+func (c *cniInstall) cluster(ctx context.Context, meant string) error {
+	p := api.Problem{Code: codeCNICluster, Reason: c.like + " is of a network of many hosts, and there is none here", Fix: "begin or join a cluster (flatnet init, join), then make its network; for this host alone: --network NAME in place of --like",
+		Example: "flatnet cni convert --manifests " + c.like + " | sudo flatnet apply -f -"}
+	if meant != "" {
+		n, err := c.app.client().Network(ctx, meant)
+		if err != nil {
+			return err
+		}
+		if n.Spec.Mode == modeCluster {
+			return nil
+		}
+		p.Reason += fmt.Sprintf(": containers would come to %q, whose mode is %s", meant, n.Spec.Mode)
+	}
+	return api.Fail(api.ExitNegative, p)
 }
 
 func (c *cniInstall) settings(socket string) conflist.Settings {
@@ -198,7 +224,7 @@ func pluginSteps(source, path string, plugin []byte) ([]fileStep, error) {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return nil, err
 	}
-	return []fileStep{{text: fmt.Sprintf("%s is flatnet's plugin, %s", path, source), command: fmt.Sprintf("install -D -m 0755 %s %s", source, path),
+	return []fileStep{{path: path, text: fmt.Sprintf("%s is flatnet's plugin, %s", path, source), command: fmt.Sprintf("install -D -m 0755 %s %s", source, path),
 		do: func(d disk) error { return d.write(path, plugin, 0o755) }}}, nil
 }
 
@@ -218,7 +244,7 @@ func (c *cniInstall) confSteps(path string, text []byte) ([]fileStep, error) {
 		}
 		return nil, api.Fail(api.ExitConflict, p)
 	}
-	return []fileStep{{text: path + " brings containers to flatnet", command: "cat > " + path + " <<'EOF'\n" + string(text) + "EOF",
+	return []fileStep{{path: path, text: path + " brings containers to flatnet", command: "cat > " + path + " <<'EOF'\n" + string(text) + "EOF",
 		do: func(d disk) error { return d.write(path, text, 0o644) }}}, nil
 }
 
@@ -250,6 +276,7 @@ func (c *cniInstall) first() error {
 	if err != nil {
 		return err
 	}
+	c.siblings(files)
 	var before, twins []string
 	for _, f := range files {
 		if _, is := f.list.Flatnet(); is {
@@ -272,6 +299,22 @@ func (c *cniInstall) first() error {
 		p.Reason = fmt.Sprintf("two configurations in %s have the name %s", dir, c.name)
 	}
 	return api.Fail(api.ExitConflict, p)
+}
+
+// siblings tells of flatnet's other configurations: which of them a runtime takes that takes one, and how one of them goes.
+func (c *cniInstall) siblings(files []confFile) {
+	var first confFile
+	several := false
+	for _, f := range files {
+		_, is := f.list.Flatnet()
+		if is && first.path == "" {
+			first = f
+		}
+		several = several || is && f.list.Name != c.name
+	}
+	if several {
+		fmt.Fprintf(c.app.stderr, "note: flatnet has several configurations; runtimes that take one take %s, of the name %s. flatnet cni uninstall --name NAME takes one away\n", first.path, first.list.Name)
+	}
 }
 
 // again are the flags by which the same would be installed.
@@ -307,6 +350,9 @@ func (a *app) changeFiles(w io.Writer, dry bool, steps []fileStep) error {
 	}
 	if len(steps) == 0 {
 		fmt.Fprintln(w, "nothing to do")
+	}
+	if err := permitted(steps); err != nil {
+		return err
 	}
 	return a.carryOut(w, steps)
 }

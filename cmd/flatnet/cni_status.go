@@ -81,6 +81,9 @@ func (c *cniStatus) daemon(ctx context.Context, networks []string) (row cniRow, 
 	status, err := c.app.client().CNIStatus(ctx, networks...)
 	if err != nil {
 		row.State, row.What = "away", firstLine(err)
+		if api.HasCode(err, api.CodeNotPermitted) {
+			row.State = "not asked"
+		}
 		return row, "", false
 	}
 	row.Where, row.State, row.What = status.Socket, "ready", counted(status.Attachments, "link")+" of containers"

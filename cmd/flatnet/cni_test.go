@@ -8,11 +8,13 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
 	"github.com/flatnet/flatnet/api"
 	"github.com/flatnet/flatnet/api/conflist"
+	"golang.org/x/sys/unix"
 )
 
 // fixedCNIStatus is a daemon that has three containers' links, and a network that is full.
@@ -180,5 +182,27 @@ func TestUninstallLeavesAnotherDaemonsRuntimes(t *testing.T) {
 		if strings.Contains(left, name+": ") != there {
 			t.Errorf("%s is there: %v, want %v:\n%s", name, !there, there, left)
 		}
+	}
+}
+
+// Who is not root hears of it before anything is half done. The command runs on a thread that is nobody's.
+func TestUninstallByNobodyDoesNothing(t *testing.T) {
+	d := newCNIDir(t)
+	d.run(100, "install", "--replace", oldConf)
+	before := d.files()
+	var out bytes.Buffer
+	status := make(chan int)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the function
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), 65534, ^uintptr(0)); errno != 0 {
+			t.Error(errno)
+		}
+		status <- testApp(d.socket, &out, &out).main(context.Background(), []string{"cni", "uninstall", "--conf-dir", "net.d", "--bin-dir", "bin"})
+	}()
+	if code := <-status; code != api.ExitNotPermitted || !strings.Contains(out.String(), "FN4001") || strings.Contains(out.String(), "removed") {
+		t.Errorf("exit %d:\n%s", code, &out)
+	}
+	if after := d.files(); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
 	}
 }

@@ -22,13 +22,15 @@ type cniUninstall struct {
 	app    *app
 	change change
 	places cniFlags
-	force  bool // about the configuration
-	plugin bool // about the plugin
+	name   string // of the only configuration to go; empty: all
+	force  bool   // about the configuration
+	plugin bool   // about the plugin
 }
 
 func newCNIUninstall(a *app) *cobra.Command {
 	c := &cniUninstall{app: a}
 	cmd := command(a, "uninstall [flags]", "take back what install made; what it put aside is put back", "sudo flatnet cni uninstall", cobra.NoArgs, c.run)
+	cmd.Flags().StringVar(&c.name, "name", "", "only the configuration of that name (default all that install wrote)")
 	cmd.Flags().BoolVar(&c.force, "force", false, "also a configuration that was edited")
 	cmd.Flags().BoolVar(&c.plugin, "plugin-too", false, "also the plugin while containers need it: their runtime cannot end them then")
 	c.places.flags(cmd)
@@ -38,18 +40,26 @@ func newCNIUninstall(a *app) *cobra.Command {
 
 func (c *cniUninstall) run(ctx context.Context, _ []string, stdout io.Writer) error {
 	confDirs, binDirs := c.places.look(c.app.cni)
-	steps, kept, err := uninstallConfs(confDirs, c.force, func(conflist.Plugin) bool { return true })
+	confs, err := uninstallConfs(confDirs, c.force, func(l conflist.List) bool { return c.name == "" || l.Name == c.name })
 	if err != nil {
 		return err
 	}
+	steps, kept := confs.steps, confs.kept
 	steps = append(tidySteps(append(confDirs, binDirs...)), steps...)
 	plugins, err := installedPlugins(binDirs)
 	if err != nil {
 		return err
 	}
-	if len(plugins) > 0 && !c.plugin {
-		if p := c.inUse(ctx, plugins); p.Code != "" {
-			kept, plugins = append(kept, p), nil
+	if !c.plugin {
+		left, err := c.left(ctx, confs.stay, plugins)
+		if err != nil {
+			return err
+		}
+		if left.Code != "" {
+			kept = append(kept, left)
+		}
+		if left.Code != "" || len(confs.stay) > 0 {
+			plugins = nil
 		}
 	}
 	for _, path := range plugins {
@@ -64,34 +74,51 @@ func (c *cniUninstall) run(ctx context.Context, _ []string, stdout io.Writer) er
 	return nil
 }
 
-// uninstallConfs are the steps for the configurations of some daemon, or of any: what was put aside comes back before ours goes, as a runtime without
-// any says that the node is not ready.
-func uninstallConfs(confDirs []string, force bool, of func(conflist.Plugin) bool) (steps []fileStep, kept []api.Problem, err error) {
+// leaving is what becomes of configurations: the steps, why some that were to go are kept, and those of flatnet that stay for whatever reason.
+type leaving struct {
+	steps []fileStep
+	kept  []api.Problem
+	stay  []string
+}
+
+// uninstallConfs takes the configurations of some daemon away, or of any: what was put aside comes back before ours goes, as a runtime without any
+// says that the node is not ready. Nothing comes back beside one of ours that stays: both may be of one name.
+func uninstallConfs(confDirs []string, force bool, of func(conflist.List) bool) (leaving, error) {
+	var all leaving
 	for _, dir := range confDirs {
 		files, err := confFiles(dir)
 		if err != nil {
-			return nil, nil, err
+			return leaving{}, err
 		}
+		aside := backSteps(dir)
 		var gone []fileStep
-		others := false
 		for _, f := range files {
-			p, _ := f.list.Flatnet()
+			_, flatnets := f.list.Flatnet()
 			switch {
-			case !f.ours:
-			case !of(p):
-				others = true
-			case f.untouched || force:
+			case f.ours && of(f.list) && (f.untouched || force):
 				gone = append(gone, removeStep(f.path, "new containers do not come to flatnet"))
-			default:
-				kept = append(kept, api.Problem{Code: codeCNIEdited, Reason: f.path + " was edited by hand, and is left", Fix: "--force removes it", Example: "flatnet cni uninstall --force"})
+				continue
+			case f.ours && of(f.list):
+				all.kept = append(all.kept, editedStays(f.path, len(aside)))
+			}
+			if f.ours {
+				aside = nil
+			}
+			if f.ours || flatnets {
+				all.stay = append(all.stay, f.path)
 			}
 		}
-		if !others {
-			steps = append(steps, backSteps(dir)...)
-		}
-		steps = append(steps, gone...)
+		all.steps = append(append(all.steps, aside...), gone...)
 	}
-	return steps, kept, nil
+	return all, nil
+}
+
+func editedStays(path string, aside int) api.Problem {
+	p := api.Problem{Code: codeCNIEdited, Reason: path + " was edited by hand, and is left", Fix: "--force removes it", Example: "flatnet cni uninstall --force"}
+	if aside > 0 {
+		p.Reason += "; so what was put aside for it stays aside"
+	}
+	return p
 }
 
 // backSteps put back what install put aside.
@@ -135,16 +162,21 @@ func (a *app) leaveRuntimes(ctx context.Context, workloads []api.Workload) (conf
 		return nil, nil, nil // a flatnetd from before there was CNI; flatnet cni uninstall needs none
 	}
 	others := status.Socket != attach.DefaultSocket // there may be a daemon at the usual place, whose plugin it is too
-	confs, kept, err := uninstallConfs(confDirs, false, func(p conflist.Plugin) bool {
+	leaves, err := uninstallConfs(confDirs, false, func(l conflist.List) bool {
+		p, _ := l.Flatnet()
 		mine := cmp.Or(p.Socket(), attach.DefaultSocket) == status.Socket
 		others = others || !mine
 		return mine
 	})
+	confs = leaves.steps
 	if err != nil || others {
 		return confs, nil, err
 	}
-	for _, p := range kept {
+	for _, p := range leaves.kept {
 		fmt.Fprintf(a.stderr, "note: %s\n", p.Reason)
+	}
+	if len(leaves.stay) > 0 { // they name the plugin
+		return confs, nil, nil
 	}
 	paths, err := installedPlugins(binDirs)
 	if err != nil {
@@ -173,19 +205,33 @@ func links(workloads []api.Workload) int {
 	return n
 }
 
+// left is why the plugin stays: no code where it need not, or where a configuration that stays says so already.
+func (c *cniUninstall) left(ctx context.Context, stay, plugins []string) (api.Problem, error) {
+	switch {
+	case len(plugins) == 0:
+		return api.Problem{}, nil
+	case len(stay) > 0:
+		fmt.Fprintf(c.app.stderr, "note: the plugin stays: %s has flatnet in it\n", strings.Join(stay, ", "))
+		return api.Problem{}, nil
+	}
+	return c.inUse(ctx, plugins)
+}
+
 // inUse is why the plugin stays: a runtime calls it to let go of the containers that it has, and does not stop trying.
-func (c *cniUninstall) inUse(ctx context.Context, plugins []string) api.Problem {
+func (c *cniUninstall) inUse(ctx context.Context, plugins []string) (api.Problem, error) {
 	p := api.Problem{Code: codeCNIInUse, Owner: strings.Join(plugins, ", "), Fix: "remove the containers, then uninstall once more; --plugin-too removes it now, and their runtime cannot end them any more", Example: "flatnet cni uninstall"}
 	status, err := c.app.client().CNIStatus(ctx)
 	switch {
+	case api.HasCode(err, api.CodeNotPermitted):
+		return p, err
 	case err != nil:
 		p.Reason = fmt.Sprintf("the plugin is left: whether containers need it cannot be asked (%s)", firstLine(err))
 	case status.Attachments > 0:
 		p.Reason = fmt.Sprintf("the plugin is left: their runtime calls it when %s of containers end", counted(status.Attachments, "link"))
 	default:
-		return api.Problem{}
+		return api.Problem{}, nil
 	}
-	return p
+	return p, nil
 }
 
 func firstLine(err error) string {
