@@ -77,10 +77,8 @@ func (c *conversion) pools(o object) *api.ClusterSpec {
 func (c *conversion) calico(o object) api.NetworkSpec {
 	s := api.NetworkSpec{Mode: "cluster", MTU: o.number("mtu"), Cluster: &api.ClusterSpec{}}
 	c.note(o.at("type"), "the ranges are Calico's IPPools, which are not in this file: name them in cluster.pools")
-	if policy := o.object("policy"); len(policy.keys) > 0 {
-		c.note(o.at("policy"), "flatnet enforces no NetworkPolicy: who may not reach whom with Calico does here")
-	}
-	o.drop("log_level", "log_file_path", "log_file_max_size", "log_file_max_age", "log_file_max_count", "datastore_type", "nodename", "nodename_file", "nodename_file_optional",
+	c.note(o.at("type"), "NetworkPolicies are not enforced, neither Kubernetes' nor Calico's: whom they keep apart reach each other here")
+	o.drop("policy", "log_level", "log_file_path", "log_file_max_size", "log_file_max_age", "log_file_max_count", "datastore_type", "nodename", "nodename_file", "nodename_file_optional",
 		"kubernetes", "etcd_endpoints", "etcd_key_file", "etcd_cert_file", "etcd_ca_cert_file", "etcd_discovery_srv", "num_queues", "windows_use_single_network") // where Calico asks, and how it tells
 	settings := o.object("container_settings")
 	settings.set("allow_ip_forwarding", "containers that route for others set net.ipv4.ip_forward themselves: plugin tuning behind flatnet")
