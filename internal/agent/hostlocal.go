@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net/netip"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/flatnet/flatnet/internal/model"
@@ -42,8 +44,11 @@ type book struct {
 // entryMark begins what our entries say; host-local's begin with a container's ID. Behind it are the workload's name and its link.
 const entryMark = "flatnet "
 
-// unlinked is the name of an entry that is being written.
+// unlinked begins the name of an entry that is being written.
 const unlinked = ".flatnet-entry"
+
+// entryLimit is how many bytes a file of a book has at most: host-local writes a container's ID and a link's name, or an address.
+const entryLimit = 4096
 
 // settled is how old a change of a directory must be for its time to tell it from the next one: file systems count in ticks of the kernel.
 const settledAge = time.Second
@@ -76,7 +81,7 @@ func (h *hostLocal) list() []*book {
 		path := filepath.Join(h.dir, e.Name())
 		if i := slices.IndexFunc(known, func(b *book) bool { return b.path == path }); i >= 0 {
 			h.books = append(h.books, known[i])
-		} else if e.IsDir() {
+		} else if e.IsDir() || e.Type() == fs.ModeSymlink { // what it leads to may come later, and the time of dir does not tell
 			h.books = append(h.books, &book{path: path})
 		}
 	}
@@ -117,18 +122,32 @@ func (b *book) about(p netip.Prefix, now time.Time) bool {
 // one, that may be of any range.
 func (b *book) readLast() {
 	for i := 0; ; i++ {
-		text, err := os.ReadFile(filepath.Join(b.path, "last_reserved_ip."+strconv.Itoa(i)))
+		text, err := readEntry(filepath.Join(b.path, "last_reserved_ip."+strconv.Itoa(i)))
 		if err != nil {
 			b.last = b.last[:min(i, len(b.last))]
 			return
 		}
-		a, _ := netip.ParseAddr(strings.TrimSpace(string(text)))
+		a, _ := netip.ParseAddr(strings.TrimSpace(text))
 		if i == len(b.last) {
 			b.last = append(b.last, a)
 		} else if a.IsValid() {
 			b.last[i] = a
 		}
 	}
+}
+
+// readEntry reads a file of a book. Anything else of that name is an error, and none waits for it: the agent's token is held.
+func readEntry(path string) (string, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() || info.Size() > entryLimit {
+		return "", errors.Join(err, &fs.PathError{Op: "read", Path: path, Err: fs.ErrInvalid})
+	}
+	text, err := io.ReadAll(io.LimitReader(f, entryLimit))
+	return string(text), err
 }
 
 // mostLost is how often an ADD looks for another address when host-local was faster: as often as there are ADDs of the old chain at once, and more.
@@ -155,12 +174,14 @@ func (h *hostLocal) enter(w model.Workload, networks map[string]model.Network) e
 				if slices.Contains(h.entered[w.Name], path) || !b.about(s.Prefix, h.now()) {
 					continue
 				}
-				err := b.write(path, entryMark+w.Name+"\r\n"+e.IfName)
+				text := entryMark + w.Name + "\r\n" + e.IfName
+				err := b.write(path, text)
 				if errors.Is(err, fs.ErrExist) {
-					h.strike(came)
-					return &heldError{held(a, path)}
-				}
-				if err != nil {
+					if there, _ := readEntry(path); there != text { // else a link leads two names to one book
+						h.strike(came)
+						return &heldError{held(a, path)}
+					}
+				} else if err != nil {
 					h.log.Warn("tell CNI's host-local of an address", "workload", w.Name, "err", err)
 					continue
 				}
@@ -175,19 +196,27 @@ func (h *hostLocal) enter(w model.Workload, networks map[string]model.Network) e
 }
 
 func held(a netip.Addr, path string) model.Problem {
-	text, _ := os.ReadFile(path)
-	id, _, _ := strings.Cut(strings.TrimSpace(string(text)), "\r\n")
+	owner := path
+	if text, err := readEntry(path); err == nil {
+		id, _, _ := strings.Cut(strings.TrimSpace(text), "\r\n")
+		owner = fmt.Sprintf("container %s (%s)", id, path)
+	}
 	return model.Problem{Code: model.CodeAddressTaken, Path: "ips", Reason: fmt.Sprintf("%s is a container's that CNI's host-local gave it to", a),
-		Owner: fmt.Sprintf("container %s (%s)", id, path), Fix: "leave it out to have a free one"}
+		Owner: owner, Fix: "leave it out to have a free one"}
 }
 
-// write makes an entry as a whole, or not at all.
+// write makes an entry as a whole, or not at all. It writes only into a file that it has made.
 func (b *book) write(path, text string) error {
-	temp := filepath.Join(b.path, unlinked)
-	if err := os.WriteFile(temp, []byte(text), 0o600); err != nil {
+	f, err := os.CreateTemp(b.path, unlinked)
+	if err != nil {
 		return err
 	}
-	return errors.Join(os.Link(temp, path), os.Remove(temp))
+	defer os.Remove(f.Name()) // one that stays is swept at the next start
+	_, err = f.WriteString(text)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Link(f.Name(), path)
 }
 
 // keep strikes out the entries of a workload that it has no address for any more; nil has none.
@@ -216,7 +245,7 @@ func hasAddr(w model.Workload, text string) bool {
 // strike takes entries of ours out.
 func (h *hostLocal) strike(paths []string) {
 	for _, path := range paths {
-		if text, err := os.ReadFile(path); err != nil || !strings.HasPrefix(string(text), entryMark) {
+		if text, err := readEntry(path); err != nil || !strings.HasPrefix(text, entryMark) {
 			continue // somebody has cleaned up, and host-local given it since
 		}
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -244,15 +273,15 @@ func (h *hostLocal) sweep(workloads map[string]model.Workload) {
 		entries, _ := os.ReadDir(b.path)
 		for _, e := range entries {
 			path := filepath.Join(b.path, e.Name())
-			if e.Name() == unlinked {
+			if strings.HasPrefix(e.Name(), unlinked) {
 				_ = os.Remove(path)
 				continue
 			}
 			if _, err := netip.ParseAddr(e.Name()); err != nil {
 				continue
 			}
-			text, _ := os.ReadFile(path)
-			rest, ours := strings.CutPrefix(string(text), entryMark)
+			text, _ := readEntry(path)
+			rest, ours := strings.CutPrefix(text, entryMark)
 			if !ours {
 				continue
 			}

@@ -165,6 +165,7 @@ func (a *Agent) findNamespaces(ctx context.Context) error {
 				return err
 			}
 			a.state.apply(deleteWorkload(name))
+			a.hostLocal.keep(name, nil)
 			a.event("detached", "workload/"+name, reason)
 		default:
 			a.state.lost[name] = reason
