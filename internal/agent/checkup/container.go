@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/flatnet/flatnet/api"
+	"github.com/flatnet/flatnet/internal/model"
 )
 
 // CodeNoContainers is why container runtimes get nothing of flatnet's networks.
@@ -49,6 +50,9 @@ func ContainerFindings(c Containers) []api.Finding {
 
 // commandOf is what to do about a problem: the command where it names one.
 func commandOf(p api.Problem) string {
+	if p.Code == model.CodeNotFound && p.Example == "" {
+		return "make it: flatnet net create NAME; or name another in the configuration; " + cmp.Or(p.Fix, "flatnet net ls")
+	}
 	if p.Example == "" || p.Fix == "" {
 		return cmp.Or(p.Example, p.Fix, "flatnet cni status says more")
 	}
