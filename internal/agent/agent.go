@@ -201,6 +201,7 @@ func (a *Agent) commit(ctx context.Context, e edit, dryRun bool) ([]api.Step, er
 		if len(e.workloads) > 0 {
 			a.used()
 			a.dropGhosts(ctx)
+			a.dropEmpty(ctx, e)
 		}
 		return did(changes), nil
 	}

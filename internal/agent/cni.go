@@ -14,17 +14,19 @@ import (
 )
 
 // Attach makes the endpoints of one CNI ADD: in the workload that the namespace is, or in a new one. For an attachment that is there
-// already it does nothing. The namespace is open for this call only: nothing of it is kept.
-func (a *Agent) Attach(ctx context.Context, id model.Attachment, spec api.WorkloadSpec, ns *os.File) (api.Workload, error) {
+// already it does nothing, and made is false. When there is an error nothing was made. The namespace is open for this call only: nothing
+// of it is kept.
+func (a *Agent) Attach(ctx context.Context, id model.Attachment, spec api.WorkloadSpec, ns *os.File) (at api.Workload, made bool, err error) {
 	if err := a.begin(ctx); err != nil {
-		return api.Workload{}, err
+		return at, false, err
 	}
 	defer a.end()
 	identity, back, err := a.lend(spec.Netns, ns)
 	if err != nil {
-		return api.Workload{}, err
+		return at, false, err
 	}
 	defer back()
+	made = !a.isAttached(id, identity)
 	w, err := a.attach(ctx, id, spec, identity)
 	if err != nil && a.grow(ctx, err, w) {
 		w, err = a.attach(ctx, id, spec, identity)
@@ -33,11 +35,16 @@ func (a *Agent) Attach(ctx context.Context, id model.Attachment, spec api.Worklo
 		w, err = a.attach(ctx, id, spec, identity)
 	}
 	if err != nil {
-		return api.Workload{}, err
+		return at, false, err
 	}
 	a.mu.RLock()
 	defer a.mu.RUnlock()
-	return a.describeWorkload(w), nil
+	return a.describeWorkload(w), made, nil
+}
+
+func (a *Agent) isAttached(id model.Attachment, identity string) bool {
+	name, there := a.state.added[linkOf(id)]
+	return there && a.namespace[name] == identity
 }
 
 // lend takes an open namespace that is to stand for its path until back is called.
@@ -76,7 +83,7 @@ func (a *Agent) attach(ctx context.Context, id model.Attachment, spec api.Worklo
 		return w, nil
 	}
 	if !known {
-		w = model.Workload{Name: a.containerName(spec.Name, id.Container), Netns: spec.Netns, NetnsID: identity, Labels: maps.Clone(spec.Labels), Created: a.deps.Now().UTC(),
+		w = model.Workload{Runtime: true, Name: a.containerName(spec.Name, id.Container), Netns: spec.Netns, NetnsID: identity, Labels: maps.Clone(spec.Labels), Created: a.deps.Now().UTC(),
 			Unseen: !a.sees(spec.Netns, identity)}
 	}
 	w, added, err := a.withAttachment(ctx, w, id, spec)
@@ -151,9 +158,10 @@ func isHex(s string) bool { return strings.Trim(s, "0123456789abcdef") == "" }
 
 // byRuntime is the problem of who would take a container's network away, or end it, in its runtime's place.
 func byRuntime(w model.Workload, reason string, fix model.Problem) model.Problem {
-	at := w.Endpoints[0].Attachment
 	fix.Code, fix.Reason = model.CodeInUse, reason
-	fix.Owner = fmt.Sprintf("container %s of the CNI configuration %q", short(at.Container), at.Config)
+	for _, e := range w.Endpoints {
+		fix.Owner = fmt.Sprintf("container %s of the CNI configuration %q", short(e.Attachment.Container), e.Attachment.Config)
+	}
 	return fix
 }
 
@@ -350,6 +358,18 @@ func (a *Agent) release(ctx context.Context, w model.Workload, why string) error
 	a.wentAway(ctx, w)
 	a.event("detached", "workload/"+w.Name, why, steps...)
 	return nil
+}
+
+// dropEmpty forgets workloads that a CNI runtime made and an edit, not of the runtime, has left without any endpoint.
+func (a *Agent) dropEmpty(ctx context.Context, e edit) {
+	for name, w := range e.workloads {
+		if w == nil || !w.ByRuntime() || len(w.Endpoints) > 0 || len(a.users(name)) > 0 {
+			continue
+		}
+		if err := a.release(ctx, *w, "it is on no network any more"); err != nil {
+			a.deps.Log.Warn("forget a container without a network", "workload", name, "err", err)
+		}
+	}
 }
 
 // wentAway does what follows endpoints that went. Nothing remembers whose their addresses were, so that the host is to ask anew when

@@ -20,9 +20,11 @@ import (
 
 // add is a container's ADD on eth0, as a runtime asks for it.
 func (d *daemon) add(container, config string, endpoints ...api.EndpointSpec) (api.Workload, error) {
-	return d.Attach(context.Background(), model.Attachment{Config: config, Container: container, IfName: "eth0"},
-		api.WorkloadSpec{Netns: "/run/netns/" + container, Endpoints: endpoints}, nil)
+	return answer(d.Attach(context.Background(), model.Attachment{Config: config, Container: container, IfName: "eth0"},
+		api.WorkloadSpec{Netns: "/run/netns/" + container, Endpoints: endpoints}, nil))
 }
+
+func answer(w api.Workload, _ bool, err error) (api.Workload, error) { return w, err }
 
 func (d *daemon) del(container string) error {
 	return d.Detach(context.Background(), model.Attachment{Container: container, IfName: "eth0"})
@@ -43,12 +45,13 @@ func TestContainersComeAndGo(t *testing.T) {
 	if web.Name != "0123456789ab" || e.Network != DefaultNetwork || e.Attachment == nil || *e.Attachment != (api.Attachment{Config: "nat", Container: id, IfName: "eth0"}) {
 		t.Errorf("got %+v", web)
 	}
-	if again := must[api.Workload](t)(d.add(id, "nat")); again.Endpoints[0].IPs[0] != e.IPs[0] || len(d.Workloads()) != 1 {
-		t.Errorf("a second ADD: %+v", again)
+	again, made, err := d.Attach(ctx, model.Attachment{Config: "nat", Container: id, IfName: "eth0"}, api.WorkloadSpec{Netns: "/run/netns/" + id}, nil)
+	if err != nil || made || again.Endpoints[0].IPs[0] != e.IPs[0] || len(d.Workloads()) != 1 {
+		t.Errorf("a second ADD: made %v, %v, %+v", made, err, again)
 	}
 	second := model.Attachment{Config: "lab", Container: id, IfName: "net1"}
-	both := must[api.Workload](t)(d.Attach(ctx, second, api.WorkloadSpec{Netns: "/run/netns/" + id, Publish: []string{"8080:80"},
-		Endpoints: []api.EndpointSpec{{Network: "lab", Priority: 1, IPRanges: []string{"10.8.0.100-10.8.0.199"}}}}, nil))
+	both := must[api.Workload](t)(answer(d.Attach(ctx, second, api.WorkloadSpec{Netns: "/run/netns/" + id, Publish: []string{"8080:80"},
+		Endpoints: []api.EndpointSpec{{Network: "lab", Priority: 1, IPRanges: []string{"10.8.0.100-10.8.0.199"}}}}, nil)))
 	if len(d.Workloads()) != 1 || len(both.Endpoints) != 2 || both.Endpoints[1].IPs[0] != "10.8.0.100/24" || both.Forwards[0].Network != "lab" {
 		t.Errorf("a second network: %+v", both)
 	}
@@ -56,10 +59,10 @@ func TestContainersComeAndGo(t *testing.T) {
 	if err := w.kernel.Delete("/run/netns/"+id, dataplane.Address{Link: "net1", Prefix: netip.MustParsePrefix("10.8.0.100/24")}.Key()); err != nil {
 		t.Fatal(err)
 	}
-	_, err := d.Check(ctx, second, nil)
+	_, err = d.Check(ctx, second, nil)
 	refused(t, err, model.CodeDrifted, "10.8.0.100")
-	third := must[api.Workload](t)(d.Attach(ctx, model.Attachment{Config: "more", Container: id, IfName: "eth1"}, api.WorkloadSpec{Netns: "/run/netns/" + id,
-		Endpoints: []api.EndpointSpec{{Network: "more"}, {Network: "most"}}}, nil))
+	third := must[api.Workload](t)(answer(d.Attach(ctx, model.Attachment{Config: "more", Container: id, IfName: "eth1"}, api.WorkloadSpec{Netns: "/run/netns/" + id,
+		Endpoints: []api.EndpointSpec{{Network: "more"}, {Network: "most"}}}, nil)))
 	if got := third.Endpoints[3].IfName; got != "net2" {
 		t.Errorf("the fourth link is called %s", got)
 	}
@@ -118,7 +121,7 @@ func TestLostContainersAreLetGo(t *testing.T) {
 		t.Errorf("after GC: %+v", left)
 	}
 	w.anotherNetns("/run/netns/b")
-	must[api.Workload](t)(d.Attach(context.Background(), model.Attachment{Config: "nat", Container: "next", IfName: "eth0"}, api.WorkloadSpec{Netns: "/run/netns/b"}, nil))
+	must[api.Workload](t)(answer(d.Attach(context.Background(), model.Attachment{Config: "nat", Container: "next", IfName: "eth0"}, api.WorkloadSpec{Netns: "/run/netns/b"}, nil)))
 	if left := d.Workloads(); len(left) != 1 || left[0].Name != "next" {
 		t.Errorf("another container in another namespace at that path: %+v", left)
 	}
@@ -126,6 +129,41 @@ func TestLostContainersAreLetGo(t *testing.T) {
 	if err := d.Collect(context.Background(), "other", nil); err != nil || len(d.Workloads()) != 1 {
 		t.Errorf("GC of another configuration: %v, %v", err, d.Workloads())
 	}
+}
+
+// A network that is removed by force takes along the containers that are on no other; their DEL finds nothing.
+func TestContainersOfARemovedNetwork(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld(t)
+	d := w.start()
+	mustNetwork(t, d, "lab", api.NetworkSpec{})
+	w.kernel.AddNetns("/run/netns/a")
+	must[api.Workload](t)(d.add("a", "lab", api.EndpointSpec{Network: "lab"}))
+	must[api.Changed[api.Network]](t)(d.DeleteNetwork(ctx, "lab", true, false))
+	if left := d.Workloads(); len(left) != 0 {
+		t.Errorf("left: %+v", left)
+	}
+	if err := d.del("a"); err != nil {
+		t.Error(err)
+	}
+	w.checkForgotten(d)
+}
+
+// When more namespaces end at once than are told one by one, all are let go of.
+func TestManyContainersEndAtOnce(t *testing.T) {
+	w := newWorld(t)
+	d := w.start()
+	var links []string
+	for i := range 200 {
+		name := fmt.Sprintf("c%d", i)
+		w.kernel.AddNetns("/run/netns/" + name)
+		links = append(links, must[api.Workload](t)(d.add(name, "nat")).Endpoints[0].HostLink)
+	}
+	for i, link := range links {
+		w.kernel.RemoveNetns(fmt.Sprintf("/run/netns/c%d", i))
+		w.host.events <- Event{Hint: reconcile.Hint{Object: dataplane.Link{Name: link, Kind: dataplane.Veth}, Gone: true}}
+	}
+	eventually(t, "all are let go of", func() bool { return len(d.Workloads()) == 0 })
 }
 
 func TestWhereContainersGo(t *testing.T) {
@@ -142,9 +180,9 @@ func TestWhereContainersGo(t *testing.T) {
 	refused(t, d.Serves(ctx, []string{"small"}), model.CodeExhausted, "small")
 	must[api.Changed[api.Network]](t)(d.StopNetwork(ctx, DefaultNetwork, false))
 	refused(t, d.Serves(ctx, nil), model.CodeInactive, DefaultNetwork)
-	_, err := d.Attach(ctx, model.Attachment{Container: "h", IfName: "eth0"}, api.WorkloadSpec{Netns: "/proc/1/ns/net"}, nil)
+	_, _, err := d.Attach(ctx, model.Attachment{Container: "h", IfName: "eth0"}, api.WorkloadSpec{Netns: "/proc/1/ns/net"}, nil)
 	refused(t, err, model.CodeNetns, "the host's own")
-	_, err = d.Attach(ctx, model.Attachment{Container: "h", IfName: "eth0"}, api.WorkloadSpec{Netns: "/run/netns/none"}, nil)
+	_, _, err = d.Attach(ctx, model.Attachment{Container: "h", IfName: "eth0"}, api.WorkloadSpec{Netns: "/run/netns/none"}, nil)
 	refused(t, err, model.CodeNetns, "not a network namespace")
 }
 
@@ -152,12 +190,12 @@ func TestWhereContainersGo(t *testing.T) {
 func TestContainersSurviveCrashes(t *testing.T) {
 	ctx := context.Background()
 	add := func(d *daemon) error {
-		_, err := d.Attach(ctx, model.Attachment{Config: "nat", Container: "a", IfName: "eth0"}, api.WorkloadSpec{Netns: "/run/netns/a", Publish: []string{"8080:80", "5000-5010:5000-5010/udp"},
+		_, _, err := d.Attach(ctx, model.Attachment{Config: "nat", Container: "a", IfName: "eth0"}, api.WorkloadSpec{Netns: "/run/netns/a", Publish: []string{"8080:80", "5000-5010:5000-5010/udp"},
 			Endpoints: []api.EndpointSpec{{}, {Network: "lab", IfName: "net1"}}}, nil)
 		return err
 	}
 	more := func(d *daemon) error {
-		_, err := d.Attach(ctx, model.Attachment{Config: "lab", Container: "a", IfName: "eth1"}, api.WorkloadSpec{Netns: "/run/netns/a", Endpoints: []api.EndpointSpec{{Network: "more"}}}, nil)
+		_, _, err := d.Attach(ctx, model.Attachment{Config: "lab", Container: "a", IfName: "eth1"}, api.WorkloadSpec{Netns: "/run/netns/a", Endpoints: []api.EndpointSpec{{Network: "more"}}}, nil)
 		return err
 	}
 	nothing := func(*daemon) error { return nil }

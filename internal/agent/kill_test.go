@@ -185,7 +185,7 @@ func killStories() []killedStory {
 				return err
 			}
 			defer ns.Close()
-			_, err = a.Attach(ctx, id, api.WorkloadSpec{Netns: path, Publish: publish, Endpoints: []api.EndpointSpec{{Network: network}}}, ns)
+			_, _, err = a.Attach(ctx, id, api.WorkloadSpec{Netns: path, Publish: publish, Endpoints: []api.EndpointSpec{{Network: network}}}, ns)
 			return err
 		}
 	}

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"fmt"
 	"net/netip"
 	"os"
 
@@ -11,31 +10,30 @@ import (
 	"github.com/flatnet/flatnet/internal/reconcile"
 )
 
-// namespaces tells them apart by inode: one stat an attachment. An inode may come again after its namespace ended; by then
-// the workload's link is gone and its end was noticed.
+// namespaces tells them apart by inode and cookie: an inode is given again as soon as its namespace has ended, and a runtime makes the next
+// container's at once.
 type namespaces struct{ kernel *kernel.Kernel }
 
 func (namespaces) Identify(path string) (string, error) {
-	if !netns.Exists(path) {
-		return "", fmt.Errorf("netns %s: there is no network namespace", path)
+	ns, err := netns.Open(path)
+	if err != nil {
+		return "", err
 	}
-	inode, err := netns.Inode(path)
-	return fmt.Sprint(inode), err
+	defer ns.Close()
+	id, err := netns.IdentityOf(ns)
+	return id.String(), err
 }
 
 // Lend has the kernel's package use an open namespace for its path.
 func (n namespaces) Lend(path string, ns *os.File) (identity string, back func(), err error) {
-	inode, err := netns.InodeOf(ns)
+	id, err := netns.IdentityOf(ns)
 	if err != nil {
 		return "", nil, err
 	}
-	return fmt.Sprint(inode), n.kernel.Lend(path, ns), nil
+	return id.String(), n.kernel.Lend(path, ns), nil
 }
 
-func (namespaces) Own() (string, error) {
-	inode, err := netns.Inode("/proc/self/ns/net")
-	return fmt.Sprint(inode), err
-}
+func (n namespaces) Own() (string, error) { return n.Identify("/proc/self/ns/net") }
 
 func hintOf(ev kernel.Event) reconcile.Hint {
 	return reconcile.Hint{Object: ev.Object, Gone: ev.Gone, Resync: ev.Resync, Applied: ev.Applied}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/flatnet/flatnet/internal/dataplane"
@@ -26,13 +27,15 @@ const (
 // watch passes the kernel's hints on, and follows the facts of the host. Its first event is a Resync, so what changed between
 // start and here is seen.
 func (a *Agent) watch(ctx context.Context) error {
-	facts, lost := make(chan struct{}, 1), make(chan reconcile.Hint, 64)
+	facts, lost, many := make(chan struct{}, 1), make(chan reconcile.Hint, 64), make(chan struct{}, 1)
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return a.followHost(ctx, facts, lost) })
+	g.Go(func() error { return a.followHost(ctx, facts, lost, many) })
 	g.Go(func() error {
 		err := a.deps.Host.Watch(ctx, func(ev Event) {
 			if a.mayBeLost(ctx, ev.Hint) {
-				offer(lost, ev.Hint)
+				if !offer(lost, ev.Hint) {
+					offer(many, struct{}{}) // more than can be told one by one: all are looked at
+				}
 				if !ev.Hint.Resync {
 					return // to be let go of, not to be repaired
 				}
@@ -59,15 +62,17 @@ func (a *Agent) watch(ctx context.Context) error {
 }
 
 // offer sends when there is room: the kernel's messages must not wait for who is busy.
-func offer[T any](c chan<- T, v T) {
+func offer[T any](c chan<- T, v T) bool {
 	select {
 	case c <- v:
+		return true
 	default:
+		return false
 	}
 }
 
 // followHost does what takes longer than the kernel's messages may wait.
-func (a *Agent) followHost(ctx context.Context, facts <-chan struct{}, lost <-chan reconcile.Hint) error {
+func (a *Agent) followHost(ctx context.Context, facts <-chan struct{}, lost <-chan reconcile.Hint, many <-chan struct{}) error {
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
 	for {
@@ -76,6 +81,8 @@ func (a *Agent) followHost(ctx context.Context, facts <-chan struct{}, lost <-ch
 			return nil
 		case h := <-lost:
 			a.lookForLost(ctx, h)
+		case <-many:
+			a.lookForLost(ctx, reconcile.Hint{Resync: true})
 		case <-look.C:
 			a.lookForLost(ctx, reconcile.Hint{Resync: true})
 		case <-facts:
@@ -258,10 +265,16 @@ func (a *Agent) gone(ctx context.Context, w model.Workload, identity string) str
 	switch {
 	case err != nil:
 		return fmt.Sprintf("its namespace %s is gone", w.Netns)
-	case now != identity:
+	case !sameNamespace(now, identity):
 		return fmt.Sprintf("another namespace stands at %s", w.Netns)
 	}
 	return ""
+}
+
+// sameNamespace compares identities. One that an older flatnetd wrote down is the inode alone.
+func sameNamespace(now, was string) bool {
+	inode, _, _ := strings.Cut(now, ".")
+	return now == was || inode == was
 }
 
 // unseenGone judges a namespace that is out of sight by the host's ends of its links: the kernel takes them along with it.

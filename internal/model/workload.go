@@ -3,6 +3,7 @@ package model
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -24,6 +25,7 @@ type Workload struct {
 	Netns     string // path of the namespace file; empty when Sharing is not Own
 	Managed   bool   // flatnetd made the namespace and removes it
 	NetnsID   string // of one that others made: tells it from another that stands at the same path later
+	Runtime   bool   `json:",omitempty"` // a CNI runtime made it
 	Unseen    bool   `json:",omitempty"` // Netns leads nowhere from where flatnetd is: it was handed the namespace, open, to attach it
 	Endpoints []Endpoint
 	Forwards  []Forward // published with `run -p`: they live and die with the workload
@@ -45,12 +47,7 @@ type Process struct {
 
 // ByRuntime reports whether a CNI runtime made the workload: it goes when its last endpoint goes, or its namespace.
 func (w Workload) ByRuntime() bool {
-	for _, e := range w.Endpoints {
-		if e.Attachment == (Attachment{}) {
-			return false
-		}
-	}
-	return len(w.Endpoints) > 0 && !w.Managed
+	return w.Runtime && !slices.ContainsFunc(w.Endpoints, func(e Endpoint) bool { return e.Attachment == Attachment{} })
 }
 
 // Endpoint is one attachment of a workload to a network. Its key is (workload, IfName).

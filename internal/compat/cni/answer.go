@@ -83,7 +83,8 @@ func (s *server) add(ctx context.Context, of call, c conf) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	w, err := s.daemon.Attach(ctx, of.id(c.Name), spec, of.netns)
+	w, made, err := s.daemon.Attach(ctx, of.id(c.Name), spec, of.netns)
+	*of.made = made
 	var out []byte
 	if err == nil {
 		out, err = c.result(of, w)
@@ -91,7 +92,9 @@ func (s *server) add(ctx context.Context, of call, c conf) ([]byte, error) {
 	if err == nil || s.stopping(err) {
 		return out, err
 	}
-	s.undo(ctx, of.id(c.Name))
+	if made {
+		s.undo(ctx, of.id(c.Name))
+	}
 	return nil, c.explain(err)
 }
 

@@ -13,6 +13,8 @@ import (
 
 // call is one call of the plugin: its variables and its configuration.
 type call struct {
+	made *bool // whether an ADD made something, which is to be taken back when nobody gets the answer
+
 	attach.Request
 	netns *os.File // what CNI_NETNS names; nil when it was not opened
 	args  args     // CNI_ARGS

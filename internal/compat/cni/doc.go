@@ -20,7 +20,7 @@ import (
 type Daemon interface {
 	// Attach adds the endpoints of the spec to the workload of the container, which is made with the first. Who repeats it gets the
 	// same answer.
-	Attach(ctx context.Context, id model.Attachment, spec api.WorkloadSpec, netns *os.File) (api.Workload, error)
+	Attach(ctx context.Context, id model.Attachment, spec api.WorkloadSpec, netns *os.File) (at api.Workload, made bool, err error)
 	// Detach removes what the Attach of that id made, if anything.
 	Detach(ctx context.Context, id model.Attachment) error
 	// Check is an error when something is not as Attach left it.

@@ -41,24 +41,24 @@ func (f *fake) begin(op string, what any, ns *os.File) error {
 	return err
 }
 
-func (f *fake) Attach(ctx context.Context, id model.Attachment, spec api.WorkloadSpec, ns *os.File) (api.Workload, error) {
+func (f *fake) Attach(ctx context.Context, id model.Attachment, spec api.WorkloadSpec, ns *os.File) (api.Workload, bool, error) {
 	if err := f.begin("attach "+id.Config+"/"+id.Container+"/"+id.IfName, spec, ns); err != nil {
-		return api.Workload{}, err
+		return api.Workload{}, false, err
 	}
 	if err := ctx.Err(); err != nil {
-		return api.Workload{}, err
+		return api.Workload{}, false, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if w, there := f.attached[id]; there {
-		return w, nil
+		return w, false, nil
 	}
 	w := api.Workload{Name: spec.Name, Endpoints: []api.Endpoint{{IfName: "other0"}}} // of another ADD
 	for i, e := range spec.Endpoints {
 		w.Endpoints = append(w.Endpoints, f.endpoint(i, e, id))
 	}
 	f.attached[id] = w
-	return w, nil
+	return w, true, nil
 }
 
 func (f *fake) endpoint(i int, e api.EndpointSpec, id model.Attachment) api.Endpoint {

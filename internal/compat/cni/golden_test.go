@@ -92,6 +92,7 @@ func callIn(t *testing.T, f txtar.File) (of call, refusal string) {
 func answerTo(t *testing.T, d *fake, s *server, f txtar.File) []byte {
 	t.Helper()
 	of, refusal := callIn(t, f)
+	of.made = new(bool)
 	d.asked, d.refusal = nil, nil
 	if refusal != "" {
 		d.refusal = model.Problem{Code: refusal, Path: "endpoints[0].ips[0]", Reason: model.Titles()[refusal], Owner: "its owner", Fix: "its fix", Example: "its example"}

@@ -25,7 +25,7 @@ import (
 func TestResultsSayTheSameInEveryVersion(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 200 {
-		w, of := randomWorkload(random), call{Request: attach.Request{Container: "c", IfName: "eth0", Netns: "/run/netns/c"}}
+		w, of := randomWorkload(random), call{made: new(bool), Request: attach.Request{Container: "c", IfName: "eth0", Netns: "/run/netns/c"}}
 		for _, version := range versions {
 			c := conf{CNIVersion: version}
 			if random.IntN(2) == 0 {
@@ -127,7 +127,7 @@ func FuzzCalls(f *testing.F) {
 	}
 	log := slog.New(slog.DiscardHandler)
 	f.Fuzz(func(t *testing.T, command, container, ifName, netns, args string, config []byte) {
-		of := call{Request: attach.Request{Command: command, Container: container, IfName: ifName, Netns: netns, Args: args, Config: config}, netns: os.Stdin}
+		of := call{made: new(bool), Request: attach.Request{Command: command, Container: container, IfName: ifName, Netns: netns, Args: args, Config: config}, netns: os.Stdin}
 		reply, err := newServer(newFake(), log).answer(context.Background(), of)
 		if err != nil {
 			t.Fatal(err)

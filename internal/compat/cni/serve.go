@@ -86,11 +86,13 @@ func (s *server) serve(ctx context.Context, conn *net.UnixConn) {
 		return
 	}
 	defer leave()
+	var made bool
+	of.made = &made
 	reply, err := s.safely(ctx, of)
 	if err != nil { // the plugin asks the next daemon
 		return
 	}
-	if !s.reply(conn, reply) && of.Command == "ADD" && reply.Exit == 0 {
+	if !s.reply(conn, reply) && made && reply.Exit == 0 {
 		keys, _ := keysOf(of.Config) // they could be read
 		s.undo(ctx, of.id(textOf(keys["name"])))
 	}

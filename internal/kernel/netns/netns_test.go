@@ -87,6 +87,38 @@ func TestDoIsInsideAndComesBack(t *testing.T) {
 	}
 }
 
+// The kernel gives an inode again at once, most of the time: a namespace is told from the one before by its cookie.
+func TestIdentitiesAreNeverGivenAgain(t *testing.T) {
+	path, seen := filepath.Join(dir(t), "ns"), map[string]bool{}
+	for range 50 {
+		if err := netns.Create(path); err != nil {
+			t.Fatal(err)
+		}
+		ns, err := netns.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id, err := netns.IdentityOf(ns)
+		inside, errInside := netns.Identify(path)
+		if err != nil || errInside != nil || id != inside || seen[id.String()] {
+			t.Fatalf("identity %v, by the socket inside %v, seen before: %v; %v, %v", id, inside, seen[id.String()], err, errInside)
+		}
+		seen[id.String()] = true
+		ns.Close()
+		if err := netns.Delete(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	other, err := os.Open("/proc/self/ns/mnt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if id, err := netns.IdentityOf(other); err == nil {
+		t.Errorf("a mount namespace is network namespace %v", id)
+	}
+}
+
 func TestWhatIsNoNamespaceDoesNotExist(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "left")
 	os.WriteFile(file, nil, 0o600)
