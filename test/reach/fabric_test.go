@@ -93,6 +93,7 @@ func newFabric(t *testing.T) *fabric {
 	f := &fabric{lab: &lab{T: t, topo: kerneltest.NewTopology(t), patience: patience}, macs: map[string]model.MAC{}}
 	f.cable()
 	f.found()
+	f.forgetJoining()
 	f.furnish()
 	f.roam()
 	return f

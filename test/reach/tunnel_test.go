@@ -302,6 +302,17 @@ func (f *fabric) plain() []*forged {
 	return all
 }
 
+// forgetJoining forgets the datagrams by which a host that joins is asked whether its tunnel's port is open: it is no node yet, so they are
+// tracked.
+func (f *fabric) forgetJoining() {
+	f.Helper()
+	for _, n := range f.nodes {
+		for _, family := range []string{"ipv4", "ipv6"} {
+			_, _ = n.Try("conntrack", "-D", "-f", family, "-p", "udp", "--dport", fmt.Sprint(vxlanPort)) // fails when there are none
+		}
+	}
+}
+
 // untracked tells which nodes keep connections of the tunnels themselves, or none of what is in them.
 func (f *fabric) untracked() []string {
 	f.Helper()
