@@ -177,6 +177,12 @@ func TestContainersThatEndedMeanwhileAreInNoBook(t *testing.T) {
 		t.Errorf("the book has %s, want %s", got, want)
 	}
 	w.checkConverged(again)
+	if _, err := again.Uninstall(context.Background(), false, false); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := b.entries("lab"), "10.8.0.2 10.8.0.3"; got != want {
+		t.Errorf("after an uninstall the book has %s, want %s", got, want)
+	}
 }
 
 // startAgain starts the daemon anew, with the books from its start on.

@@ -62,6 +62,7 @@ func (a *Agent) remove(ctx context.Context) ([]api.Step, error) {
 	if err != nil {
 		return steps(changes), kernelProblem(err)
 	}
+	a.hostLocal.sweep(nil)
 	err = os.RemoveAll(filepath.Join(a.config.RunDir, workloadsDir))
 	if a.deps.Remove != nil {
 		err = errors.Join(err, a.deps.Remove())
