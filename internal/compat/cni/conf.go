@@ -122,24 +122,17 @@ func checkVersion(version, command string) error {
 	return p
 }
 
-var confShape, networkShape = api.ShapeOf[conf](), api.ShapeOf[network]()
-
-// strictly says what is wrong with a text that is to be a T; what mostly is nothing is soon found out.
-func strictly[T any](text []byte, shape *api.Shape) model.Problems {
-	if shape.Fits(text) {
-		return nil
-	}
-	return unknownToo(text, api.Strict(text, new(T)))
-}
-
 // readConf reads a configuration strictly: what flatnet would not do is refused.
 func readConf(config []byte) (conf, error) {
-	if problems := strictly[conf](config, confShape); len(problems) > 0 {
+	var c conf
+	found := api.Strict(config, &c)
+	if problems := unknownToo(config, found); len(problems) > 0 {
 		return conf{}, problems.Err()
 	}
-	var c conf // from here on there is nothing else but keys that CNI may add, or in other capitals
-	if err := json.Unmarshal(config, &c); err != nil {
-		return conf{}, unreadable(err)
+	if len(found) > 0 { // nothing but keys that CNI may add, or in other capitals
+		if err := json.Unmarshal(config, &c); err != nil {
+			return conf{}, unreadable(err)
+		}
 	}
 	if err := c.readNetworks(); err != nil {
 		return conf{}, err
@@ -186,11 +179,8 @@ func (c *conf) readNetworks() error {
 		at := fmt.Sprintf("networks[%d]", i)
 		var n network
 		if json.Unmarshal(raw, &n.Network) != nil {
-			if problems := strictly[network](raw, networkShape); len(problems) > 0 {
+			if problems := unknownToo(raw, api.Strict(raw, &n)); len(problems) > 0 {
 				return problems.Under(at).Err()
-			}
-			if err := json.Unmarshal(raw, &n); err != nil {
-				return model.Problems{unreadable(err)}.Under(at).Err()
 			}
 		}
 		c.several = append(c.several, n)
