@@ -182,6 +182,8 @@ func TestWhereContainersGo(t *testing.T) {
 	refused(t, d.Serves(ctx, nil), model.CodeInactive, DefaultNetwork)
 	_, _, err := d.Attach(ctx, model.Attachment{Container: "h", IfName: "eth0"}, api.WorkloadSpec{Netns: "/proc/1/ns/net"}, nil)
 	refused(t, err, model.CodeNetns, "the host's own")
+	_, err = d.CreateWorkload(ctx, api.WorkloadSpec{Name: "many", Endpoints: make([]api.EndpointSpec, 100_000)}, false)
+	refused(t, err, model.CodeTooLarge, "100000", "64")
 	_, _, err = d.Attach(ctx, model.Attachment{Container: "h", IfName: "eth0"}, api.WorkloadSpec{Netns: "/run/netns/none"}, nil)
 	refused(t, err, model.CodeNetns, "not a network namespace")
 }

@@ -19,6 +19,9 @@ type workloadReader struct {
 	problems model.Problems
 }
 
+// mostEndpoints bounds what one request can ask for: what they have in common is looked for pair by pair.
+const mostEndpoints = 64
+
 func (r *workloadReader) add(p model.Problem) { r.problems = append(r.problems, p) }
 
 func (r *workloadReader) read(spec api.WorkloadSpec) model.Workload {
@@ -32,6 +35,10 @@ func (r *workloadReader) read(spec api.WorkloadSpec) model.Workload {
 	}
 	if spec.Sharing == sharingNone && len(endpoints) > 0 {
 		r.add(model.Problem{Code: model.CodeSharing, Path: "sharing", Reason: "a workload on networks is not without any", Fix: "leave out the networks, or the sharing"})
+	}
+	if len(endpoints) > mostEndpoints {
+		r.add(model.Problem{Code: model.CodeTooLarge, Path: "endpoints", Reason: fmt.Sprintf("%d endpoints are too many for one workload", len(endpoints)), Fix: fmt.Sprintf("at most %d", mostEndpoints)})
+		endpoints = nil
 	}
 	for i, e := range endpoints {
 		w.Endpoints = append(w.Endpoints, r.endpoint(i, e))
