@@ -102,6 +102,7 @@ func (w Way) ask(ctx context.Context) Answer {
 	if !a.Inner.Answered {
 		return a
 	}
+	a.Underlay = Outcome{} // of no meaning: the other host's kernel was only out of words for a moment
 	var both sync.WaitGroup
 	both.Go(func() { w.askLarge(ctx, &a) })
 	if w.Tunnel && w.Gate.Is4() {
