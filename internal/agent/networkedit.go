@@ -69,7 +69,7 @@ func readEdit(s *state, old model.Network, e api.NetworkEdit) (model.Network, er
 	if len(problems) > 0 {
 		return old, problems.Err()
 	}
-	inherit(&spec, old, e)
+	inherit(&spec, old, e, s.view.Node)
 	meta := api.Metadata{Name: old.Name, Labels: maps.Clone(old.Labels)}
 	if meta.Labels == nil && len(e.Labels) > 0 {
 		meta.Labels = map[string]string{}
@@ -160,7 +160,7 @@ func switchNAT(spec *api.NetworkSpec, e api.NetworkEdit) model.Problems {
 
 // inherit takes out of a spec what comes from the network before and what the mode of now cannot have. What the edit asks for stays,
 // and is refused where it does not fit.
-func inherit(spec *api.NetworkSpec, old model.Network, e api.NetworkEdit) {
+func inherit(spec *api.NetworkSpec, old model.Network, e api.NetworkEdit, node model.Node) {
 	n := model.Network{Mode: model.Mode(spec.Mode), Masquerade: spec.Masquerade, Uplink: spec.Uplink}
 	bridging := (old.Mode == model.Bridged) != (n.Mode == model.Bridged) // then the uplink is another thing
 	if e.Masquerade == nil && n.Mode != model.Routed {
@@ -175,7 +175,9 @@ func inherit(spec *api.NetworkSpec, old model.Network, e api.NetworkEdit) {
 	if e.HostAdapter == nil && !n.NeedsSubnet() {
 		spec.HostAdapter = nil
 	}
-	if e.Uplink == nil && (bridging || !n.Routes() && n.Mode != model.Bridged) {
+	hosts, _ := node.Link(spec.Bridge)
+	borrows := e.Bridge != nil && n.Mode == model.Bridged && hosts.Bridge
+	if e.Uplink == nil && (bridging || borrows || !n.Routes() && n.Mode != model.Bridged) {
 		spec.Uplink = ""
 	}
 	if e.Bridge == nil && (old.BorrowsBridge() && (bridging || spec.Uplink != "") || !n.HasBridge()) {

@@ -124,6 +124,28 @@ func TestWhatAModeCannotHaveGoesUnlessAskedFor(t *testing.T) {
 	w.checkConverged(d)
 }
 
+func TestTheUplinkGoesForABridgeOfTheHostAndTheBridgeForAnUplink(t *testing.T) {
+	w := newWorld(t)
+	w.bridgeable()
+	w.host.set(func(h *fakeHost) {
+		h.node.Links = append(slices.Clone(h.node.Links), model.HostLink{Name: "br0", Bridge: true, MTU: 1500, Up: true})
+	})
+	d := w.start()
+	mustNetwork(t, d, "lab", api.NetworkSpec{Mode: "bridged", Uplink: "eth1"})
+	if n := mustEdit(t, d, "lab", api.NetworkEdit{Bridge: ptr("br0")}); n.Spec.Uplink != "" || n.Spec.Bridge != "br0" {
+		t.Errorf("on a bridge of the host: %+v", n.Spec)
+	}
+	if n := mustEdit(t, d, "lab", api.NetworkEdit{Uplink: ptr("eth1")}); n.Spec.Uplink != "eth1" || n.Spec.Bridge != "" {
+		t.Errorf("on a NIC again: %+v", n.Spec)
+	}
+	if n := mustEdit(t, d, "lab", api.NetworkEdit{Bridge: ptr("fn-lan")}); n.Spec.Uplink != "eth1" || n.Spec.Bridge != "fn-lan" {
+		t.Errorf("another name for its own bridge: %+v", n.Spec)
+	}
+	_, err := d.EditNetwork(context.Background(), "lab", api.NetworkEdit{Bridge: ptr("br0"), Uplink: ptr("eth1")}, consent{}, false)
+	refused(t, err, model.CodeLinkTaken)
+	w.checkConverged(d)
+}
+
 func TestANetworkGetsASubnetWhenItNeedsOne(t *testing.T) {
 	w := newWorld(t)
 	d := w.start()
