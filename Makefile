@@ -9,7 +9,12 @@ FUZZTIME ?= 10s
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 # The binaries are static: they run on any Linux, in any mount namespace.
-BUILD = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+LINK  = -s -w -X main.version=$(VERSION)
+BUILD = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LINK)' $(EARLY)
+# The CNI plugin does its usual work before Go's runtime starts (docs/decisions/0019).
+ifeq ($(shell $(GO) env GOARCH),amd64)
+EARLY = -ldflags './cmd/flatnet-cni=$(LINK) -E main.begin'
+endif
 
 build: ## static binaries in bin/
 	$(BUILD) -o bin/ ./cmd/...

@@ -42,11 +42,26 @@ func Call(socket string, r Request, netns int, p Patience) (Reply, error) {
 		return Reply{}, err
 	}
 	reply, err := ask(socket, frame, netns, p)
-	if lost(err) {
-		time.Sleep(dyingPause)
-		reply, err = ask(socket, frame, netns, p)
+	return onceMore(reply, err, socket, frame, netns, p)
+}
+
+// Finish is Call for a request that Begin has sent on conn, which it closes.
+func Finish(conn int, socket string, r Request, netns int, p Patience) (Reply, error) {
+	frame, err := r.Append(nil)
+	if err != nil {
+		return Reply{}, err
 	}
-	return reply, err
+	reply, err := receive(os.NewFile(uintptr(conn), socket), p)
+	return onceMore(reply, err, socket, frame, netns, p)
+}
+
+// onceMore asks again if the daemon was lost before it replied.
+func onceMore(reply Reply, err error, socket string, frame []byte, netns int, p Patience) (Reply, error) {
+	if !lost(err) {
+		return reply, err
+	}
+	time.Sleep(dyingPause)
+	return ask(socket, frame, netns, p)
 }
 
 func ask(socket string, frame []byte, netns int, p Patience) (Reply, error) {
@@ -54,14 +69,11 @@ func ask(socket string, frame []byte, netns int, p Patience) (Reply, error) {
 	if err != nil {
 		return Reply{}, err
 	}
-	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(p.Answer)); err != nil {
-		return Reply{}, err
-	}
-	if err := send(conn, frame, netns); err != nil {
+	if err := send(conn, frame, netns, p); err != nil {
+		conn.Close()
 		return Reply{}, away("send the request", err)
 	}
-	return receive(conn)
+	return receive(conn, p)
 }
 
 // connect makes a connection that Go's poller waits for: a thread that blocks in read(2) has the runtime look at it fifty
@@ -69,61 +81,56 @@ func ask(socket string, frame []byte, netns int, p Patience) (Reply, error) {
 func connect(socket string, patience time.Duration) (*os.File, error) {
 	deadline := time.Now().Add(patience)
 	for pause := firstPause; ; pause = min(2*pause, longestPause) {
-		fd, err := dial(socket)
-		if err == nil {
+		fd, errno := dial(socket)
+		if errno == 0 {
 			return os.NewFile(uintptr(fd), socket), nil
 		}
-		if !passing(err) {
-			return nil, failed("connect", err)
+		if !passing(errno) {
+			return nil, failed("connect", errno)
 		}
 		if time.Now().After(deadline) {
-			return nil, away("connect", err)
+			return nil, away("connect", errno)
 		}
 		time.Sleep(pause)
 	}
 }
 
-func dial(socket string) (int, error) {
-	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0)
-	if err != nil {
-		return -1, err
-	}
-	if err := syscall.Connect(fd, &syscall.SockaddrUnix{Name: socket}); err != nil {
-		syscall.Close(fd)
-		return -1, err
-	}
-	return fd, nil
-}
-
 // passing reports whether the daemon is not there (yet) or has as many waiting as it takes, which is EAGAIN.
-func passing(err error) bool {
+func passing(err syscall.Errno) bool {
 	return err == syscall.ENOENT || err == syscall.ECONNREFUSED || err == syscall.EAGAIN || err == syscall.EINTR
 }
 
-// send writes the frame; the descriptor travels with its first byte.
-func send(conn *os.File, frame []byte, netns int) error {
-	var rights []byte
-	if netns >= 0 {
-		rights = syscall.UnixRights(netns)
+// send writes the frame.
+func send(conn *os.File, frame []byte, netns int, p Patience) error {
+	if err := conn.SetDeadline(time.Now().Add(p.Answer)); err != nil {
+		return err
 	}
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return err
 	}
 	sent := 0
-	var errno error
+	var errno syscall.Errno
 	err = raw.Write(func(fd uintptr) bool {
-		sent, errno = syscall.SendmsgN(int(fd), frame, rights, nil, syscall.MSG_NOSIGNAL)
+		sent, errno = sendOnce(int(fd), frame, netns)
 		return errno != syscall.EAGAIN
 	})
-	if err = errors.Join(err, errno); err != nil || sent == len(frame) {
+	if err == nil && errno != 0 {
+		err = errno
+	}
+	if err != nil || sent == len(frame) {
 		return err // a write of nothing fails, too, once the daemon has answered and closed
 	}
 	_, err = conn.Write(frame[sent:])
 	return err
 }
 
-func receive(conn *os.File) (Reply, error) {
+// receive reads the reply, and closes conn.
+func receive(conn *os.File, p Patience) (Reply, error) {
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(p.Answer)); err != nil {
+		return Reply{}, err
+	}
 	header := make([]byte, HeaderSize)
 	if _, err := io.ReadFull(conn, header); err != nil {
 		return Reply{}, away("wait for the reply", err)

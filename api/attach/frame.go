@@ -41,15 +41,41 @@ var (
 	ErrDamaged  = errors.New("the frame's fields do not fit its length")
 )
 
+// otherVersion is the error of a frame whose version is not ours.
+type otherVersion byte
+
+func (v otherVersion) Error() string {
+	return "a frame of version " + strconv.Itoa(int(v)) + ", not " + strconv.Itoa(version) + ": flatnet-cni and flatnetd are of different releases"
+}
+
 // Append puts the request as a frame behind b.
 func (r Request) Append(b []byte) ([]byte, error) {
-	return appendFrame(b, []field{{tagCommand, []byte(r.Command)}, {tagContainer, []byte(r.Container)}, {tagNetns, []byte(r.Netns)},
-		{tagIfName, []byte(r.IfName)}, {tagArgs, []byte(r.Args)}, {tagConfig, r.Config}})
+	size := r.size()
+	b, err := appendHeader(b, size)
+	if err != nil {
+		return nil, err
+	}
+	b = appendField(b, tagCommand, r.Command)
+	b = appendField(b, tagContainer, r.Container)
+	b = appendField(b, tagNetns, r.Netns)
+	b = appendField(b, tagIfName, r.IfName)
+	b = appendField(b, tagArgs, r.Args)
+	return appendField(b, tagConfig, r.Config), nil
+}
+
+// size is how many bytes of fields the request's frame has.
+func (r Request) size() int {
+	return 6*fieldSize + len(r.Command) + len(r.Container) + len(r.Netns) + len(r.IfName) + len(r.Args) + len(r.Config)
 }
 
 // Append puts the reply as a frame behind b.
 func (r Reply) Append(b []byte) ([]byte, error) {
-	return appendFrame(b, []field{{tagExit, []byte{byte(r.Exit)}}, {tagStdout, r.Stdout}})
+	b, err := appendHeader(b, 2*fieldSize+1+len(r.Stdout))
+	if err != nil {
+		return nil, err
+	}
+	b = appendField(b, tagExit, []byte{byte(r.Exit)})
+	return appendField(b, tagStdout, r.Stdout), nil
 }
 
 // ParseRequest reads the fields of a Request. It keeps no part of b but Config.
@@ -97,7 +123,7 @@ func ParseHeader(b []byte) (int, error) {
 		return 0, ErrNotOurs
 	}
 	if v := b[len(mark)]; v != version {
-		return 0, errors.New("a frame of version " + strconv.Itoa(int(v)) + ", not " + strconv.Itoa(version) + ": flatnet-cni and flatnetd are of different releases")
+		return 0, otherVersion(v)
 	}
 	n := number(b[len(mark)+1:])
 	if n > MaxFrame {
@@ -106,31 +132,19 @@ func ParseHeader(b []byte) (int, error) {
 	return int(n), nil
 }
 
-type field struct {
-	tag   byte
-	value []byte
-}
-
-func appendFrame(b []byte, fields []field) ([]byte, error) {
-	size := 0
-	for _, f := range fields {
-		if len(f.value) > MaxFrame {
-			return nil, ErrTooLarge
-		}
-		size += fieldSize + len(f.value)
-	}
+func appendHeader(b []byte, size int) ([]byte, error) {
 	if size > MaxFrame {
 		return nil, ErrTooLarge
 	}
 	b = append(b, mark...)
 	b = append(b, version)
-	b = appendNumber(b, size)
-	for _, f := range fields {
-		b = append(b, f.tag)
-		b = appendNumber(b, len(f.value))
-		b = append(b, f.value...)
-	}
-	return b, nil
+	return appendNumber(b, size), nil
+}
+
+func appendField[T string | []byte](b []byte, tag byte, value T) []byte {
+	b = append(b, tag)
+	b = appendNumber(b, len(value))
+	return append(b, value...)
 }
 
 func eachField(b []byte, do func(tag byte, value []byte)) error {

@@ -3,6 +3,7 @@ package main
 import (
 	"strconv"
 	"unicode/utf8"
+	"unsafe"
 )
 
 // topLevel is the text that an object has under a key of its first level; "" when it has none, when that is no text, or when
@@ -67,14 +68,19 @@ func (s *scanner) skip() bool {
 	return false
 }
 
-// text reads a string.
+// text reads a string, which has the memory of the data as long as there is no escape in it.
 func (s *scanner) text() (string, bool) {
 	s.space()
 	raw, ok := s.raw()
 	if !ok {
 		return "", false
 	}
-	return unescape(raw)
+	for _, c := range raw {
+		if c == '\\' {
+			return unescape(raw)
+		}
+	}
+	return unsafe.String(unsafe.SliceData(raw), len(raw)), true
 }
 
 // raw goes over a string, and returns what is between its quotes.

@@ -7,8 +7,8 @@
 //
 //	CNI_COMMAND=VERSION flatnet-cni </dev/null
 //
-// A runtime waits for it twice in every container's life, so it starts with as little as a Go program can: the packages
-// fmt, encoding/json and net would cost each start a tenth more, and a test keeps them out.
+// A runtime waits for it twice in every container's life, so it starts with as little as it can: the usual case is done before Go's
+// runtime starts (early), and the packages fmt, encoding/json and net, which would cost each other start a tenth more, are kept out by a test.
 package main
 
 import (
@@ -22,31 +22,48 @@ import (
 var version = "unknown" // set by the linker
 
 func main() {
-	os.Exit(run(os.Getenv, os.Stdin, os.Stdout, os.Stderr, attach.Usual))
+	os.Exit(run(os.Getenv, begun.rest(os.Stdin), os.Stdout, os.Stderr, begun.call))
 }
 
 // run answers one call of the runtime, and returns the exit status.
-func run(getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer, patience attach.Patience) int {
-	command := getenv("CNI_COMMAND")
-	if command == "" {
+func run(getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer, ask call) int {
+	r := requestOf(getenv)
+	if r.Command == "" {
 		io.WriteString(stderr, "flatnet-cni "+version+": a CNI plugin, for a container runtime to start; it speaks CNI "+oldest+" to "+newest+".\n"+
 			"Make a configuration for it with: flatnet cni install\n")
 		return 0
 	}
-	config, err := io.ReadAll(io.LimitReader(stdin, attach.MaxFrame+1))
+	var err error
+	r.Config, err = io.ReadAll(io.LimitReader(stdin, attach.MaxFrame+1))
 	if err != nil {
-		return fail(stdout, config, problem{code: ioFailure, msg: "read the network configuration: " + err.Error()})
+		return fail(stdout, r.Config, problem{code: ioFailure, msg: "read the network configuration: " + err.Error()})
 	}
-	if command == "VERSION" {
-		io.WriteString(stdout, versions(config))
+	if r.Command == "VERSION" {
+		io.WriteString(stdout, versions(r.Config))
 		return 0
 	}
-	socket := socketOf(config, getenv)
-	if command == "DEL" && nothingMade(socket) {
+	socket := socketOf(r.Config, getenv)
+	if r.Command == "DEL" && nothingMade(socket) {
 		return 0
 	}
-	return call(attach.Request{Command: command, Container: getenv("CNI_CONTAINERID"), Netns: getenv("CNI_NETNS"),
-		IfName: getenv("CNI_IFNAME"), Args: getenv("CNI_ARGS"), Config: config}, socket, stdout, patience)
+	netns, errno := openNetns(r)
+	if errno != 0 {
+		return fail(stdout, r.Config, problem{code: badEnvironment, msg: "FN4103: CNI_NETNS=" + r.Netns + " cannot be opened",
+			details: errno.Error() + "; more: flatnet help FN4103"})
+	}
+	reply, err := ask(socket, r, netns)
+	if err != nil {
+		return fail(stdout, r.Config, unanswered(r.Command, socket, err))
+	}
+	if _, err := stdout.Write(reply.Stdout); err != nil {
+		return 1
+	}
+	return reply.Exit
+}
+
+// requestOf is the request, but for the configuration.
+func requestOf(getenv func(string) string) attach.Request {
+	return attach.Request{Command: getenv("CNI_COMMAND"), Container: getenv("CNI_CONTAINERID"), Netns: getenv("CNI_NETNS"), IfName: getenv("CNI_IFNAME"), Args: getenv("CNI_ARGS")}
 }
 
 // nothingMade reports whether there is nothing that a DEL could take away: beside the socket stands the daemon's journal, which a reboot and an
@@ -75,20 +92,4 @@ func socketOf(config []byte, getenv func(string) string) string {
 		return s
 	}
 	return attach.DefaultSocket
-}
-
-func call(r attach.Request, socket string, stdout io.Writer, patience attach.Patience) int {
-	netns, err := openNetns(r)
-	if err != nil {
-		return fail(stdout, r.Config, problem{code: badEnvironment, msg: "FN4103: CNI_NETNS=" + r.Netns + " cannot be opened",
-			details: err.Error() + "; more: flatnet help FN4103"})
-	}
-	reply, err := attach.Call(socket, r, netns, patience)
-	if err != nil {
-		return fail(stdout, r.Config, unanswered(r.Command, socket, err))
-	}
-	if _, err := stdout.Write(reply.Stdout); err != nil {
-		return 1
-	}
-	return reply.Exit
 }

@@ -50,6 +50,13 @@ func TestThePluginIsSmall(t *testing.T) {
 	}
 }
 
+// waiting asks with so much patience for the answer, and none for the start.
+func waiting(answer time.Duration) call {
+	return func(socket string, r attach.Request, netns int) (attach.Reply, error) {
+		return attach.Call(socket, r, netns, attach.Patience{Answer: answer})
+	}
+}
+
 // Without a daemon the plugin has its own words.
 func TestWithoutADaemon(t *testing.T) {
 	const conf = `{"cniVersion":"0.4.0","name":"pods","type":"flatnet","socket":"/nowhere/attach.sock"}`
@@ -75,7 +82,7 @@ func TestWithoutADaemon(t *testing.T) {
 			env[k] = v
 		}
 		var stdout bytes.Buffer
-		exit := run(func(k string) string { return env[k] }, strings.NewReader(c.stdin), &stdout, io.Discard, attach.Patience{Answer: time.Second})
+		exit := run(func(k string) string { return env[k] }, strings.NewReader(c.stdin), &stdout, io.Discard, waiting(time.Second))
 		got := strings.TrimSpace("exit " + string('0'+rune(exit)) + " " + stdout.String())
 		if got != c.want {
 			t.Errorf("%s with %q:\ngot  %s\nwant %s", c.env, c.stdin, got, c.want)
@@ -96,7 +103,7 @@ func TestANamespaceThatIsAPipe(t *testing.T) {
 	go func() {
 		defer close(ended)
 		env := map[string]string{"CNI_COMMAND": "ADD", "CNI_NETNS": pipe, attach.SocketVariable: "/nowhere/attach.sock"}
-		run(func(k string) string { return env[k] }, strings.NewReader("{}"), io.Discard, io.Discard, attach.Patience{})
+		run(func(k string) string { return env[k] }, strings.NewReader("{}"), io.Discard, io.Discard, waiting(0))
 	}()
 	select {
 	case <-ended:
@@ -107,7 +114,7 @@ func TestANamespaceThatIsAPipe(t *testing.T) {
 
 func TestStandardInputThatCannotBeRead(t *testing.T) {
 	var stdout bytes.Buffer
-	exit := run(func(k string) string { return map[string]string{"CNI_COMMAND": "ADD"}[k] }, broken{}, &stdout, io.Discard, attach.Patience{})
+	exit := run(func(k string) string { return map[string]string{"CNI_COMMAND": "ADD"}[k] }, broken{}, &stdout, io.Discard, waiting(0))
 	if want := `{"cniVersion":"1.1.0","code":5,"msg":"read the network configuration: it hurts"}` + "\n"; exit != 1 || stdout.String() != want {
 		t.Errorf("got exit %d %s, want 1 %s", exit, &stdout, want)
 	}

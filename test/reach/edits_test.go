@@ -120,7 +120,7 @@ func (w *walk) choose() []string {
 		flags = append(flags, fmt.Sprintf("--masquerade=%t", n.Masquerade))
 	}
 	if w.bridge != n.Bridge {
-		flags = append(flags, "--bridge", cmp.Or(n.Bridge, "none"))
+		flags = append(flags, "--bridge", cmp.Or(n.Bridge, "none"), "--mtu", "0") // a smaller one is refused there
 		w.bridge = n.Bridge
 	}
 	if n.Uplink != "" {

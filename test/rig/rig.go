@@ -12,6 +12,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -188,6 +190,9 @@ func Program(t testing.TB, name string) string {
 		return path
 	}
 	cmd := exec.Command("go", "build", "-o", path, "github.com/flatnet/flatnet/cmd/"+name)
+	if name == "flatnet-cni" && runtime.GOARCH == "amd64" {
+		cmd.Args = slices.Insert(cmd.Args, 2, "-ldflags=-E main.begin") // as make does
+	}
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build %s: %v\n%s", name, err, out)
