@@ -149,6 +149,8 @@ func createPort(p plug, ns int) message {
 		attr(unix.IFLA_ADDRESS, p.port.MAC[:]...).
 		uint32(unix.IFLA_MTU, uint32(p.port.MTU)).
 		uint32(unix.IFLA_MASTER, uint32(p.bridge)).
+		uint32(unix.IFLA_NUM_TX_QUEUES, 1).
+		uint32(unix.IFLA_NUM_RX_QUEUES, 1).
 		nest(unix.IFLA_LINKINFO, func(m message) message {
 			return m.text(unix.IFLA_INFO_KIND, "veth").nest(unix.IFLA_INFO_DATA, func(m message) message {
 				return m.nest(vethInfoPeer, func(m message) message {
@@ -156,6 +158,8 @@ func createPort(p plug, ns int) message {
 						text(unix.IFLA_IFNAME, p.inner.Name).
 						attr(unix.IFLA_ADDRESS, p.inner.MAC[:]...).
 						uint32(unix.IFLA_MTU, uint32(p.inner.MTU)).
+						uint32(unix.IFLA_NUM_TX_QUEUES, 1).
+						uint32(unix.IFLA_NUM_RX_QUEUES, 1).
 						uint32(unix.IFLA_NET_NS_FD, uint32(ns))
 				})
 			})

@@ -194,6 +194,9 @@ func encodeCreate(b *netlink.Batch, l dataplane.Link, index, master, peerNS int)
 	if master != 0 {
 		b.Uint32(unix.IFLA_MASTER, uint32(master))
 	}
+	if l.Kind == dataplane.Veth {
+		encodeOneQueue(b)
+	}
 	info := b.Nest(unix.IFLA_LINKINFO)
 	b.String(unix.IFLA_INFO_KIND, string(l.Kind))
 	data := b.Nest(unix.IFLA_INFO_DATA)
@@ -238,10 +241,19 @@ func createMTU(l dataplane.Link) int {
 	return l.MTU + 1
 }
 
+// encodeOneQueue asks for one queue each way. Unasked, an end of a veth is made with as many as there are CPUs and all but one are closed, for
+// which the kernel waits until no CPU sends by them: for each end, while nobody else may change a link (drivers/net/veth.c
+// veth_init_queues, Linux 5.15 to 6.18).
+func encodeOneQueue(b *netlink.Batch) {
+	b.Uint32(unix.IFLA_NUM_TX_QUEUES, 1)
+	b.Uint32(unix.IFLA_NUM_RX_QUEUES, 1)
+}
+
 func encodePeer(b *netlink.Batch, l dataplane.Link, peerNS int) {
 	peer := b.Nest(vethInfoPeer)
 	b.Raw(infoMsg(0, 0, 0))
 	b.String(unix.IFLA_IFNAME, l.Peer)
+	encodeOneQueue(b)
 	if peerNS >= 0 {
 		b.Uint32(unix.IFLA_NET_NS_FD, uint32(peerNS))
 	}
