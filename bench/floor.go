@@ -100,7 +100,7 @@ func (f *floor) link(p plug) error {
 		return err
 	}
 	defer unix.Close(ns)
-	if err := f.routes.send(2, createPort(p, ns), silencePort(p), setPort(p)); err != nil {
+	if err := f.routes.send(2, createPort(p, ns), silenceLink(p), setPort(p)); err != nil {
 		return fmt.Errorf("port: %w", err)
 	}
 	if err := f.inside(ns, p); err != nil {
@@ -131,8 +131,12 @@ func (f *floor) inside(ns int, p plug) error {
 	defer s.close()
 	m := []message{
 		request(unix.RTM_NEWLINK, 0, ifinfo(1, unix.IFF_UP, unix.IFF_UP)...), // lo is always the first
-		request(unix.RTM_NEWLINK, 0, ifinfo(p.index, unix.IFF_UP, unix.IFF_UP)...).text(unix.IFLA_IFALIAS, p.inner.Alias()),
 	}
+	if p.inner.Quiet {
+		m = append(m, silenceLink(p))
+	}
+	m = append(m,
+		request(unix.RTM_NEWLINK, 0, ifinfo(p.index, unix.IFF_UP, unix.IFF_UP)...).text(unix.IFLA_IFALIAS, p.inner.Alias()))
 	for _, a := range p.addrs {
 		m = append(m, newAddress(p.index, a))
 	}
@@ -166,8 +170,8 @@ func createPort(p plug, ns int) message {
 		})
 }
 
-// silencePort keeps the port from having a link-local address.
-func silencePort(p plug) message {
+// silenceLink keeps the port from having a link-local address, and likewise the other end, which has the same index.
+func silenceLink(p plug) message {
 	return request(unix.RTM_NEWLINK, 0, ifinfo(p.index, 0, 0)...).nest(unix.IFLA_AF_SPEC, func(m message) message {
 		return m.nest(unix.AF_INET6, func(m message) message { return m.attr(unix.IFLA_INET6_ADDR_GEN_MODE, 1) })
 	})

@@ -3,6 +3,7 @@ package dataplane
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -95,6 +96,9 @@ func (l Link) commands(op Op) []string {
 			peer += " netns " + netnsArg(l.PeerNetns)
 		}
 		commands = []string{peer, set}
+	}
+	if l.Quiet { // the kernel would set it up first
+		commands = slices.Insert(commands, 0, "ip link set dev "+l.Name+" addrgenmode none")
 	}
 	if l.Isolated || l.Hairpin || op == Replace && l.Master != "" {
 		commands = append(commands, fmt.Sprintf("ip link set dev %s type bridge_slave isolated %s hairpin %s", l.Name, onOff(l.Isolated), onOff(l.Hairpin)))

@@ -37,6 +37,7 @@ type Link struct {
 	Tunnel    Tunnel // VXLAN: the rest of it
 	Isolated  bool   // bridge port: no frames to other isolated ports
 	Hairpin   bool   // bridge port: frames may leave by the port they came in
+	Quiet     bool   // far end of a veth: gives itself no IPv6 address when it is set up, and asks for no router (addr_gen_mode none)
 }
 
 // Key is the link's name.
@@ -75,6 +76,9 @@ func (l Link) String() string {
 	}
 	if l.Hairpin {
 		b.WriteString(" hairpin on")
+	}
+	if l.Quiet {
+		b.WriteString(" addrgenmode none")
 	}
 	return b.String()
 }

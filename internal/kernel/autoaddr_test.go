@@ -48,3 +48,25 @@ func TestPortsAreSilent(t *testing.T) {
 		reach(t, k, "", state(bridge("fn-a")))
 	}
 }
+
+// TestQuietEnds: the end of a veth that stands in a workload has a link-local address as long as it is not to be quiet, from its
+// beginning and later.
+func TestQuietEnds(t *testing.T) {
+	k := host(t)
+	ns := workload(t, "web")
+	has := func() bool {
+		return strings.Contains(run(t, "nsenter --net="+ns+" ip -6 address show dev eth0"), "fe80::")
+	}
+	for _, quiet := range []bool{true, false} {
+		reach(t, k, "", state(bridge("fn-a"), veth("fv-a", "fn-a", ns)))
+		for _, quiet := range []bool{quiet, !quiet, quiet} {
+			far := farVeth("fv-a")
+			far.Quiet = quiet
+			reach(t, k, ns, state(lo(true), far))
+			if has() == quiet {
+				t.Errorf("quiet %t: has a link-local address: %t", quiet, has())
+			}
+		}
+		reach(t, k, "", state(bridge("fn-a")))
+	}
+}

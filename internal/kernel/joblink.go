@@ -125,6 +125,7 @@ func (j *job) masterOf(l dataplane.Link) (int, error) {
 
 func (j *job) settleLink(t *task, l dataplane.Link) {
 	j.settleTunnel(t, l)
+	j.settleQuiet(t, l)
 	switch {
 	case t.err == nil && t.Op == dataplane.Del:
 		j.k.memory.with(j.space.path, func(r *remembered) { r.linkGone(l, j.space.path) })

@@ -9,10 +9,11 @@ import (
 	"github.com/flatnet/flatnet/internal/kernel/netlink"
 )
 
-// Of linux/rtnetlink.h and linux/veth.h; golang.org/x/sys lacks them.
+// Of linux/rtnetlink.h, linux/veth.h and linux/if_link.h; golang.org/x/sys lacks them.
 const (
 	extSkipStats = 1 << 3 // RTEXT_FILTER_SKIP_STATS: two thirds of a link message are counters
 	vethInfoPeer = 1      // VETH_INFO_PEER
+	addrGenNone  = 1      // IN6_ADDR_GEN_MODE_NONE
 )
 
 // link is a link as the kernel tells it, ours or not.
@@ -156,6 +157,12 @@ func (l *link) normalise() {
 	var mark dataplane.Link
 	mark, l.marked = dataplane.ParseAlias(l.alias)
 	l.Owner, l.Uplink, l.Peer, l.PeerNetns = mark.Owner, mark.Uplink, mark.Peer, mark.PeerNetns
+	l.Quiet = isFar(l.Link) && l.conf.quiet()
+}
+
+// quiet reports whether a link gives itself no IPv6 address: it is not to, or the kernel has no IPv6.
+func (c *conf) quiet() bool {
+	return len(c.addrGenMode) == 0 || c.addrGenMode.Uint8() == addrGenNone
 }
 
 // object is the link as a value of the dataplane.
@@ -268,6 +275,9 @@ func encodeUpdate(b *netlink.Batch, old link, l dataplane.Link, master int) {
 	if l.Kind == dataplane.Bridge && l.Up && !old.Up {
 		encodeBridgeUp(b, old.index, l, old.snoops)
 		was = now
+	}
+	if l.Quiet && !old.Quiet {
+		encodeNoAutoAddress(b, old.index)
 	}
 	b.Begin(unix.RTM_NEWLINK, 0)
 	b.Raw(infoMsg(old.index, now&(now^was), now^was))

@@ -103,8 +103,12 @@ func (m *memory) forget(netns string) {
 func (m *memory) nearEnd(netns, name string) (near farEnd, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	at := farEnd{netns, name}
+	if host := m.spaces[dataplane.HostNetns]; host != nil && host.far[at] != "" { // but for cables
+		return farEnd{dataplane.HostNetns, host.far[at]}, true
+	}
 	for in, r := range m.spaces {
-		if end, ok := r.far[farEnd{netns, name}]; ok {
+		if end, ok := r.far[at]; ok {
 			return farEnd{in, end}, true
 		}
 	}

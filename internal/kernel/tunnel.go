@@ -100,22 +100,21 @@ func encodeTunnelUpdate(b *netlink.Batch, old link, l dataplane.Link) {
 	b.End(info)
 }
 
-// isSilent reports whether the host itself sends nothing by a link: it is a tunnel, shapes, or is the port of a bridge. Its link-local
-// address would have three routes in a table that the kernel walks through whenever a link changes, be looked for by others, and tell of
-// itself.
+// isSilent reports whether nothing is to be sent by a link on the kernel's own account: it is a tunnel, shapes, is the port of a bridge, or
+// is Quiet. Its link-local address would have three routes in a table that the kernel walks through whenever a link changes, be looked for by
+// others, and tell of itself.
 func isSilent(l dataplane.Link) bool {
-	return l.Kind == dataplane.VXLAN || l.Kind == dataplane.IFB || l.Kind == dataplane.Veth && l.Master != ""
+	return l.Quiet || l.Kind == dataplane.VXLAN || l.Kind == dataplane.IFB || l.Kind == dataplane.Veth && l.Master != ""
 }
 
 // encodeNoAutoAddress appends a message that keeps a new link from giving itself a link-local address. The kernel sets it up before it
 // reads this when both are in one message (net/core/rtnetlink.c, do_setlink).
 func encodeNoAutoAddress(b *netlink.Batch, index int) {
-	const none = 1 // IN6_ADDR_GEN_MODE_NONE of linux/if_link.h
 	b.Begin(unix.RTM_NEWLINK, 0)
 	b.Raw(infoMsg(index, 0, 0))
 	spec := b.Nest(unix.IFLA_AF_SPEC)
 	inet6 := b.Nest(unix.AF_INET6)
-	b.Uint8(unix.IFLA_INET6_ADDR_GEN_MODE, none)
+	b.Uint8(unix.IFLA_INET6_ADDR_GEN_MODE, addrGenNone)
 	b.End(inet6)
 	b.End(spec)
 }

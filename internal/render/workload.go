@@ -117,7 +117,14 @@ func proxies(v model.View, n model.Network, e model.Endpoint) []dataplane.Object
 }
 
 func innerLink(v model.View, n model.Network, w model.Workload, e model.Endpoint) dataplane.Link {
-	return dataplane.Link{Name: e.IfName, Kind: dataplane.Veth, Owner: owner(w, e), MAC: e.MAC, MTU: v.MTU(n), Up: true}
+	return dataplane.Link{Name: e.IfName, Kind: dataplane.Veth, Owner: owner(w, e), MAC: e.MAC, MTU: v.MTU(n), Up: true, Quiet: isQuiet(n, e)}
+}
+
+// isQuiet reports whether IPv6 on the endpoint could reach nobody: the network has gateways, and IPv4 addresses only. What the kernel would
+// send of itself, for ever in the case of router solicitations, the bridge would hand to every other endpoint. Guests of networks
+// without a gateway may number themselves, and on a LAN others do.
+func isQuiet(n model.Network, e model.Endpoint) bool {
+	return n.NeedsSubnet() && len(e.Addrs) > 0 && !slices.ContainsFunc(e.Addrs, netip.Addr.Is6)
 }
 
 func innerAddresses(n model.Network, e model.Endpoint) []dataplane.Object {

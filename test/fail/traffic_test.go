@@ -44,6 +44,15 @@ func (s *site) flow(from, to string) *flow {
 	return f
 }
 
+// answered is a flow to a workload that answers by now: its host has its block, which the others hear of a moment later.
+func (s *site) answered(from, to string) *flow {
+	s.Helper()
+	first := s.flow(from, to)
+	s.eventually(to+" answers", func() bool { return first.last() > 0 })
+	first.stop()
+	return s.flow(from, to)
+}
+
 // mesh pings between all workloads of the lab, in both directions.
 func (s *site) mesh() []*flow {
 	var all []*flow

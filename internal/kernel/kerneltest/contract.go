@@ -219,6 +219,15 @@ func (s *story) replaces() {
 	s.expect(s.A, stateOf(loUp))
 	s.apply(s.B, innerState())
 	s.expect(s.B, innerState())
+
+	quiet := innerA
+	quiet.Quiet = true
+	for _, l := range []dataplane.Link{quiet, innerA} {
+		inside := innerState()
+		inside[l.Key()] = l
+		s.apply(s.B, inside)
+		s.expect(s.B, inside)
+	}
 }
 
 func (s *story) respectsForeignLinks() {
