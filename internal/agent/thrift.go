@@ -19,7 +19,7 @@ const (
 // hundred workloads has 3 MB in use, and would collect with every twentieth attachment, for each of which the world stops.
 var ballast atomic.Pointer[[16 << 20]byte]
 
-func init() { ballast.Store(new([16 << 20]byte)) }
+func takeBallast() { ballast.Store(new([16 << 20]byte)) }
 
 // lavish lets the collector rest while thousands of parts are made, of which most stay. thrift ends that.
 func lavish() { collect(lavishly) }

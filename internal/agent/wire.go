@@ -83,6 +83,7 @@ func Serve(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
+	takeBallast()
 	mux := http.NewServeMux()
 	mux.Handle("/", a.Handler())
 	mux.Handle("GET /metrics", metrics.Handler(func() []metrics.Value { return values(a.Counters()) }))
