@@ -53,7 +53,7 @@ func Diff(want, have State) Plan {
 		switch {
 		case !ok:
 			forward = append(forward, Step{Add, w})
-		case h != w:
+		case h != w && !isQuietLate(h, w):
 			forward = append(forward, Step{Replace, w})
 		}
 	}
@@ -71,6 +71,16 @@ func Diff(want, have State) Plan {
 	inOrder(back, func(Step) int { return 0 })
 	slices.Reverse(back)
 	return append(forward, back...)
+}
+
+// isQuietLate reports whether a link is as wanted, but was set up before it was to be Quiet. What it gave itself then it keeps.
+func isQuietLate(have, want Object) bool {
+	h, ok := have.(Link)
+	if !ok || !h.Up || h.Quiet {
+		return false
+	}
+	h.Quiet = true
+	return h == want
 }
 
 // makeRoom takes out of the deletions those that must come before what is added: an interval that may overlap a new one of the set,

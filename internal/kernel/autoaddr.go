@@ -37,15 +37,9 @@ func dropAutoAddress(c *netlink.Conn, name string) error {
 	return ignoring(errors.Join(c.Do(&b, nil)...), unix.EADDRNOTAVAIL)
 }
 
-// settleQuiet is for after the far end of a veth was written that was up before: what it gives itself when it is set up comes or goes.
+// settleQuiet is for after the far end of a veth was written: one that need not be quiet any more gives itself an address.
 func (j *job) settleQuiet(t *task, l dataplane.Link) {
-	if t.err != nil || t.Op == dataplane.Del || !isFar(l) || t.seen == nil || t.seen.Quiet == l.Quiet {
-		return
-	}
-	switch {
-	case !l.Quiet:
+	if t.err == nil && t.Op != dataplane.Del && isFar(l) && !l.Quiet && t.seen != nil && t.seen.Quiet {
 		t.err = j.space.do(func() error { return writeSysctl(fmt.Sprintf("net/ipv6/conf/%s/addr_gen_mode", l.Name), "0") }) // IN6_ADDR_GEN_MODE_EUI64
-	case t.seen.Up:
-		t.err = dropAutoAddress(j.space.conn, l.Name)
 	}
 }

@@ -217,9 +217,6 @@ func (s *story) replaces() {
 	s.apply(dataplane.HostNetns, want)
 	s.expect(dataplane.HostNetns, want)
 	s.expect(s.A, stateOf(loUp))
-	s.apply(s.B, innerState())
-	s.expect(s.B, innerState())
-
 	quiet := innerA
 	quiet.Quiet = true
 	for _, l := range []dataplane.Link{quiet, innerA} {
