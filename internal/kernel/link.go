@@ -160,9 +160,9 @@ func (l *link) normalise() {
 	l.Quiet = isFar(l.Link) && l.conf.quiet()
 }
 
-// quiet reports whether a link gives itself no IPv6 address: it is not to, or the kernel has no IPv6.
+// quiet reports whether a link is not to give itself an IPv6 address. A kernel without IPv6 does not say.
 func (c *conf) quiet() bool {
-	return len(c.addrGenMode) == 0 || c.addrGenMode.Uint8() == addrGenNone
+	return len(c.addrGenMode) > 0 && c.addrGenMode.Uint8() == addrGenNone
 }
 
 // object is the link as a value of the dataplane.
