@@ -222,6 +222,7 @@ func TestCrashLeftoversAreClearedUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	os.WriteFile(filepath.Join(marks, "half"), []byte(`{"Path":"/x`), 0o600)
+	os.WriteFile(filepath.Join(marks, "written, not renamed"), []byte(`{"Path":"/x","Dir":{"Made":true}}`), 0o600)
 	if o, err = netns.OpenOwned(marks); err != nil {
 		t.Fatal(err)
 	}

@@ -63,7 +63,7 @@ func (o *Owned) load(file string) error {
 		return err
 	}
 	var m marker
-	if json.Unmarshal(text, &m) != nil || m.Path == "" { // half written: nothing was made yet
+	if json.Unmarshal(text, &m) != nil || file != o.file(m.Path) { // not written to its end: nothing was made yet
 		return os.Remove(file)
 	}
 	if m.Dir != nil {
@@ -147,10 +147,11 @@ func (o *Owned) mark(m marker) error {
 		return err
 	}
 	file := o.file(m.Path)
-	if err := os.WriteFile(file+".new", text, 0o600); err != nil {
+	unfinished := filepath.Join(o.dir, "new "+filepath.Base(file)) // no path's own file: those hold no space
+	if err := os.WriteFile(unfinished, text, 0o600); err != nil {
 		return err
 	}
-	return os.Rename(file+".new", file)
+	return os.Rename(unfinished, file)
 }
 
 // Leave takes back what was done to the directories of our namespaces, where nothing is kept in them any more.
