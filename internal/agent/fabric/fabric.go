@@ -46,9 +46,10 @@ type Fabric struct {
 	member  chan struct{} // the node may be reached elsewhere
 	changed chan struct{} // something is to be written down
 
-	began   time.Duration // of Run
-	showing sync.Mutex    // held while somebody is told of a picture: none comes after a later one
+	showing sync.Mutex // held while somebody is told of a picture: none comes after a later one
 	shown   *Picture
+	begun   bool          // one that the store confirms was shown
+	found   time.Duration // when there was the first such
 
 	claiming   sync.Mutex // held while blocks are claimed and given back
 	publishing sync.Mutex // held while the node is described to the others
@@ -111,7 +112,6 @@ func (f *Fabric) Last() Picture { return f.picture() }
 
 // Run follows the cluster until ctx ends. Nothing is given back by that.
 func (f *Fabric) Run(ctx context.Context) error {
-	f.began = f.deps.Now()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return f.deps.Cluster.Watch(ctx, f.saw) })
 	g.Go(func() error { return f.keeper.Run(ctx) })
@@ -206,7 +206,7 @@ func kick(c chan struct{}) {
 func (f *Fabric) shows(ctx context.Context) error {
 	for {
 		wait := f.nextEnd()
-		if f.show(); f.waits() {
+		if f.show() {
 			wait = earlyLook
 		}
 		timer := time.NewTimer(wait)
@@ -221,34 +221,38 @@ func (f *Fabric) shows(ctx context.Context) error {
 	}
 }
 
-// show tells of the picture if it is another one than the last.
-func (f *Fabric) show() {
+// show tells of the picture if it is another one than the last, unless it is too early for that.
+func (f *Fabric) show() (early bool) {
 	f.showing.Lock()
 	defer f.showing.Unlock()
 	p := f.picture()
-	if f.shown != nil && p.same(*f.shown) || f.shown == nil && f.early(p) {
-		return
+	if f.shown != nil && p.same(*f.shown) {
+		return false
+	}
+	if !f.begun && f.early(p) {
+		return true
 	}
 	if f.shown == nil || !p.sameHere(*f.shown) {
 		f.keep()
 	}
 	f.deps.Show(p)
-	f.shown = &p
+	f.shown, f.begun = &p, f.begun || p.Live
 	kick(f.changed)
 	kick(f.claim)
-}
-
-// waits reports whether nobody was told of anything yet.
-func (f *Fabric) waits() bool {
-	f.showing.Lock()
-	defer f.showing.Unlock()
-	return f.shown == nil
+	return false
 }
 
 // early reports whether the node is just about to get its own blocks: the ways to all others name its address in them, and would
 // be made twice. That is not waited for long.
 func (f *Fabric) early(p Picture) bool {
-	if !p.Live || f.deps.Now()-f.began > earlyTime {
+	if !p.Live {
+		return false
+	}
+	now := f.deps.Now()
+	if f.found == 0 {
+		f.found = now
+	}
+	if now-f.found > earlyTime {
 		return false
 	}
 	self := p.Members[p.Self] // may not be published yet

@@ -71,6 +71,7 @@ type node struct {
 
 	mu    sync.Mutex
 	shown fabric.Picture
+	bare  bool // a picture that the store confirms was shown without a block of the node's own
 	told  []string
 }
 
@@ -86,7 +87,11 @@ func (w *world) startAt(n, at int, boot string, away bool, c *clock) *node {
 	member := model.Member{ID: x.id, Name: x.id, Underlay4: netip.AddrFrom4([4]byte{192, 0, 2, byte(at)}), MTU: 1500, Schema: 1}
 	x.Fabric = fabric.New(fabric.Deps{
 		Cluster: x.client, Self: x.id, Now: c.Now, Member: func() (model.Member, error) { return member, nil },
-		Show:  func(p fabric.Picture) { x.mu.Lock(); x.shown = p; x.mu.Unlock() },
+		Show: func(p fabric.Picture) {
+			x.mu.Lock()
+			defer x.mu.Unlock()
+			x.shown, x.bare = p, x.bare || p.Live && len(p.Blocks("pods")) == 0
+		},
 		Tell:  func(typ, object, text string) { x.mu.Lock(); x.told = append(x.told, typ+": "+text); x.mu.Unlock() },
 		Cache: &fabric.Cache{Folder: join.Folder(filepath.Join(w.dir, x.id)), BootID: boot, Wall: func() time.Time { w.clock.mu.Lock(); defer w.clock.mu.Unlock(); return w.wall }},
 	})
@@ -143,6 +148,22 @@ func (w *world) cached(x *node, block netip.Prefix) {
 		again := fabric.New(fabric.Deps{Cluster: w.hub.Client(), Self: x.id, Now: x.clock.Now, Show: func(fabric.Picture) {}, Cache: &fabric.Cache{Folder: join.Folder(filepath.Join(w.dir, x.id)), BootID: "1", Wall: func() time.Time { return w.wall }}})
 		return len(again.Last().Blocks("pods")) == 1 && again.Last().Blocks("pods")[0] == block
 	})
+}
+
+// The ways to all other nodes name an address in the node's own block: they wait for it, whether the store answers at once or later.
+func TestNothingIsShownBeforeTheOwnBlock(t *testing.T) {
+	for _, away := range []bool{false, true} {
+		for range 20 {
+			w := newWorld(t, "10.244.0.0/16")
+			x := w.start(1, "1", away, &clock{now: time.Hour})
+			x.client.Cut(false)
+			w.hasBlock(x)
+			w.eventually("it is shown", func() bool { x.mu.Lock(); defer x.mu.Unlock(); return len(x.shown.Blocks("pods")) == 1 })
+			if x.kill(); x.bare {
+				t.Fatalf("away at first %v: a picture without a block of its own was shown", away)
+			}
+		}
+	}
 }
 
 // A right that could not be renewed for the grace is fenced, whether or not the daemon was restarted meanwhile, and is back when the
