@@ -14,7 +14,7 @@ var kept = [...]int{unix.CAP_NET_ADMIN, unix.CAP_SYS_ADMIN, unix.CAP_SYS_PTRACE,
 // timerSlack is how late timers of this program may be, in nanoseconds; execve keeps it, and new threads inherit it. The
 // kernel's answers take milliseconds, and Go's runtime looks every 20 µs at threads that wait for one (runtime.sysmon), which
 // cost a fifth of an attachment. The service has TimerSlackNSec=, as there is nothing to drop and so no execve.
-const timerSlack = 4_000_000
+const timerSlack = 1_000_000
 
 // dropCapabilities lets go of all capabilities but kept. Capabilities belong to threads, and a Go program has several by
 // now; so one thread narrows its bounding set and executes the program again, which leaves that thread alone and gives it

@@ -21,6 +21,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"syscall"
 
@@ -56,6 +57,9 @@ func run(args []string, getenv func(string) string, stdout, stderr io.Writer) in
 	if err := dropCapabilities(); err != nil {
 		fmt.Fprintln(stderr, "flatnetd: drop capabilities:", err)
 		return exitError
+	}
+	if getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(1) // docs/decisions/0020
 	}
 	log := c.logger(stderr)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)

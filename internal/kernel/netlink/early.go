@@ -2,6 +2,7 @@ package netlink
 
 import (
 	"errors"
+	"runtime"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,6 +25,7 @@ func (c *Conn) DoEarly(b *Batch, ended func()) error {
 		c.mu.Unlock()
 		ended()
 	}()
+	runtime.Gosched() // the one that sends comes first: who listens would keep the processor while it waits
 	for {
 		told, err := c.hear(seq)
 		switch {
