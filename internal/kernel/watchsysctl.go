@@ -15,27 +15,31 @@ var netconfKeys = map[uint16]string{
 	2: "forwarding", 3: "rp_filter", 6: "ignore_routes_with_linkdown", 8: "bc_forwarding",
 }
 
-const netconfLink = 1 // NETCONFA_IFINDEX; -1 is "all", -2 "default"
+const (
+	netconfLink    = 1  // NETCONFA_IFINDEX
+	netconfAll     = -1 // NETCONFA_IFINDEX_ALL
+	netconfDefault = -2 // NETCONFA_IFINDEX_DEFAULT
+)
 
 // sysctl takes a notification of RTNLGRP_IPV4_NETCONF or RTNLGRP_IPV6_NETCONF and tells of the tracked ones.
 func (w *watcher) sysctl(m netlink.Message) {
 	if len(m.Data) < 4 { // struct netconfmsg, padded
 		return
 	}
-	link, values := "", map[string]string{}
+	index, values := 0, map[string]string{}
 	for typ, a := range netlink.Attrs(m.Data[4:]) {
 		if typ == netconfLink {
-			link = w.confLink(int(int32(a.Uint32())))
+			index = int(int32(a.Uint32()))
 		} else if key, ok := netconfKeys[typ]; ok {
 			values[key] = strconv.Itoa(int(int32(a.Uint32())))
 		}
 	}
-	prefix := "net/ipv4/conf/"
+	link, prefix := w.confLink(index), "net/ipv4/conf/"
 	if m.Data[0] == unix.AF_INET6 {
 		prefix = "net/ipv6/conf/"
 	}
 	tracked := w.k.tracked(dataplane.HostNetns)
-	if _, told := values["rp_filter"]; told && m.Data[0] == unix.AF_INET && w.isFact(prefix+link+"/rp_filter", link, tracked) {
+	if _, told := values["rp_filter"]; told && m.Data[0] == unix.AF_INET && w.isFact(prefix+link+"/rp_filter", index, tracked) {
 		w.news.foreign = true
 	}
 	tell := func(name, value string) {
@@ -53,23 +57,19 @@ func (w *watcher) sysctl(m netlink.Message) {
 }
 
 // isFact reports whether a sysctl is one that Node tells, of a link of others or of all, and that is not ours to set.
-func (w *watcher) isFact(name, link string, tracked []dataplane.Sysctl) bool {
+func (w *watcher) isFact(name string, index int, tracked []dataplane.Sysctl) bool {
 	if slices.ContainsFunc(tracked, func(s dataplane.Sysctl) bool { return s.Name == name }) {
 		return false
 	}
-	for _, l := range w.links {
-		if l.Name == link {
-			return !l.marked
-		}
-	}
-	return link == "all"
+	l := w.links[index]
+	return index == netconfAll || l != nil && !l.marked
 }
 
 func (w *watcher) confLink(index int) string {
 	switch index {
-	case -1:
+	case netconfAll:
 		return "all"
-	case -2:
+	case netconfDefault:
 		return "default"
 	}
 	return w.names[index]
