@@ -52,7 +52,7 @@ func snooping(t *testing.T, bridge string) string {
 }
 
 // A bridge that somebody deleted gets its ports back before it goes up: the kernel works through all of them for each that is put into
-// one that is up. It snoops in the end.
+// one that is up.
 func TestBridgeGoesUpAfterItsPorts(t *testing.T) {
 	k := host(t)
 	want := state(bridge("fn-a"), addr("fn-a", "10.1.0.1/24"))
@@ -73,24 +73,29 @@ func TestBridgeGoesUpAfterItsPorts(t *testing.T) {
 				t.Errorf("after %q the bridge is up before it has ports", damage)
 			}
 		}
-		if got := snooping(t, "fn-a"); got != "1" {
-			t.Errorf("after %q mcast_snooping is %s", damage, got)
-		}
 	}
 }
 
-// Snooping is nothing of ours: a bridge that somebody told not to keeps to it.
-func TestSnoopingStaysOff(t *testing.T) {
+// A bridge listens which groups are where when it has a NIC in it, as somebody on the LAN may ask for them. After that it is nothing of ours:
+// it stays as somebody sets it.
+func TestSnooping(t *testing.T) {
 	k := host(t)
-	want := state(bridge("fn-a"), veth("fv-a", "fn-a", workload(t, "a")))
+	nic(t, "nic0")
+	want := state(bridge("fn-a"), veth("fv-a", "fn-a", workload(t, "a")), uplinked("fn-b", "nic0"), dataplane.Port{Link: "nic0", Master: "fn-b"})
 	reach(t, k, "", want)
-	run(t, "ip link set fn-a type bridge mcast_snooping 0")
-	run(t, "ip link set fn-a down")
-	run(t, "ip link set fv-a nomaster")
-	reach(t, k, "", want)
-	if got := snooping(t, "fn-a"); got != "0" {
-		t.Errorf("mcast_snooping is %s", got)
+	are := func(a, b string) {
+		t.Helper()
+		if gotA, gotB := snooping(t, "fn-a"), snooping(t, "fn-b"); gotA != a || gotB != b {
+			t.Errorf("mcast_snooping is %s without and %s with a NIC, want %s and %s", gotA, gotB, a, b)
+		}
 	}
+	are("0", "1")
+	for _, line := range []string{"ip link set fn-a type bridge mcast_snooping 1", "ip link set fn-b type bridge mcast_snooping 0",
+		"ip link set fn-a down", "ip link set fn-b down", "ip link set fv-a nomaster"} {
+		run(t, line)
+	}
+	reach(t, k, "", want)
+	are("1", "0")
 }
 
 // What of a link is as it should be is not sent again: for each change that is told of a link, the kernel walks through all IPv6 routes.

@@ -122,7 +122,7 @@ func isFar(l dataplane.Link) bool { return l.Kind == dataplane.Veth && l.Peer ==
 
 // send encodes the tasks and sends them in as few system calls as there is room for.
 func (j *job) send(tasks []*task) {
-	const room = 4   // messages of one step, at most
+	const room = 8   // messages of one step, at most
 	clear(j.tunnels) // some may have turned out not to be there
 	for len(tasks) > 0 {
 		if links := beginningLinkDeletions(tasks); j.deletesApart(links) {

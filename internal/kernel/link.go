@@ -187,9 +187,9 @@ func infoMsg(index int, flags, change uint32) []byte {
 	return p
 }
 
-// encodeCreate appends two or three messages, which the kernel takes up in one system call so that no crash comes in between: the
-// first makes the link, the last marks it as ours and sets what can't be set at once. The index is ours to choose: if
-// the first message is refused because the name is taken, the others find no link of that index and change nothing.
+// encodeCreate appends messages which the kernel takes up in one system call so that no crash comes in between: the first makes the link,
+// others mark it as ours, set what can't be set at once, and set it up. The index is ours to choose: if the first message is refused
+// because the name is taken, the others find no link of that index and change nothing.
 func encodeCreate(b *netlink.Batch, l dataplane.Link, index, master, peerNS int) {
 	b.Begin(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
 	b.Raw(infoMsg(index, 0, 0))
@@ -212,6 +212,7 @@ func encodeCreate(b *netlink.Batch, l dataplane.Link, index, master, peerNS int)
 	case dataplane.Bridge:
 		b.Uint32(unix.IFLA_BR_STP_STATE, 0)
 		b.Uint32(unix.IFLA_BR_FORWARD_DELAY, 0) // without STP a port would still wait this long before it forwards
+		b.Uint8(unix.IFLA_BR_MCAST_SNOOPING, flag(snoopsWhenMade(l)))
 	case dataplane.VXLAN:
 		encodeTunnel(b, l.Tunnel)
 	default:
@@ -224,7 +225,7 @@ func encodeCreate(b *netlink.Batch, l dataplane.Link, index, master, peerNS int)
 	}
 
 	b.Begin(unix.RTM_NEWLINK, 0)
-	b.Raw(infoMsg(index, linkFlags(l), unix.IFF_UP|unix.IFF_NOARP))
+	b.Raw(infoMsg(index, 0, 0))
 	b.String(unix.IFLA_IFALIAS, l.Alias())
 	if l.Kind == dataplane.Bridge && l.MTU != 0 {
 		b.Uint32(unix.IFLA_MTU, uint32(l.MTU))
@@ -233,6 +234,16 @@ func encodeCreate(b *netlink.Batch, l dataplane.Link, index, master, peerNS int)
 		encodePort(b, l)
 	}
 	encodePromotion(b, l)
+	if flags := linkFlags(l); flags != 0 {
+		encodeFlags(b, index, flags, flags)
+	}
+}
+
+// encodeFlags appends a message of its own: what is changed together with the flags of a link that goes up is told a second time, as of one
+// that is up, for which the kernel walks through all IPv6 routes there are (net/core/rtnetlink.c, do_setlink; net/ipv6/route.c, rt6_sync_up).
+func encodeFlags(b *netlink.Batch, index int, flags, change uint32) {
+	b.Begin(unix.RTM_NEWLINK, 0)
+	b.Raw(infoMsg(index, flags, change))
 }
 
 // createMTU is the MTU to make a link with. A bridge follows its ports until its MTU was once changed by hand, and setting
@@ -279,11 +290,17 @@ func encodeUpdate(b *netlink.Batch, old link, l dataplane.Link, master int) {
 	if l.Quiet && !old.Quiet {
 		encodeNoAutoAddress(b, old.index)
 	}
-	b.Begin(unix.RTM_NEWLINK, 0)
-	b.Raw(infoMsg(old.index, now&(now^was), now^was))
-	if l.Kind == dataplane.Loopback {
-		return
+	if l.Kind != dataplane.Loopback {
+		encodeSettings(b, old, l, master)
 	}
+	if change := now ^ was; change != 0 {
+		encodeFlags(b, old.index, now&change, change)
+	}
+}
+
+func encodeSettings(b *netlink.Batch, old link, l dataplane.Link, master int) {
+	b.Begin(unix.RTM_NEWLINK, 0)
+	b.Raw(infoMsg(old.index, 0, 0))
 	if old.alias != l.Alias() {
 		b.String(unix.IFLA_IFALIAS, l.Alias())
 	}
