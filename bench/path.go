@@ -18,7 +18,8 @@ import (
 
 // dataPath sends between workloads of two hosts, over flatnet's cluster network and over the same made by hand with ip and bridge: the same
 // MTU, no nft, no connection tracking. They take turns in one run. The third way is flatnet's without its nft tables, while its daemons are
-// stopped and cannot put them back: what is between the second and it is what the rules and connection tracking cost.
+// stopped and cannot put them back: what is between the second and it is what the rules and connection tracking cost. Then flatnet's takes
+// turns with what is made by hand and has the rules that flanneld writes.
 func dataPath(ctx context.Context, b *bench) error {
 	rounds := 9
 	if b.quick {
@@ -80,6 +81,15 @@ func dataPath(ctx context.Context, b *bench) error {
 		if err = errors.Join(err, resume()); err != nil {
 			return err
 		}
+		ruled := hand
+		ruled.name = "by hand, flannel's rules"
+		takeAway, err := flannelRules(ctx, hosts[2:])
+		if err == nil {
+			err = raceTracks(backend, rounds, b.quick, ruled, ours)
+		}
+		if err = errors.Join(err, takeAway()); err != nil {
+			return err
+		}
 	}
 	fmt.Printf("net.bridge.bridge-nf-call-iptables: flatnet's hosts %s, by hand %s\n", bridgeFilter(hosts[0]), bridgeFilter(hosts[2]))
 	return nil
@@ -118,6 +128,46 @@ func withoutRules(ctx context.Context, daemons []*daemon) (resume func() error, 
 		}
 	}
 	return resume, nil
+}
+
+// flannelRules gives the hosts that were made by hand what flanneld --ip-masq writes where it uses nft (flannel 0.26), until takeAway.
+func flannelRules(ctx context.Context, hosts []wired) (takeAway func() error, err error) {
+	nft := func(h wired, text string) error {
+		cmd := exec.CommandContext(ctx, "ip", "netns", "exec", "host-"+h.label, "nft", "-f", "-")
+		cmd.Stdin = strings.NewReader(text)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("nft: %w: %s", err, out)
+		}
+		return nil
+	}
+	takeAway = func() (err error) {
+		for _, h := range hosts {
+			err = errors.Join(err, nft(h, "delete table ip flannel-ipv4"))
+		}
+		return err
+	}
+	for i, h := range hosts {
+		own := fmt.Sprintf("10.99.%d.0/24", i+1)
+		if err := nft(h, `table ip flannel-ipv4 {
+	chain forward {
+		type filter hook forward priority filter
+		ip saddr 10.99.0.0/16 accept
+		ip daddr 10.99.0.0/16 accept
+	}
+	chain postrtg {
+		type nat hook postrouting priority srcnat
+		meta mark 0x4000 return
+		ip saddr `+own+` ip daddr 10.99.0.0/16 return
+		ip saddr 10.99.0.0/16 ip daddr `+own+` return
+		ip saddr != `+own+` ip daddr 10.99.0.0/16 return
+		ip saddr 10.99.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random
+		ip saddr != 10.99.0.0/16 ip daddr 10.99.0.0/16 masquerade fully-random
+	}
+}`); err != nil {
+			return takeAway, err
+		}
+	}
+	return takeAway, nil
 }
 
 // track is two namespaces on two hosts, and the address of the second.
