@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"bytes"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -202,27 +203,27 @@ func inOrder(p Plan, turn func(Step) int) {
 	type placed struct {
 		*Step
 		group int // of kind and turn
-		text  string
+		text  []byte
 	}
-	const turns = 16
+	const turns, usualText = 16, 80
 	from := slices.Clone(p)
 	steps := make([]placed, len(p))
-	var b []byte // the texts, one after the other: there may be thousands
+	b := make([]byte, 0, usualText*len(p)) // the texts, one after the other: there may be thousands
 	ends := make([]int, len(p))
 	for i, s := range p {
 		b = appendPlace(b, s.Object)
 		ends[i] = len(b)
 	}
-	texts, start := string(b), 0
+	start := 0
 	for i, s := range p {
-		steps[i] = placed{&from[i], int(s.Object.kind())*turns + turn(s), texts[start:ends[i]]}
+		steps[i] = placed{&from[i], int(s.Object.kind())*turns + turn(s), b[start:ends[i]]}
 		start = ends[i]
 	}
 	slices.SortFunc(steps, func(a, b placed) int {
 		if a.group != b.group {
 			return a.group - b.group
 		}
-		return strings.Compare(a.text, b.text)
+		return bytes.Compare(a.text, b.text)
 	})
 	for i, s := range steps {
 		p[i] = *s.Step
