@@ -21,7 +21,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime"
 	"runtime/debug"
 	"syscall"
 
@@ -58,9 +57,6 @@ func run(args []string, getenv func(string) string, stdout, stderr io.Writer) in
 		fmt.Fprintln(stderr, "flatnetd: drop capabilities:", err)
 		return exitError
 	}
-	if getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(1) // docs/decisions/0020
-	}
 	log := c.logger(stderr)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
@@ -93,7 +89,8 @@ func serve(ctx context.Context, c config, getenv func(string) string, log *slog.
 			log.Info("ready", "version", release())
 			manager.tell("READY=1")
 		},
-		Attach: serveCNI(log),
+		Attach:       serveCNI(log),
+		OneProcessor: getenv("GOMAXPROCS") == "",
 	})
 	if errors.Is(err, agent.ErrUninstalled) {
 		log.Info("uninstalled")

@@ -36,8 +36,11 @@ type Agent struct {
 	again  chan struct{} // there are late ends
 	count  counters
 	looks  looks
-	past   past                   // the host's default routes before the last change
-	place  *membership.Membership // this host's place in a cluster; nil: it can have none
+
+	processors processors
+
+	past  past                   // the host's default routes before the last change
+	place *membership.Membership // this host's place in a cluster; nil: it can have none
 
 	hostLocal *hostLocal
 

@@ -140,6 +140,7 @@ func (a *Agent) takeOver(m *member, p fabric.Picture) {
 	many := len(e.cluster.ids)+len(e.cluster.keys) > manyParts
 	if many {
 		lavish()
+		defer a.processors.another()()
 	}
 	defer func() {
 		if many {

@@ -43,6 +43,7 @@ type Options struct {
 	HostLocalDir string // of CNI's host-local plugin: what it has given is not given again; empty: nobody looks
 
 	GroupChanges bool // members of Group may change too
+	OneProcessor bool // Go code of the whole program is to run on one, but for what computes for long
 
 	Elsewhere *Elsewhere // a cluster in another system's records that this host is a node of; nil: none
 
@@ -84,6 +85,9 @@ func Serve(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	takeBallast()
+	if o.OneProcessor {
+		a.processors.keepOne()
+	}
 	mux := http.NewServeMux()
 	mux.Handle("/", a.Handler())
 	mux.Handle("GET /metrics", metrics.Handler(func() []metrics.Value { return values(a.Counters()) }))

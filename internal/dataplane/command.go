@@ -79,6 +79,9 @@ func (l Link) commands(op Op) []string {
 	commands := []string{set}
 	if op == Add && l.Kind == Bridge {
 		commands = []string{fmt.Sprintf("ip link add name %s type bridge", l.Name), set}
+		if !l.Snoops() {
+			commands[0] += " mcast_snooping 0"
+		}
 	}
 	if l.Kind == IFB { // has its address for life
 		address := " address " + l.MAC.String()

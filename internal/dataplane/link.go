@@ -116,6 +116,11 @@ func (l Link) Becomes(to Link) bool {
 	return l.Kind == to.Kind && l.Peer == to.Peer && l.PeerNetns == to.PeerNetns && old == now
 }
 
+// Snoops reports whether a bridge is made to listen which multicast groups are where. Without somebody on the segment who asks for them it
+// gains nothing by that: it floods all the same (net/bridge/br_input.c, br_multicast_querier_exists), and pays for it with each port that
+// comes or goes. Where there are only workloads there is nobody, but on a LAN there may be. Afterwards it is nothing of ours.
+func (l Link) Snoops() bool { return l.Uplink != "" }
+
 // Alias is what the link's alias (IFLA_IFALIAS, at most 255 bytes) must be; ParseAlias reads it back.
 func (l Link) Alias() string {
 	if l.Owner == "" {

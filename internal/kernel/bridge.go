@@ -12,11 +12,6 @@ import (
 // ports into a bridge that is up takes it 530 ms, into one that is down 240; to set it up then takes 260 with snooping and 60 without
 // (6.18, measured). So a bridge goes up after its ports are in it, and does not snoop meanwhile: its groups it has forgotten anyway.
 
-// snoopsWhenMade reports whether a new bridge listens which groups are where. Without somebody on the segment who asks for them it gains
-// nothing by that: it floods all the same (net/bridge/br_input.c, br_multicast_querier_exists), and pays for it with each port that comes
-// or goes. Where there are only workloads there is nobody, but on a LAN there may be. Afterwards it is nothing of ours.
-func snoopsWhenMade(bridge dataplane.Link) bool { return bridge.Uplink != "" }
-
 // upLast has bridges go up after the ports that the plan puts into them, by a task of its own. A crash in between leaves a bridge that is
 // down, which the next pass finds.
 func (j *job) upLast() {
@@ -61,7 +56,7 @@ func (j *job) encodeUp(t *task, l dataplane.Link) error {
 	if err != nil {
 		return err
 	}
-	snoops := snoopsWhenMade(l)
+	snoops := l.Snoops()
 	if made := t.first.index != 0; !made {
 		snoops = t.first.seen.snoops
 	}

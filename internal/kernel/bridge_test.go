@@ -96,6 +96,13 @@ func TestSnooping(t *testing.T) {
 	}
 	reach(t, k, "", want)
 	are("1", "0")
+	run(t, "ip link set fn-a type bridge mcast_snooping 0")
+	want = with(with(with(want, uplinked("fn-a", "nic0")), bridge("fn-b")), dataplane.Port{Link: "nic0", Master: "fn-a"}) // the NIC moves
+	reach(t, k, "", want)
+	are("1", "0")
+	want = with(with(with(want, bridge("fn-a")), uplinked("fn-b", "nic0")), dataplane.Port{Link: "nic0", Master: "fn-b"})
+	reach(t, k, "", want)
+	are("0", "1")
 }
 
 // What of a link is as it should be is not sent again: for each change that is told of a link, the kernel walks through all IPv6 routes.

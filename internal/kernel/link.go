@@ -212,7 +212,7 @@ func encodeCreate(b *netlink.Batch, l dataplane.Link, index, master, peerNS int)
 	case dataplane.Bridge:
 		b.Uint32(unix.IFLA_BR_STP_STATE, 0)
 		b.Uint32(unix.IFLA_BR_FORWARD_DELAY, 0) // without STP a port would still wait this long before it forwards
-		b.Uint8(unix.IFLA_BR_MCAST_SNOOPING, flag(snoopsWhenMade(l)))
+		b.Uint8(unix.IFLA_BR_MCAST_SNOOPING, flag(l.Snoops()))
 	case dataplane.VXLAN:
 		encodeTunnel(b, l.Tunnel)
 	default:
@@ -315,6 +315,9 @@ func encodeSettings(b *netlink.Batch, old link, l dataplane.Link, master int) {
 		old.Isolated, old.Hairpin = false, false // as every new port
 	}
 	encodePromotion(b, l)
+	if l.Kind == dataplane.Bridge && l.Snoops() != old.Snoops() {
+		encodeSnooping(b, old.index, l.Snoops())
+	}
 	encodeTunnelUpdate(b, old, l)
 	if master != 0 && (l.Isolated != old.Isolated || l.Hairpin != old.Hairpin) {
 		encodePortUpdate(b, old.index, l)

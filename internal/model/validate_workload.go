@@ -299,6 +299,7 @@ func CheckAddress(n Network, a netip.Addr) (Subnet, Problem, bool) {
 	switch {
 	case len(n.Subnets) == 0:
 		p.Reason = fmt.Sprintf("network %q has no subnet: its workloads number themselves", n.Name)
+		p.Fix = "leave the address out, or make the network with the subnet that its workloads have addresses of"
 	case !inside:
 		p.Reason = fmt.Sprintf("%s is in no subnet of network %q", a, n.Name)
 		p.Fix = "subnets: " + subnetList(n)

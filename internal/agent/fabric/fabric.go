@@ -48,8 +48,7 @@ type Fabric struct {
 
 	showing sync.Mutex // held while somebody is told of a picture: none comes after a later one
 	shown   *Picture
-	begun   bool          // one that the store confirms was shown
-	found   time.Duration // when there was the first such
+	found   time.Duration // when the store first confirmed one
 
 	claiming   sync.Mutex // held while blocks are claimed and given back
 	publishing sync.Mutex // held while the node is described to the others
@@ -229,21 +228,21 @@ func (f *Fabric) show() (early bool) {
 	if f.shown != nil && p.same(*f.shown) {
 		return false
 	}
-	if !f.begun && f.early(p) {
+	if (f.shown == nil || !f.shown.Known) && f.early(p) {
 		return true
 	}
 	if f.shown == nil || !p.sameHere(*f.shown) {
 		f.keep()
 	}
 	f.deps.Show(p)
-	f.shown, f.begun = &p, f.begun || p.Live
+	f.shown = &p
 	kick(f.changed)
 	kick(f.claim)
 	return false
 }
 
 // early reports whether the node is just about to get its own blocks: the ways to all others name its address in them, and would
-// be made twice. That is not waited for long.
+// be made twice. That is not waited for long, nor where it gets none.
 func (f *Fabric) early(p Picture) bool {
 	if !p.Live {
 		return false
@@ -252,12 +251,12 @@ func (f *Fabric) early(p Picture) bool {
 	if f.found == 0 {
 		f.found = now
 	}
-	if now-f.found > earlyTime {
+	if now-f.found > earlyTime || f.isLeaving() {
 		return false
 	}
 	self := p.Members[p.Self] // may not be published yet
 	for name, n := range p.Networks {
-		if n.Active && len(p.mine[name]) == 0 && (self.ID == "" || n.Cluster.On(self)) {
+		if n.Active && len(p.mine[name]) == 0 && (self.ID == "" || n.Cluster.On(self)) && f.Why(name) == "" && !f.deps.Unfit(name) {
 			return true
 		}
 	}

@@ -166,6 +166,33 @@ func TestNothingIsShownBeforeTheOwnBlock(t *testing.T) {
 	}
 }
 
+// A node that can have no block has its ways to the others all the same.
+func TestWithoutAFreeBlockTheOthersAreShown(t *testing.T) {
+	w := newWorld(t, "10.244.0.0/24")
+	w.hasBlock(w.start(1, "1", false, &clock{now: time.Hour}))
+	x := w.start(2, "1", false, &clock{now: time.Hour}) // its clock stands still: it is not waited for time to pass
+	w.eventually("the other's block is shown", func() bool { x.mu.Lock(); defer x.mu.Unlock(); return x.shown.Live && len(x.shown.Leases) == 1 })
+}
+
+// What an earlier life knew of the node's own block is not held against what the store says of it.
+func TestABlockOfAnEarlierLifeIsShownGone(t *testing.T) {
+	w := newWorld(t, "10.244.0.0/24")
+	x := w.start(1, "1", false, w.clock)
+	block := w.hasBlock(x)
+	w.cached(x, block)
+	x.kill()
+	stranger := w.hub.Client()
+	if err := stranger.Release(t.Context(), model.Lease{Network: "pods", Block: block, Node: x.id}); err != nil {
+		t.Fatal(err)
+	}
+	y := w.start(2, "1", false, w.clock)
+	w.hasBlock(y)
+	x = w.start(1, "1", true, &clock{now: w.clock.Now()})
+	w.eventually("the earlier life's is shown", func() bool { x.mu.Lock(); defer x.mu.Unlock(); return len(x.shown.Blocks("pods")) == 1 })
+	x.client.Cut(false)
+	w.eventually("it is shown gone", func() bool { x.mu.Lock(); defer x.mu.Unlock(); return x.shown.Live && len(x.shown.Blocks("pods")) == 0 })
+}
+
 // A right that could not be renewed for the grace is fenced, whether or not the daemon was restarted meanwhile, and is back when the
 // store answers, if nobody else has the block.
 func TestOverdueBlocksAreFencedAndComeBack(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -194,6 +195,8 @@ var namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`) // CNI 1.1.
 func (c *conf) check() error {
 	ps := append(checkName(c.Name), c.checkIPAM()...)
 	ps = append(ps, c.checkCapabilities()...)
+	ps = append(ps, checkResolvers("dns.nameservers", c.DNS.Nameservers)...)
+	ps = append(ps, checkResolvers("runtimeConfig.dns.servers", c.RuntimeConfig.DNS.Servers)...)
 	if c.Networks == nil {
 		return ps.Err()
 	}
@@ -235,6 +238,16 @@ func (c *conf) checkCapabilities() model.Problems {
 		}
 	}
 	slices.SortFunc(ps, func(a, b model.Problem) int { return strings.Compare(a.Path, b.Path) })
+	return ps
+}
+
+// checkResolvers refuses what a container could not ask.
+func checkResolvers(path string, servers []string) (ps model.Problems) {
+	for i, s := range servers {
+		if _, err := netip.ParseAddr(s); err != nil {
+			ps = append(ps, model.Problem{Code: codeInvalid, Path: fmt.Sprintf("%s[%d]", path, i), Reason: fmt.Sprintf("%s is no address", brief(s)), Example: `"192.0.2.53"`})
+		}
+	}
 	return ps
 }
 

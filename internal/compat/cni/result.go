@@ -20,12 +20,18 @@ func (c *conf) previous() (*current.Result, error) {
 		return nil, nil
 	}
 	var r current.Result
-	err := json.Unmarshal(c.PrevResult, &r)
-	if err == nil {
-		err = complete(&r)
+	refused := model.Problem{Code: codePrevious, Path: "prevResult", Fix: "the plugins before flatnet in the configuration print it"}
+	if err := json.Unmarshal(c.PrevResult, &r); err != nil {
+		why := unreadable(err)
+		if why.Path != "" {
+			refused.Path += "." + why.Path
+		}
+		refused.Reason = why.Reason
+		return nil, refused
 	}
-	if err != nil {
-		return nil, model.Problem{Code: codePrevious, Path: "prevResult", Reason: err.Error(), Fix: "the plugins before flatnet in the configuration print it"}
+	if err := complete(&r); err != nil {
+		refused.Reason = err.Error()
+		return nil, refused
 	}
 	r.CNIVersion = newest
 	return &r, nil
