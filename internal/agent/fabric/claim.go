@@ -96,7 +96,18 @@ func lacks(n model.Network, full, held []netip.Prefix, v6 bool) bool {
 func (f *Fabric) Why(network string) string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.why[network]
+	if err := f.why[network]; err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+// isFull reports whether there was no block to claim the last time.
+func (f *Fabric) isFull(network string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var none *ipam.NoBlockError
+	return errors.As(f.why[network], &none)
 }
 
 const (
@@ -177,15 +188,12 @@ func (f *Fabric) claimDue(ctx context.Context) (more bool, err error) {
 }
 
 func (f *Fabric) because(network string, err error) {
+	was := f.Why(network)
 	f.mu.Lock()
-	was := f.why[network]
-	if f.why[network] = ""; err != nil {
-		f.why[network] = err.Error()
-	}
-	now := f.why[network]
+	f.why[network] = err
 	f.mu.Unlock()
-	if now != "" && now != was {
-		f.deps.Tell("error", "network/"+network, "no block: "+now)
+	if err != nil && err.Error() != was {
+		f.deps.Tell("error", "network/"+network, "no block: "+err.Error())
 	}
 }
 

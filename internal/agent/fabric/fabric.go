@@ -48,7 +48,7 @@ type Fabric struct {
 
 	showing sync.Mutex // held while somebody is told of a picture: none comes after a later one
 	shown   *Picture
-	found   time.Duration // when the store first confirmed one
+	found   time.Duration // when the store first answered
 
 	claiming   sync.Mutex // held while blocks are claimed and given back
 	publishing sync.Mutex // held while the node is described to the others
@@ -63,7 +63,7 @@ type Fabric struct {
 	former  map[string][]netip.Prefix                // blocks that the node has held, by network, the latest first
 	lost    map[string]int                           // races lost, by network
 	wanted  map[string]map[chan error][]netip.Prefix // who waits for one block more, with those found full, by network
-	why     map[string]string                        // why a network has no block here, by network
+	why     map[string]error                         // why a network has no block here, by network
 }
 
 // tenure is the node's right to a block.
@@ -99,7 +99,7 @@ func New(d Deps) *Fabric {
 	}
 	f := &Fabric{
 		deps: d, look: make(chan struct{}, 1), claim: make(chan struct{}, 1), member: make(chan struct{}, 1), changed: make(chan struct{}, 1), tenure: map[model.LeaseKey]tenure{},
-		former: map[string][]netip.Prefix{}, lost: map[string]int{}, wanted: map[string]map[chan error][]netip.Prefix{}, why: map[string]string{},
+		former: map[string][]netip.Prefix{}, lost: map[string]int{}, wanted: map[string]map[chan error][]netip.Prefix{}, why: map[string]error{},
 	}
 	f.keeper = store.NewKeeper(store.KeeperDeps{Cluster: beating{d.Cluster, f}, Node: d.Self, Now: d.Now, Tell: f.told, Failed: f.failed})
 	f.recall()
@@ -244,7 +244,7 @@ func (f *Fabric) show() (early bool) {
 // early reports whether the node is just about to get its own blocks: the ways to all others name its address in them, and would
 // be made twice. That is not waited for long, nor where it gets none.
 func (f *Fabric) early(p Picture) bool {
-	if !p.Live {
+	if !p.Known || f.isCached() {
 		return false
 	}
 	now := f.deps.Now()
@@ -256,11 +256,17 @@ func (f *Fabric) early(p Picture) bool {
 	}
 	self := p.Members[p.Self] // may not be published yet
 	for name, n := range p.Networks {
-		if n.Active && len(p.mine[name]) == 0 && (self.ID == "" || n.Cluster.On(self)) && f.Why(name) == "" && !f.deps.Unfit(name) {
+		if n.Active && len(p.mine[name]) == 0 && (self.ID == "" || n.Cluster.On(self)) && !f.isFull(name) && !f.deps.Unfit(name) {
 			return true
 		}
 	}
 	return false
+}
+
+func (f *Fabric) isCached() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.cached
 }
 
 const (
