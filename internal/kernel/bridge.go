@@ -58,10 +58,18 @@ func (j *job) encodeUp(t *task, l dataplane.Link) error {
 	}
 	snoops := l.Snoops()
 	if made := t.first.index != 0; !made {
-		snoops = t.first.seen.snoops
+		snoops = t.first.seen.willSnoop(l)
 	}
 	encodeBridgeUp(&j.batch, index, l, snoops)
 	return nil
+}
+
+// willSnoop reports whether a bridge snoops when it has become what l says: as it does, unless the difference is in what that goes by.
+func (was *link) willSnoop(l dataplane.Link) bool {
+	if l.Snoops() != was.Snoops() {
+		return l.Snoops()
+	}
+	return was.snoops
 }
 
 // encodeBridgeUp appends messages that the kernel takes up in one system call, so that no crash leaves the bridge without snooping.

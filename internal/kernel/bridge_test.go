@@ -100,6 +100,9 @@ func TestSnooping(t *testing.T) {
 	want = with(with(with(want, uplinked("fn-a", "nic0")), bridge("fn-b")), dataplane.Port{Link: "nic0", Master: "fn-a"}) // the NIC moves
 	reach(t, k, "", want)
 	are("1", "0")
+	for _, line := range []string{"ip link set fn-a down", "ip link set fv-a nomaster", "ip link set fn-b down"} { // and back, while they are down
+		run(t, line)
+	}
 	want = with(with(with(want, bridge("fn-a")), uplinked("fn-b", "nic0")), dataplane.Port{Link: "nic0", Master: "fn-b"})
 	reach(t, k, "", want)
 	are("0", "1")

@@ -284,7 +284,7 @@ func encodePeer(b *netlink.Batch, l dataplane.Link, peerNS int) {
 func encodeUpdate(b *netlink.Batch, old link, l dataplane.Link, master int) {
 	now, was := linkFlags(l), linkFlags(old.Link)
 	if l.Kind == dataplane.Bridge && l.Up && !old.Up {
-		encodeBridgeUp(b, old.index, l, old.snoops)
+		encodeBridgeUp(b, old.index, l, old.willSnoop(l))
 		was = now
 	}
 	if l.Quiet && !old.Quiet {
@@ -315,7 +315,7 @@ func encodeSettings(b *netlink.Batch, old link, l dataplane.Link, master int) {
 		old.Isolated, old.Hairpin = false, false // as every new port
 	}
 	encodePromotion(b, l)
-	if l.Kind == dataplane.Bridge && l.Snoops() != old.Snoops() {
+	if l.Kind == dataplane.Bridge && old.willSnoop(l) != old.snoops {
 		encodeSnooping(b, old.index, l.Snoops())
 	}
 	encodeTunnelUpdate(b, old, l)
