@@ -130,7 +130,7 @@ func withoutRules(ctx context.Context, daemons []*daemon) (resume func() error, 
 	return resume, nil
 }
 
-// flannelRules gives the hosts that were made by hand what flanneld --ip-masq writes where it uses nft (flannel 0.26), until takeAway.
+// flannelRules gives the hosts that were made by hand what flanneld --ip-masq writes where it uses nft (flannel 0.28), until takeAway.
 func flannelRules(ctx context.Context, hosts []wired) (takeAway func() error, err error) {
 	nft := func(h wired, text string) error {
 		cmd := exec.CommandContext(ctx, "ip", "netns", "exec", "host-"+h.label, "nft", "-f", "-")

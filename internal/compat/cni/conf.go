@@ -145,7 +145,7 @@ func readConf(config []byte) (conf, error) {
 func unreadable(err error) model.Problem {
 	var kind *json.UnmarshalTypeError
 	if errors.As(err, &kind) {
-		return model.Problem{Code: codeUnreadable, Path: kind.Field, Reason: "it cannot be a " + kind.Value}
+		return model.Problem{Code: codeUnreadable, Path: kind.Field, Reason: "it cannot be a JSON " + kind.Value}
 	}
 	return model.Problem{Code: codeUnreadable, Reason: err.Error()}
 }
@@ -245,7 +245,8 @@ func (c *conf) checkCapabilities() model.Problems {
 func checkResolvers(path string, servers []string) (ps model.Problems) {
 	for i, s := range servers {
 		if _, err := netip.ParseAddr(s); err != nil {
-			ps = append(ps, model.Problem{Code: codeInvalid, Path: fmt.Sprintf("%s[%d]", path, i), Reason: fmt.Sprintf("%s is no address", brief(s)), Example: `"192.0.2.53"`})
+			ps = append(ps, model.Problem{Code: codeInvalid, Path: fmt.Sprintf("%s[%d]", path, i), Reason: fmt.Sprintf("%s is no address", brief(s)),
+				Fix: "resolvers are named by address, as nobody could resolve their names", Example: `"192.0.2.53"`})
 		}
 	}
 	return ps
