@@ -36,13 +36,11 @@ type Agent struct {
 	again  chan struct{} // there are late ends
 	count  counters
 	looks  looks
+	past   past                   // the host's default routes before the last change
+	place  *membership.Membership // this host's place in a cluster; nil: it can have none
 
+	hostLocal  *hostLocal
 	processors processors
-
-	past  past                   // the host's default routes before the last change
-	place *membership.Membership // this host's place in a cluster; nil: it can have none
-
-	hostLocal *hostLocal
 
 	op       chan struct{} // holds one token: who has it may change things
 	restored string        // why files could not be put back last time
