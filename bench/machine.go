@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"time"
 
@@ -70,6 +71,40 @@ func kernelRelease() string {
 }
 
 func cpus() int { return runtime.NumCPU() }
+
+// ticks is what became of the CPUs' time so far, in the kernel's ticks (proc_stat(5)).
+type ticks struct{ all, stolen uint64 }
+
+func readTicks() (t ticks, err error) {
+	const steal, guest = 7, 8 // guest's time is in user's already
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return t, err
+	}
+	line, _, _ := strings.Cut(string(text), "\n")
+	for i, field := range strings.Fields(line)[1:] {
+		n, err := strconv.ParseUint(field, 10, 64)
+		if err != nil {
+			return t, fmt.Errorf("/proc/stat: %w", err)
+		}
+		if i < guest {
+			t.all += n
+		}
+		if i == steal {
+			t.stolen = n
+		}
+	}
+	return t, nil
+}
+
+// printStolen tells how much of these CPUs other virtual machines took since, as what is measured meanwhile is slower by more than that.
+func printStolen(since ticks) error {
+	now, err := readTicks()
+	if err == nil && now.all > since.all {
+		fmt.Printf("other virtual machines took %.1f %% of these CPUs meanwhile\n", float64(now.stolen-since.stolen)/float64(now.all-since.all)*100)
+	}
+	return err
+}
 
 // spent is what something cost.
 type spent struct{ cpu, wall time.Duration }

@@ -107,7 +107,14 @@ func run(ctx context.Context, b *bench, only string) error {
 		}
 		known = true
 		fmt.Printf("\n== %s\n", m.name)
-		if err := m.run(ctx, b); err != nil {
+		begin, err := readTicks()
+		if err == nil {
+			err = m.run(ctx, b)
+		}
+		if err == nil {
+			err = printStolen(begin)
+		}
+		if err != nil {
 			return fmt.Errorf("%s: %w", m.name, err)
 		}
 	}
