@@ -34,6 +34,9 @@ func enter(netns, command string) string {
 func (s Step) commands() []string {
 	switch o := s.Object.(type) {
 	case Link:
+		if s.Anew {
+			return append(o.commands(Del), o.commands(Add)...)
+		}
 		return o.commands(s.Op)
 	case Address:
 		return []string{o.command(s.Op)}

@@ -11,7 +11,8 @@ import (
 // Op is what a Step does with its object.
 type Op string
 
-// The operations. Replace changes an object that is there under the same key.
+// The operations. Replace changes an object that is there under the same key. A link that is gone by then it does not make: with another one
+// its far end would be another, of which no step is.
 const (
 	Add     Op = "add"
 	Replace Op = "replace"
@@ -22,6 +23,7 @@ const (
 type Step struct {
 	Op     Op
 	Object Object // Del: as it was seen
+	Anew   bool   // Replace of a link: it goes, with all that is on it, and another one comes
 }
 
 // String is the step in words of ip and nft: `add route 10.0.1.0/24 via 192.168.0.2 dev eth0`.
@@ -53,15 +55,15 @@ func Diff(want, have State) Plan {
 		}
 		switch {
 		case !ok:
-			forward = append(forward, Step{Add, w})
+			forward = append(forward, Step{Op: Add, Object: w})
 		case h != w && !isQuietLate(h, w):
-			forward = append(forward, Step{Replace, w})
+			forward = append(forward, Step{Op: Replace, Object: w, Anew: IsAnew(h, w)})
 		}
 	}
 	if found < len(have) { // else all of have is wanted: it need not be looked up once more
 		for k, h := range have {
 			if _, ok := want[k]; !ok {
-				back = append(back, Step{Del, h})
+				back = append(back, Step{Op: Del, Object: h})
 			}
 		}
 	}
@@ -72,6 +74,36 @@ func Diff(want, have State) Plan {
 	inOrder(back, func(Step) int { return 0 })
 	slices.Reverse(back)
 	return append(forward, back...)
+}
+
+// IsAnew reports whether what is there is a link that cannot become what is wanted in its place.
+func IsAnew(have, want Object) bool {
+	h, isLink := have.(Link)
+	w, stays := want.(Link)
+	return isLink && stays && !h.Becomes(w)
+}
+
+// LinkOf is the link that an object is on and vanishes with; empty when there is none.
+func LinkOf(o Object) string {
+	switch o := o.(type) {
+	case Address:
+		return o.Link
+	case Route:
+		return o.Link
+	case Neighbour:
+		return o.Link
+	case FDB:
+		return o.Link
+	case ProxyNeighbour:
+		return o.Link
+	case Shaper:
+		return o.Link
+	case Redirect:
+		return o.Link
+	case Sysctl:
+		return o.Link
+	}
+	return ""
 }
 
 // isQuietLate reports whether a link is as wanted, but was set up before it was to be Quiet. What it gave itself then it keeps.

@@ -11,15 +11,21 @@ import (
 // broom deletes links of the host without waiting for the kernel, which for some 20 ms after a link is gone waits until no packet
 // uses what it was made of. Each deletion has a socket of its own meanwhile.
 type broom struct {
-	mu     sync.Mutex
-	idle   []*netlink.Conn
-	closed bool
-	busy   chan struct{} // has room for as many as may be at work: each holds a thread
+	another func() (done func()) // see Config
+	mu      sync.Mutex
+	idle    []*netlink.Conn
+	closed  bool
+	busy    chan struct{} // has room for as many as may be at work: each holds a thread
 }
 
 const maxSweeps = 32
 
-func newBroom() *broom { return &broom{busy: make(chan struct{}, maxSweeps)} }
+func newBroom(another func() (done func())) *broom {
+	if another == nil {
+		another = func() (done func()) { return func() {} }
+	}
+	return &broom{another: another, busy: make(chan struct{}, maxSweeps)}
+}
 
 // delete returns when the link is gone, or why not.
 func (b *broom) delete(host *space, index int) error {
@@ -31,7 +37,9 @@ func (b *broom) delete(host *space, index int) error {
 	}
 	batch := &netlink.Batch{}
 	encodeDelete(batch, index)
+	done := b.another()
 	return conn.DoEarly(batch, func() {
+		done()
 		b.giveBack(conn)
 		<-b.busy
 	})

@@ -13,7 +13,7 @@ import (
 // (net/core/rtnetlink.c rtnl_group_dellink). So several are put into a group of their own first. For few, on the host, it waits without us.
 const (
 	enoughForGroup = 3
-	firstGroup     = 0x666c6174 // "flat"; any that no link is in will do
+	firstGroup     = newborn + 1 // any that no link is in will do
 )
 
 // beginningLinkDeletions are the first tasks that delete links, as many as follow each other.

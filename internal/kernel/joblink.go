@@ -25,6 +25,8 @@ func (j *job) encodeLink(t *task, l dataplane.Link) error {
 		return nil
 	case !isMade(l):
 		return j.encodeFound(t, l)
+	case t.seen == nil && t.Op == dataplane.Replace && !t.Anew:
+		return fmt.Errorf("it is gone since it was looked at: %w", unix.ENODEV)
 	case t.seen == nil:
 		return j.encodeCreate(t, l)
 	case !t.seen.ours(j.space.path):
@@ -48,23 +50,10 @@ func (j *job) encodeFound(t *task, l dataplane.Link) error {
 		return fmt.Errorf("its other end was not made yet: %w", unix.ENODEV)
 	case t.seen.Kind != l.Kind:
 		return fmt.Errorf("a link of type %q: %w", t.seen.Kind, ErrNotOurs)
-	case l.Kind == dataplane.Veth && !t.seen.marked && !j.isOurFarEnd(t.seen):
+	case l.Kind == dataplane.Veth && !t.seen.marked && !t.seen.isNewborn():
 		return ErrNotOurs
 	}
 	return j.encodeUpdate(t, l)
-}
-
-// isOurFarEnd reports whether a link without a mark is the other end of a veth that we made.
-func (j *job) isOurFarEnd(l *link) bool {
-	near, ok := j.k.memory.nearEnd(j.space.path, l.Name)
-	if !ok || l.alias != "" {
-		return false
-	}
-	if near.netns != dataplane.HostNetns {
-		return true
-	}
-	index, err := linkIndex(j.k.host, near.name)
-	return err == nil && index == l.peer
 }
 
 func (j *job) encodeUpdate(t *task, l dataplane.Link) error {

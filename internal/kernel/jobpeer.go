@@ -11,7 +11,8 @@ import (
 )
 
 // freePeer takes away what has the name of a veth's other end, when it is the other end of the same endpoint: its near end was
-// moved to another namespace or renamed by hand. With it that one goes too. What is not ours stays, and is the error.
+// moved to another namespace or renamed by hand. With it that one goes too. What is not ours stays, and is the error; one that was not set up
+// yet bears no owner.
 func (j *job) freePeer(l dataplane.Link) error {
 	if err := j.deletePeer(l); err != nil {
 		return fmt.Errorf("its peer %q in netns %q: %w", l.Peer, l.PeerNetns, err)
@@ -32,7 +33,7 @@ func (j *job) deletePeer(l dataplane.Link) error {
 	switch {
 	case err != nil || seen == nil: // gone by now
 		return err
-	case !seen.marked || !isFar(seen.Link) || seen.Owner != l.Owner:
+	case !seen.isNewborn() && (!seen.marked || !isFar(seen.Link) || seen.Owner != l.Owner):
 		return ErrNotOurs
 	}
 	var b netlink.Batch

@@ -26,6 +26,9 @@ func TestAnEndTakenAwayIsMadeAnew(t *testing.T) {
 	} {
 		reach(t, k, "", outside)
 		reach(t, k, ns, inside)
+		if link := ipIn(t, ns, "-d", "link", "show", "eth0"); !strings.Contains(link, "group default") {
+			t.Errorf("a link that is set up is left in its group: %s", link)
+		}
 		if strings.Contains(line, " name ") {
 			run(t, "ip link set fv-w down")
 		}

@@ -24,6 +24,9 @@ func (j *job) encodeAddress(t *task, a dataplane.Address) error {
 	if t.how == change {
 		flags = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
 	}
+	if t.how == retake {
+		encodeAddress(&j.batch, unix.RTM_DELADDR, 0, a, index)
+	}
 	encodeAddress(&j.batch, unix.RTM_NEWADDR, flags, a, index)
 	return nil
 }
@@ -36,11 +39,23 @@ func (j *job) fixAddress(t *task, a dataplane.Address) error {
 		return err
 	}
 	t.how = change
-	return dumpAddresses(j.space.conn, index, func() {}, func(found address) {
+	err = dumpAddresses(j.space.conn, index, func() {}, func(found address) {
 		if found.prefix == a.Prefix && found.ours() {
 			t.how = skip
 		}
 	})
+	if err != nil || t.how != skip || j.space.path != dataplane.HostNetns {
+		return err
+	}
+	on, err := readLink(j.space.conn, a.Link)
+	if err != nil || on == nil || !on.Up {
+		return err
+	}
+	routes, err := connectedRoutes(j.space.conn)
+	if err == nil && isBare(a.Prefix, index, routes) {
+		t.how = retake
+	}
+	return err
 }
 
 func (j *job) encodeRoute(t *task, r dataplane.Route) error {

@@ -48,6 +48,10 @@ type Config struct {
 	// TakeOver has what another program left become ours when it is what is wanted, but for the mark: tunnel links of the host, and routes. For
 	// the daemon that takes flanneld's place. Otherwise it is in the way, and refused.
 	TakeOver bool
+
+	// Another lets Go code run on one processor more until done; it is called while a deletion that was answered keeps its thread in the kernel,
+	// and with it the processor that Go's runtime believes to be in use. nil: there are enough.
+	Another func() (done func())
 }
 
 // Kernel is this machine's kernel, seen from the network namespace that New was called in: "the host". Its methods may be
@@ -99,7 +103,7 @@ func New(c Config) (*Kernel, error) {
 		hostNS.Close()
 		return nil, fmt.Errorf("kernel: %w", err)
 	}
-	k := &Kernel{nft: c.Nft, bpf: c.BPF, host: host, hostNS: hostNS, owned: owned, changed: changed, borrowed: borrowed, memory: newMemory(), broom: newBroom(), heir: c.TakeOver, proxied: make(bell, 1)}
+	k := &Kernel{nft: c.Nft, bpf: c.BPF, host: host, hostNS: hostNS, owned: owned, changed: changed, borrowed: borrowed, memory: newMemory(), broom: newBroom(c.Another), heir: c.TakeOver, proxied: make(bell, 1)}
 	k.radios = newRadios(k.isRadio)
 	return k, nil
 }

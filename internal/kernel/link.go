@@ -271,6 +271,7 @@ func encodePeer(b *netlink.Batch, l dataplane.Link, peerNS int) {
 	peer := b.Nest(vethInfoPeer)
 	b.Raw(infoMsg(0, 0, 0))
 	b.String(unix.IFLA_IFNAME, l.Peer)
+	b.Uint32(unix.IFLA_GROUP, newborn)
 	encodeOneQueue(b)
 	if peerNS >= 0 {
 		b.Uint32(unix.IFLA_NET_NS_FD, uint32(peerNS))
@@ -304,6 +305,9 @@ func encodeSettings(b *netlink.Batch, old link, l dataplane.Link, master int) {
 	if old.alias != l.Alias() {
 		b.String(unix.IFLA_IFALIAS, l.Alias())
 	}
+	if old.isNewborn() {
+		b.Uint32(unix.IFLA_GROUP, 0)
+	}
 	if l.MAC != old.MAC {
 		encodeMAC(b, l)
 	}
@@ -322,6 +326,14 @@ func encodeSettings(b *netlink.Batch, old link, l dataplane.Link, master int) {
 	if master != 0 && (l.Isolated != old.Isolated || l.Hairpin != old.Hairpin) {
 		encodePortUpdate(b, old.index, l)
 	}
+}
+
+// newborn is the group that far ends are made in, as they cannot be made with a mark, and leave when they get it: "flat".
+const newborn = 0x666c6174
+
+// isNewborn reports whether a link is a far end that we have made and not set up yet.
+func (l *link) isNewborn() bool {
+	return l.Kind == dataplane.Veth && l.alias == "" && l.group == newborn
 }
 
 // encodePromotion lets the link of a workload keep its second address of a subnet when the first one goes, as it does when the

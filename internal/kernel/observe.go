@@ -127,6 +127,9 @@ func (o *observation) addresses(c *netlink.Conn, m *memory) error {
 			found = append(found, one)
 		}
 	})
+	if err == nil && o.netns == dataplane.HostNetns && len(found) > 0 {
+		found, err = o.withoutBare(c, found)
+	}
 	o.others = append(o.others, found...)
 	return err
 }

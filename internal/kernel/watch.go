@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"errors"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
@@ -200,6 +201,9 @@ func (w *watcher) checkRoutes() error {
 	if len(missing) == 0 {
 		return nil
 	}
+	if err := w.k.awaitLinks(); err != nil {
+		return err
+	}
 	err := dumpRoutes(w.k.host, dataplane.RouteProtocol, func() {}, func(r route) {
 		if r.ours() {
 			delete(missing, idOf(r.object(nil)))
@@ -210,6 +214,17 @@ func (w *watcher) checkRoutes() error {
 		w.news.add(r, true)
 	}
 	return err
+}
+
+// awaitLinks returns when a change of links or addresses that the kernel is telling of is done. It tells of it first and takes away what goes
+// with it then (net/ipv4/devinet.c, __inet_del_ifa; net/core/dev.c, __dev_notify_flags; Linux 6.18), under the lock that a change of nothing
+// waits for and a dump does not.
+func (k *Kernel) awaitLinks() error {
+	const loopback = 1 // its index in every namespace (include/net/flow.h, LOOPBACK_IFINDEX)
+	var b netlink.Batch
+	b.Begin(unix.RTM_NEWLINK, 0)
+	b.Raw(infoMsg(loopback, 0, 0))
+	return errors.Join(k.host.Do(&b, nil)...)
 }
 
 // port takes the settings of a bridge port, which are told in messages of the bridge's own.
@@ -290,6 +305,8 @@ func (w *watcher) route(m netlink.Message) {
 		w.news.add(o, true)
 	case r.isFact() && !w.allOurs(r.hops):
 		w.news.foreign = true
+	case m.Type == unix.RTM_DELROUTE:
+		w.connectedGone(r)
 	}
 	if !r.ours() && isKnown { // it may have replaced ours
 		w.lookAtRoutes[known.Link] = true

@@ -172,16 +172,18 @@ func TestWatchTellsOfRoutesThatGoWithLinksOfOthers(t *testing.T) {
 	want := state(route)
 	reach(t, k, "", want)
 	r := watch(t, k)
-	for _, test := range []struct{ does, undo string }{
-		{"ip addr del 192.0.2.1/24 dev wan", "ip addr add 192.0.2.1/24 dev wan"},
-		{"ip addr del 192.0.2.1/24 dev wan; ip addr add 192.0.2.1/24 dev wan", "true"},
-		{"ip link set wan down", "ip link set wan up"},
-		{"ip link del wan", made},
-	} {
-		do(test.does)
-		r.wait(t, "gone "+route.String())
-		do(test.undo)
-		reach(t, k, "", want)
+	for range 20 { // the kernel tells of the cause before the route is gone: who looks too early misses it once in a while
+		for _, test := range []struct{ does, undo string }{
+			{"ip addr del 192.0.2.1/24 dev wan", "ip addr add 192.0.2.1/24 dev wan"},
+			{"ip addr del 192.0.2.1/24 dev wan; ip addr add 192.0.2.1/24 dev wan", "true"},
+			{"ip link set wan down", "ip link set wan up"},
+			{"ip link del wan", made},
+		} {
+			do(test.does)
+			r.wait(t, "gone "+route.String())
+			do(test.undo)
+			reach(t, k, "", want)
+		}
 	}
 }
 
@@ -265,6 +267,7 @@ func TestWatchSurvivesAFlood(t *testing.T) {
 	}()
 	<-held
 	<-resyncs
+	apply(t, k, "", dataplane.Plan{{Op: dataplane.Add, Object: bridge("fn-a")}})
 	var p dataplane.Plan
 	for range 4 {
 		for i := range 4000 {

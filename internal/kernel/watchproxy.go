@@ -109,6 +109,9 @@ func (w *watcher) checkProxies() error {
 		return nil
 	}
 	w.lookAtProxies = false
+	if err := w.k.awaitLinks(); err != nil {
+		return err
+	}
 	gone, err := w.k.goneProxies()
 	for _, p := range gone {
 		w.news.add(p, true)

@@ -58,7 +58,7 @@ func (r *Reconciler) surprising(h Hint) bool {
 func (r *Reconciler) Run(ctx context.Context) error {
 	timer := time.NewTimer(resync)
 	defer timer.Stop()
-	pause := retry
+	pause, told := retry, ""
 	for {
 		select {
 		case <-ctx.Done():
@@ -69,13 +69,16 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		if _, err := r.Repair(ctx); err != nil && ctx.Err() == nil {
-			r.deps.Log.Warn("repair", "err", err)
+			if now := err.Error(); now != told {
+				r.deps.Log.Warn("repair", "err", err)
+				told = now
+			}
 			timer.Reset(pause)
 			pause = min(2*pause, retryMost)
 			continue
 		}
 		timer.Reset(resync)
-		pause = retry
+		pause, told = retry, ""
 	}
 }
 
@@ -106,32 +109,30 @@ func (r *Reconciler) start(ctx context.Context, parts map[string]dataplane.Host)
 	}
 	r.commit(parts, t)
 	r.started = true
-	return r.converge(ctx, &r.stats.Applied, r.foreignNetns())
+	for _, n := range r.foreignNetns() {
+		r.incomplete[n] = unmarkedLink
+	}
+	return r.converge(ctx, &r.stats.Applied)
 }
 
 // Repair observes the host's namespace and undoes what drifted there. Inside workloads' namespaces it only sets links
-// up again that had to be made anew.
+// up again that had to be made anew, and completes what failed halfway.
 func (r *Reconciler) Repair(ctx context.Context) ([]Change, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.started {
 		return nil, nil
 	}
-	changes, err := r.converge(ctx, &r.stats.Repairs, nil)
+	changes, err := r.converge(ctx, &r.stats.Repairs)
 	if len(changes) > 0 && r.deps.Repaired != nil {
 		r.deps.Repaired(changes)
 	}
 	return changes, err
 }
 
-// converge observes and applies until nothing differs. The namespaces named, and those whose links are made anew on the
-// way, are completed too.
-func (r *Reconciler) converge(ctx context.Context, count *uint64, netns []string) ([]Change, error) {
+// converge observes and applies until nothing differs, and mends all namespaces that are incomplete by then.
+func (r *Reconciler) converge(ctx context.Context, count *uint64) ([]Change, error) {
 	var done []Change
-	incomplete := map[string]bool{}
-	for _, n := range netns {
-		incomplete[n] = true
-	}
 	var failed error
 	for pass := 0; ; pass++ {
 		have, err := r.kernel.Observe(ctx, dataplane.HostNetns)
@@ -148,23 +149,32 @@ func (r *Reconciler) converge(ctx context.Context, count *uint64, netns []string
 		if pass == maxPasses {
 			return done, errors.Join(failed, fmt.Errorf("not converged after %d passes, still to do:\n%s", maxPasses, plan))
 		}
-		for _, n := range newFarEnds(plan, have) {
-			incomplete[n] = true
-		}
 		change := Change{dataplane.HostNetns, plan}
+		r.renewed([]Change{change})
 		if failed = r.apply(ctx, []Change{change}, nil, count); failed == nil {
 			done = append(done, change)
 		}
 	}
-	var errs []error
-	for _, n := range slices.Sorted(maps.Keys(incomplete)) {
-		change, err := r.complete(ctx, n, unmarkedLink, count)
-		if len(change.Plan) > 0 {
-			done = append(done, change)
+	more, err := r.mend(ctx, slices.Collect(maps.Keys(r.incomplete)), count)
+	return append(done, more...), err
+}
+
+// renewed notes and returns the namespaces known to be set up in which changes of the host give a link a new end: nothing is on it.
+func (r *Reconciler) renewed(changes []Change) (netns []string) {
+	for _, c := range changes {
+		if c.Netns != dataplane.HostNetns {
+			continue
 		}
-		errs = append(errs, err)
+		for _, n := range newFarEnds(c.Plan, r.have[c.Netns]) {
+			if len(r.have[n]) > 0 {
+				netns = append(netns, n)
+				if r.incomplete[n] == nil {
+					r.incomplete[n] = unmarkedLink
+				}
+			}
+		}
 	}
-	return done, errors.Join(errs...)
+	return netns
 }
 
 // newFarEnds are the namespaces in which a plan gives links a new other end. A link that only changes keeps the one it has.
@@ -186,17 +196,35 @@ func newFarEnds(p dataplane.Plan, have dataplane.State) (netns []string) {
 func (r *Reconciler) Complete(ctx context.Context, netns ...string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var errs []error
 	for _, n := range netns {
-		_, err := r.complete(ctx, n, func(dataplane.Step) bool { return true }, &r.stats.Applied)
-		errs = append(errs, err)
+		r.incomplete[n] = anyStep
 	}
-	return errors.Join(errs...)
+	_, err := r.mend(ctx, netns, &r.stats.Applied)
+	return err
 }
 
-// complete sets up a workload's namespace if one of the steps to do so is a reason to. An unmarked link is: it was made,
-// but what belongs to it was not. With every link marked, what differs is the workload's own doing and stays.
-func (r *Reconciler) complete(ctx context.Context, netns string, reason func(dataplane.Step) bool, count *uint64) (Change, error) {
+// mend completes those of the namespaces that are incomplete. What it fails to do is left to the next pass.
+func (r *Reconciler) mend(ctx context.Context, netns []string, count *uint64) (done []Change, err error) {
+	var errs []error
+	for _, n := range slices.Compact(slices.Sorted(slices.Values(netns))) {
+		reason := r.incomplete[n]
+		if reason == nil {
+			continue
+		}
+		change, err := r.complete(ctx, n, reason, count)
+		if err == nil {
+			delete(r.incomplete, n)
+		}
+		if len(change.Plan) > 0 {
+			done = append(done, change)
+		}
+		errs = append(errs, err)
+	}
+	return done, errors.Join(errs...)
+}
+
+// complete sets up a workload's namespace if one of the steps to do so is a reason to.
+func (r *Reconciler) complete(ctx context.Context, netns string, reason reason, count *uint64) (Change, error) {
 	if r.want[netns] == nil {
 		return Change{}, nil
 	}
@@ -213,6 +241,12 @@ func (r *Reconciler) complete(ctx context.Context, netns string, reason func(dat
 	return change, r.apply(ctx, []Change{change}, nil, count)
 }
 
+// anyStep is the reason after a change that failed halfway: what is there nobody knows, and with an address that went may have gone
+// routes that no change is about.
+func anyStep(dataplane.Step) bool { return true }
+
+// unmarkedLink is the reason after a link was made: one without a mark was, and what belongs to it was not. With every link marked, what
+// differs is the workload's own doing and stays.
 func unmarkedLink(s dataplane.Step) bool {
 	l, ok := s.Object.(dataplane.Link)
 	return ok && s.Op == dataplane.Add && l.Kind != dataplane.Loopback

@@ -2,7 +2,6 @@ package reconcile
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -53,10 +52,14 @@ type Reconciler struct {
 	parts   map[string][]place
 	want    map[string]dataplane.State // the union of parts
 	have    map[string]dataplane.State // the last known; of workload namespaces what was applied there
-	cut     map[string]bool            // workload namespaces in which a change failed halfway
 	past    past
 	stats   Stats
+
+	incomplete map[string]reason // workload namespaces in which what is known to be there may be missing
 }
+
+// reason tells the steps for which an incomplete namespace is looked after from those that are the workload's own doing.
+type reason func(dataplane.Step) bool
 
 // place is where one object of a part stands in what is wanted. A host of a large cluster has ten thousand parts of few objects: maps of
 // their own would be most of what it needs.
@@ -72,7 +75,7 @@ func New(k Kernel, d Deps) *Reconciler {
 	}
 	return &Reconciler{
 		kernel: k, deps: d, kick: make(chan struct{}, 1),
-		parts: map[string][]place{}, want: map[string]dataplane.State{}, have: map[string]dataplane.State{}, cut: map[string]bool{},
+		parts: map[string][]place{}, want: map[string]dataplane.State{}, have: map[string]dataplane.State{}, incomplete: map[string]reason{},
 	}
 }
 
@@ -142,7 +145,16 @@ func (r *Reconciler) put(ctx context.Context, parts map[string]dataplane.Host) (
 	}
 	changes, implied := withoutImplied(r.changes(t))
 	r.commit(parts, t)
-	stripped := r.stripsLink(changes)
+	done, err := r.send(ctx, changes, implied, t)
+	if err != nil {
+		r.Kick() // to go on trying: what was found in looking is no surprise any more
+	}
+	return done, err
+}
+
+// send carries out the changes that make what t touches as is wanted.
+func (r *Reconciler) send(ctx context.Context, changes, implied []Change, t touched) ([]Change, error) {
+	stripped, renewed := r.stripsLink(changes), r.renewed(changes)
 	if err := r.apply(ctx, changes, t, &r.stats.Applied); err != nil {
 		return changes, err
 	}
@@ -150,13 +162,14 @@ func (r *Reconciler) put(ctx context.Context, parts map[string]dataplane.Host) (
 		r.learn(c, nil)
 	}
 	if stripped {
-		more, err := r.converge(ctx, &r.stats.Applied, nil)
+		more, err := r.converge(ctx, &r.stats.Applied)
 		changes = append(changes, more...)
 		if err != nil {
 			return changes, err
 		}
 	}
-	return r.mend(ctx, t, changes)
+	more, err := r.mend(ctx, append(slices.Collect(maps.Keys(t)), renewed...), &r.stats.Applied)
+	return append(changes, more...), err
 }
 
 // touched holds, by namespace, the keys whose wanted object changes.
@@ -230,9 +243,13 @@ func (r *Reconciler) changes(t touched) []Change {
 	var changes []Change
 	for _, netns := range slices.Sorted(maps.Keys(t)) {
 		d, known, have := t[netns], r.have[netns], dataplane.State{}
-		for k := range d.want {
+		anew := map[string]bool{} // links
+		for k, w := range d.want {
 			if h, ok := known[k]; ok {
 				have[k] = h
+				if dataplane.IsAnew(h, w) {
+					anew[w.(dataplane.Link).Name] = true
+				}
 			}
 		}
 		for k := range d.gone {
@@ -240,11 +257,24 @@ func (r *Reconciler) changes(t touched) []Change {
 				have[k] = h
 			}
 		}
+		if len(anew) > 0 {
+			r.withLinks(netns, anew, d, have)
+		}
 		if p := dataplane.Diff(d.want, have); len(p) > 0 {
 			changes = append(changes, Change{netns, p})
 		}
 	}
 	return changes
+}
+
+// withLinks has what is on links that are made anew made anew too: it vanishes with them.
+func (r *Reconciler) withLinks(netns string, anew map[string]bool, d *difference, have dataplane.State) {
+	for k, o := range r.want[netns] {
+		if anew[dataplane.LinkOf(o)] && !d.gone[k] && d.want[k] == nil {
+			d.want[k] = o
+		}
+	}
+	maps.DeleteFunc(have, func(k dataplane.Key, o dataplane.Object) bool { return anew[dataplane.LinkOf(o)] && !d.gone[k] })
 }
 
 // commit makes parts wanted.
@@ -296,14 +326,24 @@ func placesOf(part dataplane.Host) []place {
 	return places
 }
 
-// apply sends the plans, which are for t if it is not nil, and remembers what the kernel has then. After an error nobody knows: it looks.
+// apply sends the plans, which are for t if it is not nil, and remembers what the kernel has then. After an error nobody knows: it looks at the
+// host, and the workloads' namespaces that it did not get to are incomplete.
 func (r *Reconciler) apply(ctx context.Context, changes []Change, t touched, count *uint64) error {
-	for _, c := range changes {
+	for i, c := range changes {
+		if r.incomplete[c.Netns] != nil {
+			r.incomplete[c.Netns] = anyStep // the change marks a link as set up of which it is only a part
+		}
 		if err := r.kernel.Apply(ctx, c.Netns, c.Plan); err != nil {
 			r.stats.Errors++
-			r.relearn(ctx)
-			if c.Netns != dataplane.HostNetns {
-				r.cut[c.Netns] = true
+			if c.Netns == dataplane.HostNetns {
+				r.relearn(ctx)
+			} else {
+				r.mayHave(c)
+			}
+			for _, undone := range changes[i:] {
+				if undone.Netns != dataplane.HostNetns {
+					r.incomplete[undone.Netns] = anyStep
+				}
 			}
 			return inNetns(c.Netns, err)
 		}
@@ -341,6 +381,22 @@ func (r *Reconciler) learn(c Change, d *difference) {
 	}
 }
 
+// mayHave takes what a change that failed was to add to a workload's namespace for there: who takes it back takes it along, and what stays is
+// looked at first, as the namespace is incomplete.
+func (r *Reconciler) mayHave(c Change) {
+	if r.want[c.Netns] == nil {
+		return
+	}
+	have := dataplane.State{}
+	maps.Copy(have, r.have[c.Netns])
+	for _, s := range c.Plan {
+		if s.Op != dataplane.Del {
+			have[s.Object.Key()] = s.Object
+		}
+	}
+	r.have[c.Netns] = have
+}
+
 func (r *Reconciler) relearn(ctx context.Context) {
 	have, err := r.kernel.Observe(ctx, dataplane.HostNetns)
 	if err != nil {
@@ -348,24 +404,6 @@ func (r *Reconciler) relearn(ctx context.Context) {
 		return
 	}
 	r.have[dataplane.HostNetns] = have
-}
-
-// mend completes the workloads' namespaces among those touched in which a change before failed halfway: what is there nobody knows, and
-// with an address that went may have gone routes that no change is about.
-func (r *Reconciler) mend(ctx context.Context, t touched, done []Change) ([]Change, error) {
-	var errs []error
-	for _, netns := range slices.Sorted(maps.Keys(t)) {
-		if !r.cut[netns] {
-			continue
-		}
-		delete(r.cut, netns)
-		change, err := r.complete(ctx, netns, func(dataplane.Step) bool { return true }, &r.stats.Applied)
-		if len(change.Plan) > 0 {
-			done = append(done, change)
-		}
-		errs = append(errs, err)
-	}
-	return done, errors.Join(errs...)
 }
 
 func inNetns(netns string, err error) error {

@@ -49,6 +49,7 @@ var stories = []struct {
 	{"an addition of what is there succeeds", (*story).addsTwice},
 	{"a deletion of what is absent succeeds", (*story).deletesTwice},
 	{"replacing leads to what is wanted", (*story).replaces},
+	{"what is gone is not replaced", (*story).missesLinks},
 	{"a foreign name is taken", (*story).respectsForeignLinks},
 	{"a step that fails does not stop the others", (*story).goesOn},
 	{"objects need what they stand on", (*story).needsParents},
@@ -227,6 +228,17 @@ func (s *story) replaces() {
 	}
 }
 
+func (s *story) missesLinks() {
+	s.attach()
+	port, want := outerA(s.A), s.hostState()
+	s.Delete(port.Name)
+	delete(want, port.Key())
+	port.MTU = 1300
+	s.mustFail("change a port that went", s.do(dataplane.HostNetns, dataplane.Replace, port))
+	s.expect(dataplane.HostNetns, want)
+	s.expect(s.A, stateOf(loUp))
+}
+
 func (s *story) respectsForeignLinks() {
 	s.Foreign("fn-lab")
 	s.mustFail("add a bridge over a foreign link", s.do(dataplane.HostNetns, dataplane.Add, contractBridge))
@@ -284,6 +296,8 @@ func (s *story) movesVeth() {
 	s.expect(dataplane.HostNetns, s.hostState())
 	s.expect(s.A, stateOf(loUp)) // it is not ours before it is set up
 	s.expect(s.B, stateOf(dataplane.Link{Name: "lo", Kind: dataplane.Loopback}))
+	s.Move("fv-a") // nor when the next one is made
+	s.apply(dataplane.HostNetns, s.hostState())
 	s.attach()
 	s.expect(s.A, innerState())
 

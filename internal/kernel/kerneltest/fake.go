@@ -158,7 +158,7 @@ func (f *Fake) carryOut(s *space, step dataplane.Step) error {
 	case dataplane.Netns:
 		return f.makeNetns(o)
 	case dataplane.Link:
-		return f.putLink(s, o, step.Op)
+		return f.putLink(s, o, step)
 	case dataplane.Address:
 		return f.putAddress(s, o)
 	case dataplane.Route:

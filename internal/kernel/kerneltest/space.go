@@ -80,7 +80,7 @@ func (f *Fake) makeNetns(n dataplane.Netns) error {
 }
 
 // putLink adds a link or changes the one that is there; what cannot change in place is made anew.
-func (f *Fake) putLink(s *space, want dataplane.Link, op dataplane.Op) error {
+func (f *Fake) putLink(s *space, want dataplane.Link, step dataplane.Step) error {
 	old, exists := s.links[want.Name]
 	if far := want.Kind == dataplane.Veth && want.Peer == ""; far || want.Kind == dataplane.Loopback {
 		if !exists {
@@ -97,8 +97,11 @@ func (f *Fake) putLink(s *space, want dataplane.Link, op dataplane.Op) error {
 	if err := s.tunnelFree(want); err != nil {
 		return err
 	}
+	if !exists && step.Op == dataplane.Replace && !step.Anew {
+		return syscall.ENODEV
+	}
 	if exists && !old.Becomes(want) {
-		if op == dataplane.Add {
+		if step.Op == dataplane.Add {
 			return syscall.EEXIST
 		}
 		f.removeLink(old)
@@ -138,7 +141,7 @@ func (f *Fake) makePeer(l *link, owner string) error {
 		}
 		in = other
 	}
-	if old := in.links[l.Peer]; old != nil && old.far && old.Owner == owner {
+	if old := in.links[l.Peer]; old != nil && old.far && (old.Owner == owner || old.Owner == "") {
 		f.removeLink(old)
 	}
 	if _, taken := in.links[l.Peer]; taken || in == l.in && l.Peer == l.Name {
