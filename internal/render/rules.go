@@ -136,7 +136,7 @@ func rules() []dataplane.Object {
 		mapSNAT, mapForward, mapForwardAny, mapForwardRange} {
 		objects = append(objects, pair[0], pair[1])
 	}
-	for _, c := range []chain{raw(), rawOut(), dnatIn(), dnatOut(), published(), input(), forward(), intoTunnel(), oneNetwork(), output(), postrouting(), inward(), guard(), claims()} {
+	for _, c := range []chain{raw(), rawOut(), dnatIn(), dnatOut(), published(), input(), forward(), between(), intoTunnel(), oneNetwork(), output(), postrouting(), inward(), guard(), claims()} {
 		objects = append(objects, c.objects()...)
 	}
 	return objects
@@ -282,15 +282,15 @@ func input() chain {
 	)...)
 }
 
-// forward decides what passes the host between links. A look-up into a set is what costs; so what was let pass before is looked up once where
-// most packets are of that kind: between a cluster's nodes. The rules that it is spared are for closed networks, of which neither link is.
+// forward decides what passes the host between links. A look-up into a set is what costs, so what goes between a cluster's nodes is told apart by
+// the first one, and has a chain of its own.
 func forward() chain {
 	return base("forward", "filter", dataplane.Forward, 0, concat(
 		both(func(f int) dataplane.Rule {
 			return dataplane.Rule{Match: dataplane.Match{L3: l3[f], Proto: tunnelProto, Lookup: in(listensPort, setPorts), Lookup2: in(daddr[f], setMembers[f])}, Verdict: dataplane.Verdict{Do: dataplane.Jump, Target: "into_tunnel"}}
 		}),
 		only(
-			rule(dataplane.Match{CTState: dataplane.Established | dataplane.Related, Lookup: in(iifOif, setBetween)}, dataplane.Accept, "answers, between nodes: the short way"),
+			dataplane.Rule{Match: dataplane.Match{Lookup: in(iifOif, setBetween)}, Verdict: dataplane.Verdict{Do: dataplane.Jump, Target: "between"}},
 			rule(dataplane.Match{Lookup: notIn(iif, setNets), Lookup2: notIn(oif, setNets)}, dataplane.Accept, "not ours"),
 			dataplane.Rule{Match: dataplane.Match{Lookup: in(iifOif, setSame)}, Verdict: dataplane.Verdict{Do: dataplane.Jump, Target: "one_network"}},
 			rule(dataplane.Match{Lookup: in(iif, setClosed)}, dataplane.Drop, "closed network: nothing leaves"),
@@ -299,12 +299,7 @@ func forward() chain {
 			rule(dataplane.Match{DNATed: true, Lookup: in(oif, setNets)}, dataplane.Accept, "published port"),
 			rule(dataplane.Match{Lookup: in(iif, setTunnels)}, dataplane.Drop, "what comes by a tunnel is for its network"),
 		),
-		both(func(f int) dataplane.Rule {
-			return rule(dataplane.Match{L3: l3[f], Lookup: in(iifDaddr[f], setForeign[f])}, dataplane.Drop, "another network, of the cluster")
-		}),
-		both(func(f int) dataplane.Rule {
-			return rule(dataplane.Match{L3: l3[f], Lookup: in(oifSaddr[f], setForeign[f])}, dataplane.Drop, "another network, of the cluster")
-		}),
+		notForeign(),
 		only(
 			rule(dataplane.Match{Lookup: in(iif, setRouted), Lookup2: in(oif, setRouted)}, dataplane.Accept, "routed networks reach each other"),
 			rule(dataplane.Match{Lookup: notIn(iif, setNets), Lookup2: in(oif, setRouted)}, dataplane.Accept, "routed: others come in by a route"),
@@ -314,6 +309,36 @@ func forward() chain {
 			rule(dataplane.Match{Lookup: in(iif, setPinned)}, dataplane.Drop, "another uplink"),
 		),
 	)...)
+}
+
+// between is all of forward that matters between the nodes of a cluster's network, where most packets are of connections that were let pass
+// before, and next most of flows that nobody answers, as of a log by UDP: conntrack calls those new for ever. It decides as the rules would that
+// it spares the look-ups of: neither link is of a closed network, and none is bound to an uplink.
+func between() chain {
+	return chain{dataplane.Chain{Family: dataplane.Inet, Name: "between"}, concat(
+		only(
+			rule(dataplane.Match{CTState: dataplane.Established | dataplane.Related}, dataplane.Accept, "answers"),
+			rule(dataplane.Match{Lookup: in(iifOif, setSame)}, dataplane.Accept, "one network, by its tunnel"),
+			rule(dataplane.Match{DNATed: true, Lookup: in(oif, setNets)}, dataplane.Accept, "published port"),
+		),
+		notForeign(),
+		only(
+			rule(dataplane.Match{CTState: dataplane.Invalid, Lookup: in(iif, setNAT)}, dataplane.Drop, "NAT cannot translate it"),
+			rule(dataplane.Match{}, dataplane.Accept, "between nodes"),
+		),
+	)}
+}
+
+// notForeign keeps a cluster's networks apart, wherever on the way their packets are met.
+func notForeign() []dataplane.Rule {
+	return concat(
+		both(func(f int) dataplane.Rule {
+			return rule(dataplane.Match{L3: l3[f], Lookup: in(iifDaddr[f], setForeign[f])}, dataplane.Drop, "another network, of the cluster")
+		}),
+		both(func(f int) dataplane.Rule {
+			return rule(dataplane.Match{L3: l3[f], Lookup: in(oifSaddr[f], setForeign[f])}, dataplane.Drop, "another network, of the cluster")
+		}),
+	)
 }
 
 // intoTunnel keeps what this host passes on from becoming a tunnel's packet at another node: a workload's, or a container's of another tool,

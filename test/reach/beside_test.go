@@ -139,29 +139,33 @@ func (l *lab) invalidPackets() []string {
 		from, to, link, host string
 		passes               bool
 	}{{"n1a", "lan1", "eth0", "fn-n1", false}, {"n1a", "lan2", "eth0", "fn-n1", false}, {"rmasqa", "lan1", "eth0", "fn-rmasq", false}, {"r1a", "lan1", "eth0", "fn-r1", true}, {"lan1", "lan2", "eth0", "eth0", true}, {"lan2", "lan1", "eth0", "br0", true}} {
-		from, to := l.actor(c.from), l.actor(c.to)
-		if err := to.agent.Sniff(c.link); err != nil {
-			l.Fatal(err)
-		}
-		dst := l.macOf(&actor{Machine: l.host.Machine, link: c.host})
-		marker, last := fmt.Appendf(nil, "<bad %s>", c.from), fmt.Appendf(nil, "<last %s>", c.from)
-		bad := ipv4(from.addrs[0], to.addrs[0], tcpSynFin(from.addrs[0], to.addrs[0], marker))
-		bad[9] = protoTCP
-		bad[10], bad[11] = 0, 0
-		binary.BigEndian.PutUint16(bad[10:], checksum(bad[:20]))
-		good := ipv4(from.addrs[0], to.addrs[0], udp(9, 9, last))
-		mac := l.macOf(from)
-		caught := l.caughtUntil(sniffPoint{to, c.link}, last, func() {
-			if err := from.agent.Send(from.link, ether(dst, mac, etherIPv4, bad), ether(dst, mac, etherIPv4, good)); err != nil {
-				l.Fatal(err)
-			}
-		})
-		passed := slices.ContainsFunc(caught, func(f []byte) bool { return bytes.Contains(f, marker) })
-		if passed != c.passes {
+		by := l.macOf(&actor{Machine: l.host.Machine, link: c.host})
+		if passed := l.passesInvalid(l.actor(c.from), l.actor(c.to), c.link, by); passed != c.passes {
 			wrong = append(wrong, fmt.Sprintf("[invalid segment] %s → %s: passes %t, want %t", c.from, c.to, passed, c.passes))
 		}
 	}
 	return wrong
+}
+
+// passesInvalid reports whether a TCP segment that conntrack finds invalid comes from one to the other's link by way of the host with this MAC.
+func (l *lab) passesInvalid(from, to *actor, link string, by model.MAC) bool {
+	l.Helper()
+	if err := to.agent.Sniff(link); err != nil {
+		l.Fatal(err)
+	}
+	marker, last := fmt.Appendf(nil, "<bad %s>", from.Name), fmt.Appendf(nil, "<last %s>", from.Name)
+	bad := ipv4(from.addrs[0], to.addrs[0], tcpSynFin(from.addrs[0], to.addrs[0], marker))
+	bad[9] = protoTCP
+	bad[10], bad[11] = 0, 0
+	binary.BigEndian.PutUint16(bad[10:], checksum(bad[:20]))
+	good := ipv4(from.addrs[0], to.addrs[0], udp(9, 9, last))
+	mac := l.macOf(from)
+	caught := l.caughtUntil(sniffPoint{to, link}, last, func() {
+		if err := from.agent.Send(from.link, ether(by, mac, etherIPv4, bad), ether(by, mac, etherIPv4, good)); err != nil {
+			l.Fatal(err)
+		}
+	})
+	return slices.ContainsFunc(caught, func(f []byte) bool { return bytes.Contains(f, marker) })
 }
 
 // spokenFor sends from the LAN in the name of workloads: conntrack would take it for the beginning of a connection of theirs, and what is

@@ -33,6 +33,7 @@ func TestClusterReachability(t *testing.T) {
 	tab := readTable(t, "in a cluster")
 	f.each(t, "networks", func() { f.try(f.clusterCells(tab)) })
 	f.none(f.untracked())
+	f.none(f.invalidPackets())
 	f.guest()
 	f.each(t, "tunnels", func() { f.none(f.shoot(f.tunnelShots())) })
 	offers := readTable(t, "forward in a cluster, from")

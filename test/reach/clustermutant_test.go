@@ -14,7 +14,9 @@ import (
 var clusterSets = regexp.MustCompile(`@(cluster|tunnels|between|tunnel_ports|members[46]|keep[46]|foreign[46])\b`)
 
 // ofCluster reports whether a rule is there for networks of a cluster.
-func (r rule) ofCluster() bool { return clusterSets.MatchString(r.text) || r.chain == "into_tunnel" }
+func (r rule) ofCluster() bool {
+	return clusterSets.MatchString(r.text) || r.chain == "into_tunnel" || r.chain == "between"
+}
 
 // TestEveryClusterRuleIsNeeded is TestEveryRuleIsNeeded for the rules of networks of a cluster, which are taken out on all nodes at
 // once. It takes some minutes:
@@ -46,8 +48,8 @@ func TestEveryClusterRuleIsNeeded(t *testing.T) {
 			switch {
 			case broken != "":
 				t.Logf("%s\nis missed by %s", r.text, broken)
-			case spare[r.text] != "":
-				t.Logf("%s\nis missed by nobody: %s", r.text, spare[r.text])
+			case spare[r.chain+": "+r.text] != "":
+				t.Logf("%s\nis missed by nobody: %s", r.text, spare[r.chain+": "+r.text])
 			default:
 				t.Errorf("nobody misses: %s", r.text)
 			}
@@ -102,6 +104,7 @@ func (f *fabric) clusterChecks(cells, offers table) []func() string {
 		probes(f.clusterCells(cells)),
 		probes(f.offerTrials(offers)),
 		func() string { return first("nodes", f.untracked()) },
+		func() string { return first("segments", f.invalidPackets()) },
 	}
 }
 

@@ -4,14 +4,12 @@ import (
 	"cmp"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/flatnet/flatnet/internal/model"
+	"github.com/flatnet/flatnet/test/rig"
 )
 
 // The walk's networks: the one that is edited, and its bystanders of each kind.
@@ -31,15 +29,13 @@ var editRows = []string{
 
 // TestEdits walks a network at random through all modes under its workloads. After each step its cells hold, nothing of the plan is left,
 // and pings every 10 ms between others and over the host lost nothing; nor did those on the network itself, as long as the table lets
-// its workloads reach each other and its bridge stays the same. REACH_SEED repeats a walk, REACH_STEPS is its length.
+// its workloads reach each other and its bridge stays the same. See rig.Walk for REACH_SEED and REACH_STEPS.
 func TestEdits(t *testing.T) {
-	seed := setting("REACH_SEED", uint64(time.Now().UnixNano())%1_000_000)
-	steps := int(setting("REACH_STEPS", 12))
-	t.Logf("REACH_SEED=%d REACH_STEPS=%d", seed, steps)
+	r, steps := rig.Walk(t, "REACH", 12)
 	l := newLab(t)
 	l.flat = newFlatnet(l)
 	l.addEach(bystanders, nil)
-	w := walk{lab: l, rand: rand.New(rand.NewPCG(seed, 0)), net: l.network("e"), table: readTable(t, "network")}
+	w := walk{lab: l, rand: r, net: l.network("e"), table: readTable(t, "network")}
 	w.a, w.b = l.actor("ea"), l.actor("eb")
 	others := w.start([2]string{"n1a", "n1b"}, [2]string{"n1a", "lan1"}, [2]string{"r1a", "n1gw"}, [2]string{"r1b", "lan2"}, [2]string{"h1a", "h1b"})
 	for i := range steps {
@@ -50,15 +46,6 @@ func TestEdits(t *testing.T) {
 	}
 	w.lostNothing(others)
 	l.flat.uninstall() // the next test's daemon has the same directories
-}
-
-// setting reads a number from the environment.
-func setting(name string, standard uint64) uint64 {
-	n, err := strconv.ParseUint(os.Getenv(name), 10, 64)
-	if err != nil {
-		return standard
-	}
-	return n
 }
 
 // walk is a network on its way.

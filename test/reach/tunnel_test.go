@@ -213,6 +213,22 @@ func (f *fabric) strangers(network string) []*forged {
 	return all
 }
 
+// invalidPackets sends segments that conntrack finds invalid: by a tunnel they reach their network's workload, untranslated they must not leave.
+func (f *fabric) invalidPackets() []string {
+	f.Helper()
+	var wrong []string
+	for _, c := range []struct {
+		from, to string
+		passes   bool
+	}{{"cluster-a1", "cluster-b1", true}, {"cluster-a1", "lan1", false}, {"hostgw-a1", "lan1", false}} {
+		from, to := f.seat(c.from), f.seat(c.to)
+		if passed := f.passesInvalid(from.actor, to.actor, "eth0", model.BridgeMAC(from.on)); passed != c.passes {
+			wrong = append(wrong, fmt.Sprintf("[invalid segment] %s → %s: passes %t, want %t", c.from, c.to, passed, c.passes))
+		}
+	}
+	return wrong
+}
+
 // crossing are packets that leave a tunnel for something that is not of its network, or in the name of a workload of this node.
 func (f *fabric) crossing(network string) []*forged {
 	a, b, saying := f.node("a"), f.node("b"), f.seat(network+"-b1")
