@@ -147,6 +147,32 @@ func ReadManifests(r io.Reader, name string) ([]Document, error) {
 	return docs, nil
 }
 
+// ReadYAML reads a file of one YAML or JSON value into v, as Strict does; the problems say in which line.
+func ReadYAML(name string, v any) error {
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return Fail(ExitUsage, Problem{Code: CodeMalformed, File: name, Reason: rootCause(err).Error()})
+	}
+	docs := splitDocuments(string(text))
+	switch len(docs) {
+	case 0:
+		return nil
+	case 1:
+	default:
+		return Fail(ExitUsage, Problem{Code: CodeMalformed, File: fmt.Sprintf("%s:%d", name, docs[1].line), Reason: "a second document, and one is read"})
+	}
+	d := docs[0]
+	d.file = name
+	data, err := yaml.YAMLToJSONStrict([]byte(d.text))
+	if err != nil {
+		return Fail(ExitUsage, d.syntaxProblem(err))
+	}
+	if problems := d.locate(Strict(data, v)); len(problems) > 0 {
+		return Fail(ExitUsage, problems...)
+	}
+	return nil
+}
+
 // splitDocuments cuts at the lines that begin with ---.
 func splitDocuments(text string) []Document {
 	var docs []Document
@@ -225,12 +251,17 @@ func (d Document) decode(data []byte) ([]Document, []Problem) {
 	if !errors.As(err, &e) {
 		return nil, []Problem{{Code: CodeMalformed, File: d.Locate(""), Reason: err.Error()}}
 	}
-	problems := slices.Clone(e.Problems)
+	return nil, d.locate(e.Problems)
+}
+
+// locate puts problems in the order of the file, and says where in it they are.
+func (d Document) locate(problems []Problem) []Problem {
+	problems = slices.Clone(problems)
 	slices.SortStableFunc(problems, func(a, b Problem) int { return findLine(d.text, d.inText(a.Path)) - findLine(d.text, d.inText(b.Path)) })
 	for i, p := range problems {
 		problems[i].File = d.Locate(p.Path)
 	}
-	return nil, problems
+	return problems
 }
 
 var yamlLine = regexp.MustCompile(`line (\d+): `)

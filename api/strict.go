@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"reflect"
@@ -45,6 +46,9 @@ func parseTree(data []byte) (any, []Problem) {
 		if _, more := t.dec.Token(); more != io.EOF {
 			err = fmt.Errorf("something follows the value")
 		}
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = errors.New("it ends too early")
 	}
 	if err != nil {
 		return nil, []Problem{{Code: CodeMalformed, Reason: "not JSON: " + err.Error()}}

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"io"
+	"slices"
 	"strconv"
 
 	"github.com/flatnet/flatnet/api/attach"
@@ -17,10 +18,12 @@ const (
 
 // The error codes of CNI that the plugin gives by itself.
 const (
-	badEnvironment = 4
-	ioFailure      = 5
-	tryAgain       = 11
-	notAvailable   = 50 // of STATUS
+	unsupportedField = 2
+	badEnvironment   = 4
+	ioFailure        = 5
+	decodingFailure  = 6
+	tryAgain         = 11
+	notAvailable     = 50 // of STATUS
 )
 
 // problem is CNI's error.
@@ -49,6 +52,23 @@ func fail(stdout io.Writer, config []byte, p problem) int {
 	}
 	io.WriteString(stdout, text+"}\n")
 	return 1
+}
+
+// unfit is what is wrong with a configuration whoever reads it; bad is false when that takes a daemon to say. Its words are internal/compat/cni's, whose
+// test holds them together.
+func unfit(config []byte) (p problem, bad bool) {
+	keys, ok := members(config)
+	switch {
+	case len(config) == 0:
+		return problem{decodingFailure, "FN4104: standard input is empty; it should be the network configuration", "more: flatnet help FN4104"}, true
+	case !ok:
+		return problem{decodingFailure, "FN4104: standard input is not one whole JSON object; it should be the network configuration", "more: flatnet help FN4104"}, true
+	case slices.Contains(keys, "plugins"):
+		return problem{unsupportedField, "FN4102: plugins: this is a list of plugins (a .conflist), and a plugin is given one item of it",
+			"runtimes take the item out; by hand: cnitool, or the item with the list's cniVersion and name beside its keys; " +
+				`example: {"cniVersion": "1.0.0", "name": "pods", "type": "flatnet"}; more: flatnet help FN4102`}, true
+	}
+	return problem{}, false
 }
 
 // unanswered is what to say when the daemon did not answer.

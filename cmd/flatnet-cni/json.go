@@ -28,6 +28,28 @@ func topLevel(data []byte, key string) string {
 	}
 }
 
+// members are the keys of an object's first level, as they are written; ok reports whether data is an object, as far as brackets and quotes tell.
+func members(data []byte) (keys []string, ok bool) {
+	s := scanner{rest: data}
+	if !s.take('{') {
+		return nil, false
+	}
+	if s.take('}') {
+		return nil, s.atEnd()
+	}
+	for {
+		s.space()
+		key, ok := s.raw()
+		if !ok || !s.take(':') || !s.skip() {
+			return nil, false
+		}
+		keys = append(keys, string(key))
+		if !s.take(',') {
+			return keys, s.take('}') && s.atEnd()
+		}
+	}
+}
+
 type scanner struct{ rest []byte }
 
 // take goes over white space and then over c, if that follows.
@@ -43,6 +65,11 @@ func (s *scanner) space() {
 	for len(s.rest) > 0 && (s.rest[0] == ' ' || s.rest[0] == '\t' || s.rest[0] == '\n' || s.rest[0] == '\r') {
 		s.rest = s.rest[1:]
 	}
+}
+
+func (s *scanner) atEnd() bool {
+	s.space()
+	return len(s.rest) == 0
 }
 
 // skip goes over one value, which it does not judge: it ends where the value's brackets and quotes do.

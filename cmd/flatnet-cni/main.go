@@ -2,8 +2,8 @@
 // the configuration `{"type": "flatnet"}` and what docs/reference/cni.md has beside.
 //
 // It decides nothing. It hands what the runtime gave it to flatnetd, with the container's network namespace as a descriptor,
-// prints the answer and ends. Only what must be said without a daemon it says itself: which versions it speaks, and that the
-// daemon is away.
+// prints the answer and ends. Only what must be said without a daemon it says itself: which versions it speaks, that the
+// daemon is away, and that what it was given is no configuration at all.
 //
 //	CNI_COMMAND=VERSION flatnet-cni </dev/null
 //
@@ -45,6 +45,9 @@ func run(getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer, 
 	socket := socketOf(r.Config, getenv)
 	if r.Command == "DEL" && nothingMade(socket) {
 		return 0
+	}
+	if p, bad := unfit(r.Config); bad {
+		return fail(stdout, r.Config, p)
 	}
 	netns, errno := openNetns(r)
 	if errno != 0 {

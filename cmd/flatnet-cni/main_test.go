@@ -72,11 +72,15 @@ func TestWithoutADaemon(t *testing.T) {
 			`"details":"connect: no such file or directory; start it (systemctl start flatnetd), or name the socket that it listens on with the key \"socket\"; more: flatnet help FN3001"}`},
 		{"CNI_COMMAND=ADD CNI_NETNS=/gone", conf, `exit 1 {"cniVersion":"0.4.0","code":4,"msg":"FN4103: CNI_NETNS=/gone cannot be opened","details":"no such file or directory; more: flatnet help FN4103"}`},
 		{"CNI_COMMAND=CHECK CNI_NETNS=/gone", conf, `exit 1 {"cniVersion":"0.4.0","code":4,"msg":"FN4103: CNI_NETNS=/gone cannot be opened","details":"no such file or directory; more: flatnet help FN4103"}`},
-		{"CNI_COMMAND=GC", `no JSON`, `exit 1 {"cniVersion":"1.1.0","code":11,"msg":"FN3001: flatnetd does not answer at /run/flatnet/attach.sock.none",` +
-			`"details":"connect: no such file or directory; start it (systemctl start flatnetd), or name the socket that it listens on with the key \"socket\"; more: flatnet help FN3001"}`},
+		{"CNI_COMMAND=GC", `no JSON`, `exit 1 {"cniVersion":"1.1.0","code":6,"msg":"FN4104: standard input is not one whole JSON object; it should be the network configuration","details":"more: flatnet help FN4104"}`},
+		{"CNI_COMMAND=ADD CNI_NETNS=/gone", `{"cniVersion":"1.0.0","socket":"/nowhere/a`, `exit 1 {"cniVersion":"1.0.0","code":6,"msg":"FN4104: standard input is not one whole JSON object; it should be the network configuration","details":"more: flatnet help FN4104"}`},
+		{"CNI_COMMAND=STATUS", ``, `exit 1 {"cniVersion":"1.1.0","code":6,"msg":"FN4104: standard input is empty; it should be the network configuration","details":"more: flatnet help FN4104"}`},
+		{"CNI_COMMAND=ADD", `{"cniVersion":"1.0.0","name":"x","plugins":[{"type":"flatnet"}]}`, `exit 1 {"cniVersion":"1.0.0","code":2,"msg":"FN4102: plugins: this is a list of plugins (a .conflist), and a plugin is given one item of it",` +
+			`"details":"runtimes take the item out; by hand: cnitool, or the item with the list's cniVersion and name beside its keys; example: {\"cniVersion\": \"1.0.0\", \"name\": \"pods\", \"type\": \"flatnet\"}; more: flatnet help FN4102"}`},
+		{"CNI_COMMAND=DEL", ``, `exit 0`}, // there is no journal of the daemon at its directory
 		{"", "", "exit 0"},
 	} {
-		env := map[string]string{"FLATNET_ATTACH_SOCKET": "/run/flatnet/attach.sock.none"}
+		env := map[string]string{"FLATNET_ATTACH_SOCKET": "/nowhere/attach.sock.none"}
 		for pair := range strings.FieldsSeq(c.env) {
 			k, v, _ := strings.Cut(pair, "=")
 			env[k] = v
@@ -158,6 +162,28 @@ func FuzzTopLevel(f *testing.F) {
 		}
 		if got != want {
 			t.Errorf("%q: got %q, want %q", data, got, want)
+		}
+	})
+}
+
+// FuzzMembers: nothing that encoding/json reads as an object is taken for none, and its keys are those of its first level.
+func FuzzMembers(f *testing.F) {
+	for _, s := range []string{`{"a":{"plugins":[]}, "plugins" : [1,{"b":"}"}] } `, `{}`, ` { } x`, `{"a":1`, `{"a":1}}`, `{"a"}`, `[{}]`, `null`, ``, `{"\u0061":"\ud83d\ude00","a":[]}`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		keys, ok := members(data)
+		var all map[string]json.RawMessage
+		if json.Unmarshal(data, &all) != nil || all == nil {
+			return
+		}
+		if !ok {
+			t.Errorf("%q is taken for no object", data)
+		}
+		for name := range all {
+			if plain, _ := json.Marshal(name); string(plain) == `"`+name+`"` && !bytes.ContainsRune(data, '\\') && utf8.Valid(data) && !slices.Contains(keys, name) {
+				t.Errorf("%q has the key %q beside %q", data, name, keys)
+			}
 		}
 	})
 }

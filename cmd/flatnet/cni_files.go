@@ -137,11 +137,11 @@ func tidySteps(dirs []string) []fileStep {
 }
 
 func removeStep(path, why string) fileStep {
-	return fileStep{path: path, text: fmt.Sprintf("%s removed: %s", path, why), command: "rm " + path, do: func(d disk) error { return d.remove(path) }}
+	return fileStep{path: path, text: fmt.Sprintf("%s removed: %s", path, why), command: "rm " + shellWord(path), do: func(d disk) error { return d.remove(path) }}
 }
 
 func renameStep(from, to, why string) fileStep {
-	return fileStep{path: from, text: fmt.Sprintf("%s is %s now: %s", from, filepath.Base(to), why), command: "mv " + from + " " + to, do: func(d disk) error { return d.rename(from, to) }}
+	return fileStep{path: from, text: fmt.Sprintf("%s is %s now: %s", from, filepath.Base(to), why), command: "mv " + shellWord(from) + " " + shellWord(to), do: func(d disk) error { return d.rename(from, to) }}
 }
 
 // isPlugin reports whether a file is flatnet-cni: the Go linker writes a program's package into it (debug/buildinfo).

@@ -17,6 +17,7 @@ import (
 	"github.com/flatnet/flatnet/api/attach"
 	"github.com/flatnet/flatnet/api/conflist"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // The codes of what is in the way of bringing a runtime to flatnet.
@@ -42,6 +43,7 @@ type cniInstall struct {
 	replace  []string
 	wait     time.Duration
 	force    bool
+	given    *pflag.FlagSet
 }
 
 func newCNIInstall(a *app) *cobra.Command {
@@ -49,11 +51,12 @@ func newCNIInstall(a *app) *cobra.Command {
 	cmd := command(a, "install [flags]", "bring this host's container runtimes to flatnet: the plugin, then the configuration that names it",
 		"sudo flatnet cni install\nsudo flatnet cni install --network pods --replace /etc/cni/net.d/10-bridge.conflist", cobra.NoArgs, c.run)
 	f := cmd.Flags()
-	f.StringArrayVar(&c.networks, "network", nil, "attach containers to it; may be repeated (default: the only cluster network, else the only network, else default)")
+	c.given = f
+	f.Var(listed{&c.networks}, "network", "attach containers to it; may be repeated (default: the only cluster network, else the only network, else default)")
 	f.StringVar(&c.name, "name", "flatnet", "the configuration's name; its file is 10-NAME.conflist")
 	f.StringVar(&c.version, "cni-version", "", "only this version of CNI, for runtimes older than containerd 1.6: 0.4.0 (default 1.0.0, and 1.1.0 where the runtime knows that)")
 	f.StringVar(&c.like, "like", "", "do what that configuration of another plugin does, as far as flatnet can: see flatnet cni convert")
-	f.StringArrayVar(&c.replace, "replace", nil, "put that configuration aside, as FILE"+asideSuffix+"; may be repeated. flatnet cni uninstall puts it back")
+	f.StringArrayVar(&c.replace, "replace", nil, "put that configuration aside, as FILE"+asideSuffix+": a path, or a name in the conf-dir; may be repeated. flatnet cni uninstall puts it back")
 	f.DurationVar(&c.wait, "wait", 0, "how long to wait until flatnetd can attach containers")
 	f.BoolVar(&c.force, "force", false, "also when flatnetd cannot attach containers now, and over a configuration that was edited")
 	c.places.flags(cmd)
@@ -118,7 +121,7 @@ func (c *cniInstall) text() (text []byte, networks []string, mode string, err er
 // cluster fails where the network that is meant is not one of a cluster, as that of the other configuration was: pods would reach no other host.
 func (c *cniInstall) cluster(ctx context.Context, meant string) error {
 	p := api.Problem{Code: codeCNICluster, Reason: c.like + " is of a network of many hosts, and there is none here", Fix: "begin or join a cluster (flatnet init, join), then make its network; for this host alone: --network NAME in place of --like",
-		Example: "flatnet cni convert --manifests " + c.like + " | sudo flatnet apply -f -"}
+		Example: "flatnet cni convert --manifests " + shellWord(c.like) + " | sudo flatnet apply -f -"}
 	if meant != "" {
 		n, err := c.app.client().Network(ctx, meant)
 		if err != nil {
@@ -193,7 +196,11 @@ func (c *cniInstall) plan(text []byte) ([]fileStep, error) {
 	if err != nil {
 		return nil, err
 	}
-	return append(append(steps, conf...), c.asideSteps()...), nil
+	aside, err := asideSteps(confDir, c.replace)
+	if err != nil {
+		return nil, err
+	}
+	return append(append(steps, conf...), aside...), nil
 }
 
 // plugin is flatnet-cni, that came with this flatnet.
@@ -224,7 +231,7 @@ func pluginSteps(source, path string, plugin []byte) ([]fileStep, error) {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return nil, err
 	}
-	return []fileStep{{path: path, text: fmt.Sprintf("%s is flatnet's plugin, %s", path, source), command: fmt.Sprintf("install -D -m 0755 %s %s", source, path),
+	return []fileStep{{path: path, text: fmt.Sprintf("%s is flatnet's plugin, %s", path, source), command: fmt.Sprintf("install -D -m 0755 %s %s", shellWord(source), shellWord(path)),
 		do: func(d disk) error { return d.write(path, plugin, 0o755) }}}, nil
 }
 
@@ -244,18 +251,60 @@ func (c *cniInstall) confSteps(path string, text []byte) ([]fileStep, error) {
 		}
 		return nil, api.Fail(api.ExitConflict, p)
 	}
-	return []fileStep{{path: path, text: path + " brings containers to flatnet", command: "cat > " + path + " <<'EOF'\n" + string(text) + "EOF",
+	return []fileStep{{path: path, text: path + " brings containers to flatnet", command: "cat > " + shellWord(path) + " <<'EOF'\n" + string(text) + "EOF",
 		do: func(d disk) error { return d.write(path, text, 0o644) }}}, nil
 }
 
-func (c *cniInstall) asideSteps() []fileStep {
+// asideSteps put configurations aside; one that an install before has put aside needs nothing.
+func asideSteps(confDir string, replaced []string) ([]fileStep, error) {
 	var steps []fileStep
-	for _, file := range c.replace {
-		if _, err := os.Stat(file); err == nil {
+	seen := map[string]bool{}
+	for _, name := range replaced {
+		file, there, err := findReplaced(confDir, name)
+		if err != nil {
+			return nil, err
+		}
+		if there && !seen[filepath.Clean(file)] {
 			steps = append(steps, renameStep(file, freeName(file+asideSuffix), "flatnet is in its place; flatnet cni uninstall puts it back"))
 		}
+		seen[filepath.Clean(file)] = true
 	}
-	return steps
+	return steps, nil
+}
+
+// findReplaced is the file that --replace names, a bare name that of a file in the runtime's directory. It is not there any more when it is aside.
+func findReplaced(confDir, name string) (file string, there bool, err error) {
+	places := []string{name}
+	if filepath.Base(name) == name {
+		places = []string{filepath.Join(confDir, name), name}
+	}
+	for _, file := range places {
+		switch info, err := os.Stat(file); {
+		case err == nil && info.Mode().IsRegular():
+			return file, true, nil
+		case err == nil:
+			return "", false, badUsage("--replace %s: %s is no regular file", name, file)
+		case !errors.Is(err, fs.ErrNotExist):
+			return "", false, err
+		}
+		if _, err := os.Lstat(file + asideSuffix); err == nil {
+			return file, false, nil
+		}
+	}
+	return "", false, badUsage("--replace %s: there is no such file; %s", name, namesIn(confDir))
+}
+
+// namesIn says what there is in a runtime's directory.
+func namesIn(confDir string) string {
+	files, err := confFiles(confDir)
+	if err != nil || len(files) == 0 {
+		return "in " + confDir + " is no configuration"
+	}
+	var names []string
+	for _, f := range files {
+		names = append(names, filepath.Base(f.path))
+	}
+	return "in " + confDir + ": " + strings.Join(names, ", ")
 }
 
 // freeName is a name that no file has yet.
@@ -293,7 +342,10 @@ func (c *cniInstall) first() error {
 		return nil
 	}
 	p := api.Problem{Code: codeCNINotFirst, Owner: strings.Join(append(before, twins...), ", "), Fix: "put aside what is to be flatnet's",
-		Example: "flatnet cni install" + c.again() + " --replace " + strings.Join(append(before, twins...), " --replace ")}
+		Example: "flatnet cni install" + again(c.given, "replace")}
+	for _, path := range append(before, twins...) {
+		p.Example += " --replace " + shellWord(path)
+	}
 	p.Reason = fmt.Sprintf("containers still do not come to flatnet: in %s another configuration is the first by name", dir)
 	if len(before) == 0 {
 		p.Reason = fmt.Sprintf("two configurations in %s have the name %s", dir, c.name)
@@ -315,20 +367,6 @@ func (c *cniInstall) siblings(files []confFile) {
 	if several {
 		fmt.Fprintf(c.app.stderr, "note: flatnet has several configurations; runtimes that take one take %s, of the name %s. flatnet cni uninstall --name NAME takes one away\n", first.path, first.list.Name)
 	}
-}
-
-// again are the flags by which the same would be installed.
-func (c *cniInstall) again() string {
-	var b strings.Builder
-	for _, f := range []struct{ flag, value, usual string }{{"like", c.like, ""}, {"name", c.name, "flatnet"}, {"conf-dir", c.places.confDir, ""}, {"cni-version", c.version, ""}} {
-		if f.value != f.usual && !(f.flag == "name" && c.like != "") {
-			fmt.Fprintf(&b, " --%s %s", f.flag, f.value)
-		}
-	}
-	for _, n := range c.networks {
-		b.WriteString(" --network " + n)
-	}
-	return b.String()
 }
 
 // carryOut does steps one after the other, and says what it did.

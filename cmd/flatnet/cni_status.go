@@ -39,7 +39,7 @@ type cniRow struct {
 func newCNIStatus(a *app) *cobra.Command {
 	c := &cniStatus{app: a}
 	cmd := command(a, "status [flags]", "what is installed where, which configuration runtimes take, and whether flatnetd can attach containers", "flatnet cni status", cobra.NoArgs, c.run)
-	cmd.Flags().StringArrayVar(&c.networks, "network", nil, "ask for that network; may be repeated (default: those of flatnet's first configuration)")
+	cmd.Flags().Var(listed{&c.networks}, "network", "ask for that network; may be repeated (default: those of flatnet's first configuration)")
 	c.places.flags(cmd)
 	c.listing.flags(cmd)
 	_ = cmd.RegisterFlagCompletionFunc("network", a.complete(networkNames))

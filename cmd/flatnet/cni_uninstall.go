@@ -15,6 +15,7 @@ import (
 	"github.com/flatnet/flatnet/api/attach"
 	"github.com/flatnet/flatnet/api/conflist"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // cniUninstall takes back what install made.
@@ -25,11 +26,13 @@ type cniUninstall struct {
 	name   string // of the only configuration to go; empty: all
 	force  bool   // about the configuration
 	plugin bool   // about the plugin
+	given  *pflag.FlagSet
 }
 
 func newCNIUninstall(a *app) *cobra.Command {
 	c := &cniUninstall{app: a}
 	cmd := command(a, "uninstall [flags]", "take back what install made; what it put aside is put back", "sudo flatnet cni uninstall", cobra.NoArgs, c.run)
+	c.given = cmd.Flags()
 	cmd.Flags().StringVar(&c.name, "name", "", "only the configuration of that name (default all that install wrote)")
 	cmd.Flags().BoolVar(&c.force, "force", false, "also a configuration that was edited")
 	cmd.Flags().BoolVar(&c.plugin, "plugin-too", false, "also the plugin while containers need it: their runtime cannot end them then")
@@ -45,6 +48,9 @@ func (c *cniUninstall) run(ctx context.Context, _ []string, stdout io.Writer) er
 		return err
 	}
 	steps, kept := confs.steps, confs.kept
+	for i := range kept {
+		kept[i].Example = "flatnet cni uninstall" + c.again() + " --force"
+	}
 	steps = append(tidySteps(append(confDirs, binDirs...)), steps...)
 	plugins, err := installedPlugins(binDirs)
 	if err != nil {
@@ -73,6 +79,9 @@ func (c *cniUninstall) run(ctx context.Context, _ []string, stdout io.Writer) er
 	}
 	return nil
 }
+
+// again are the flags by which the same would be taken back, for who has only looked so far, too.
+func (c *cniUninstall) again() string { return again(c.given, "dry-run", "explain") }
 
 // leaving is what becomes of configurations: the steps, why some that were to go are kept, and those of flatnet that stay for whatever reason.
 type leaving struct {
@@ -114,7 +123,7 @@ func uninstallConfs(confDirs []string, force bool, of func(conflist.List) bool) 
 }
 
 func editedStays(path string, aside int) api.Problem {
-	p := api.Problem{Code: codeCNIEdited, Reason: path + " was edited by hand, and is left", Fix: "--force removes it", Example: "flatnet cni uninstall --force"}
+	p := api.Problem{Code: codeCNIEdited, Reason: path + " was edited by hand, and is left", Fix: "--force removes it"}
 	if aside > 0 {
 		p.Reason += "; so what was put aside for it stays aside"
 	}
@@ -219,7 +228,7 @@ func (c *cniUninstall) left(ctx context.Context, stay, plugins []string) (api.Pr
 
 // inUse is why the plugin stays: a runtime calls it to let go of the containers that it has, and does not stop trying.
 func (c *cniUninstall) inUse(ctx context.Context, plugins []string) (api.Problem, error) {
-	p := api.Problem{Code: codeCNIInUse, Owner: strings.Join(plugins, ", "), Fix: "remove the containers, then uninstall once more; --plugin-too removes it now, and their runtime cannot end them any more", Example: "flatnet cni uninstall"}
+	p := api.Problem{Code: codeCNIInUse, Owner: strings.Join(plugins, ", "), Fix: "remove the containers, then uninstall once more; --plugin-too removes it now, and their runtime cannot end them any more", Example: "flatnet cni uninstall" + c.again()}
 	status, err := c.app.client().CNIStatus(ctx)
 	switch {
 	case api.HasCode(err, api.CodeNotPermitted):

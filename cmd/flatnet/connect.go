@@ -31,8 +31,8 @@ func newConnect(a *app, path string) *cobra.Command {
 	cmd.Long = "The endpoints that it has stay as they are, with their connections. The default route goes by the endpoint of highest priority,\n" +
 		"of several by the first; what comes in by another network is answered by that one."
 	f := cmd.Flags()
-	f.StringSliceVar(&c.ips, "ip", nil, "static address; may be repeated, one in each subnet")
-	f.StringSliceVar(&c.ip6, "ip6", nil, "docker's word for a second --ip")
+	f.Var(listed{&c.ips}, "ip", "static address; may be repeated, one in each subnet")
+	f.Var(listed{&c.ip6}, "ip6", "docker's word for a second --ip")
 	f.StringVar(&c.mac, "mac", "", "MAC (default: made from the names)")
 	f.StringVar(&c.mac, "mac-address", "", "docker's word for --mac")
 	f.StringVar(&c.ifname, "ifname", "", "name of the link inside (default: the first free of eth0, eth1, …)")

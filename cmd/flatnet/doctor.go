@@ -93,12 +93,12 @@ func sick(findings []api.Finding) bool {
 func writeFindings(w io.Writer, findings []api.Finding) {
 	for _, f := range findings {
 		line := strings.TrimSpace(f.Level + " " + f.Code)
-		fmt.Fprintf(w, "%s: %s\n", line, indentRest(f.What))
+		fmt.Fprintf(w, "%s: %s\n", line, api.IndentRest(f.What))
 		if f.Owner != "" {
-			fmt.Fprintf(w, "  %s\n", indentRest(f.Owner))
+			fmt.Fprintf(w, "  %s\n", api.IndentRest(f.Owner))
 		}
 		if f.Fix != "" {
-			fmt.Fprintf(w, "  fix: %s\n", indentRest(f.Fix))
+			fmt.Fprintf(w, "  fix: %s\n", api.IndentRest(f.Fix))
 		}
 		if f.Fixable && !strings.Contains(f.Fix, "doctor --fix") {
 			fmt.Fprintf(w, "  flatnet can do it: sudo flatnet doctor --fix %s\n", f.Code)

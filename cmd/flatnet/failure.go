@@ -70,7 +70,7 @@ func (a *app) reportOne(cmd *cobra.Command, err error) int {
 		writeUsageError(a.stderr, a.paint("error"), use)
 		return api.ExitUsage
 	case errors.As(err, &apiErr):
-		writeProblems(a.stderr, a.paint("error"), apiErr)
+		apiErr.Write(a.stderr, a.paint("error"))
 		return apiErr.Exit
 	}
 	code := api.ExitInconclusive
@@ -79,7 +79,7 @@ func (a *app) reportOne(cmd *cobra.Command, err error) int {
 		code = cmdErr.code
 	}
 	fmt.Fprintf(a.stderr, "%s: %s\n", a.paint("error"), err)
-	fmt.Fprint(a.stderr, lastLine("", code))
+	fmt.Fprint(a.stderr, api.LastLine("", code))
 	return code
 }
 
@@ -89,62 +89,7 @@ func writeUsageError(w io.Writer, word string, e usageError) {
 		fmt.Fprintf(w, "  example: %s\n", example)
 	}
 	topic := strings.TrimPrefix(e.cmd.CommandPath(), "flatnet")
-	fmt.Fprint(w, lastLine("more: flatnet help"+topic, api.ExitUsage))
-}
-
-func writeProblems(w io.Writer, word string, e *api.Error) {
-	for i, p := range e.Problems {
-		writeProblem(w, word, p)
-		more := ""
-		if p.Code != "" {
-			more = "more: flatnet help " + p.Code
-		}
-		if i == len(e.Problems)-1 {
-			fmt.Fprint(w, lastLine(more, e.Exit))
-		} else {
-			fmt.Fprintf(w, "  %s\n", more)
-		}
-	}
-}
-
-// writeProblem prints cause, place, owner and fix.
-func writeProblem(w io.Writer, word string, p api.Problem) {
-	if p.Code != "" {
-		word += " " + p.Code
-	}
-	fmt.Fprintf(w, "%s: %s\n", word, indentRest(p.Reason))
-	switch {
-	case p.File != "" && p.Path != "":
-		fmt.Fprintf(w, "  at %s: %s\n", p.File, p.Path)
-	case p.File+p.Path != "":
-		fmt.Fprintf(w, "  at %s\n", p.File+p.Path)
-	}
-	if p.Owner != "" {
-		fmt.Fprintf(w, "  %s\n", indentRest(p.Owner))
-	}
-	label := "example: "
-	if strings.HasPrefix(p.Example, "flatnet ") || strings.HasPrefix(p.Example, "sudo flatnet ") {
-		label = "retry: "
-	}
-	switch {
-	case p.Fix != "" && p.Example != "" && len(p.Fix)+len(p.Example) < 80:
-		fmt.Fprintf(w, "  %s      %s%s\n", p.Fix, label, p.Example)
-	case p.Fix != "" && p.Example != "":
-		fmt.Fprintf(w, "  %s\n  %s%s\n", indentRest(p.Fix), label, p.Example)
-	case p.Fix != "":
-		fmt.Fprintf(w, "  %s\n", indentRest(p.Fix))
-	case p.Example != "":
-		fmt.Fprintf(w, "  %s%s\n", label, p.Example)
-	}
-}
-
-func indentRest(s string) string {
-	return strings.ReplaceAll(strings.TrimSpace(s), "\n", "\n  ")
-}
-
-// lastLine has the exit status at the right.
-func lastLine(more string, exit int) string {
-	return fmt.Sprintf("  %-80s (exit %d)\n", more, exit)
+	fmt.Fprint(w, api.LastLine("more: flatnet help"+topic, api.ExitUsage))
 }
 
 // paint colours a word when errors go to a terminal that wants it.

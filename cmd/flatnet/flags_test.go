@@ -38,6 +38,21 @@ func TestRates(t *testing.T) {
 	}
 }
 
+func TestListsOfValues(t *testing.T) {
+	for text, want := range map[string]string{
+		"": "", "a": "a", "a,b": "a b", "a, b": "a b", ",": "error", "a,": "error", "a,,b": "error", "a\nb": "error", "a\r": "error",
+	} {
+		var all []string
+		got := "error"
+		if err := (listed{&all}).Set(text); err == nil {
+			got = strings.Join(all, " ")
+		}
+		if got != want {
+			t.Errorf("%q: got %s, want %s", text, got, want)
+		}
+	}
+}
+
 func TestLimitsForPeople(t *testing.T) {
 	b := api.Bandwidth{IngressRate: 10_000_000, EgressRate: 1_500_000, EgressBurst: 1<<32 - 1}
 	const want = "ingress 10Mbit/s; egress 1500kbit/s, bursts of 4294967295bit"
@@ -149,6 +164,19 @@ func TestNaturalOrder(t *testing.T) {
 	slices.SortFunc(names, compareNatural)
 	if want := []string{"", "10.8.0.9", "10.8.0.10", "a", "web1", "web2", "web10"}; !slices.Equal(names, want) {
 		t.Errorf("got %q, want %q", names, want)
+	}
+}
+
+// What was given is written once more such that a shell and the flags read the same.
+func TestFlagsOnceMore(t *testing.T) {
+	root := newRoot(testApp("/none", &bytes.Buffer{}, &bytes.Buffer{}))
+	cmd, rest, err := root.Find([]string{"cni", "install", "--wait", "60s", "--force", "--socket=/run/b c/s", "--network", "b,a", "--name=it's", "--replace", "x", "--bin-dir", "", "--dry-run=false"})
+	if err == nil {
+		err = cmd.ParseFlags(rest)
+	}
+	const want = ` --bin-dir '' --dry-run=false --force --name 'it'\''s' --network b,a --socket '/run/b c/s' --wait 1m0s`
+	if got := again(cmd.Flags(), "replace"); err != nil || got != want {
+		t.Errorf("got %s, %v\nwant %s", got, err, want)
 	}
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -23,6 +24,7 @@ func newLab(a *app) *cobra.Command {
 	up.Long = "The hosts are network namespaces with processes and files of their own, joined by a LAN that is one, too. Nothing of this\n" +
 		"machine's network is touched, and `flatnet lab down` leaves nothing behind.\n" +
 		"FILE is YAML: name, backend, routedUnderlay, init (arguments of flatnet init), and hosts: a list of name, lan (1 or 2), workloads (names)."
+	up.Args = namedByFlag
 	f := up.Flags()
 	f.StringP("file", "f", "", "a file that describes the lab")
 	f.Int("hosts", 2, "how many hosts, each with two workloads")
@@ -34,14 +36,25 @@ func newLab(a *app) *cobra.Command {
 		"sudo flatnet lab exec web1 -- ping db2", cobra.MinimumNArgs(2))
 	exec.Flags().SetInterspersed(false)
 	backend := labCommand(a, "backend BACKEND", "change how packets get from host to host, while everything runs", "sudo flatnet lab backend host-gw", cobra.ExactArgs(1))
+	backend.Flags().Bool("force", false, "also when hosts behind a router are cut off; it is told how many pairs do not answer then")
 	breaks := labCommand(a, "break [FAULT [HOST...]]", "make something go wrong; without FAULT: list the faults", "sudo flatnet lab break mtu h1", cobra.ArbitraryArgs)
-	breaks.Long = "It prints the commands of ip and nft that do it, what one should then see, and where to look."
+	breaks.Long = "It prints the commands that do it, of ip and nft most of all, what one should then see, and where to look."
 	fix := labCommand(a, "fix [FAULT]", "undo what was broken", "sudo flatnet lab fix", cobra.MaximumNArgs(1))
 	down := labCommand(a, "down", "take a lab away, and look whether anything is left", "sudo flatnet lab down", cobra.NoArgs)
+	down.Args = namedByFlag
 	for _, c := range []*cobra.Command{up, exec, backend, breaks, fix, down} {
-		c.Flags().String("name", "", "the lab (FLATNET_LAB; default: the only one; up: by the number of hosts)")
+		c.Flags().String("name", "", "the lab (default: FLATNET_LAB, or the only one)")
 	}
+	up.Flag("name").Usage = "the lab (default: the file's name, FLATNET_LAB, or by the number of hosts)"
 	return group("lab", "several hosts on this machine, to try things out", "sudo flatnet lab up", up, ls, exec, backend, breaks, fix, down)
+}
+
+// namedByFlag refuses a lab's name as an argument, which the other commands have no place for.
+func namedByFlag(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return usageError{cmd, fmt.Errorf("got %q; which lab is said by a flag: %s --name %s", args[0], cmd.CommandPath(), args[0])}
 }
 
 func labCommand(a *app, use, short, example string, args cobra.PositionalArgs) *cobra.Command {
@@ -62,7 +75,7 @@ func (c *labWord) run(_ context.Context, args []string, _ io.Writer) error {
 // words are the flags that were given, and the arguments.
 func (c *labWord) words(args []string) []string {
 	var words []string
-	for _, name := range []string{"file", "hosts", "backend", "routed-underlay", "name"} {
+	for _, name := range []string{"file", "hosts", "backend", "routed-underlay", "force", "name"} {
 		if f := c.cmd.Flags().Lookup(name); f != nil && f.Changed {
 			words = append(words, "--"+name+"="+f.Value.String())
 		}

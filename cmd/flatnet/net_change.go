@@ -35,7 +35,7 @@ func (c *netRm) run(ctx context.Context, args []string, stdout io.Writer) error 
 	return each(args, func(name string) error {
 		done, err := c.app.client().DeleteNetwork(ctx, name, c.change.options(how...)...)
 		if err != nil {
-			return err
+			return meantFile(name, err)
 		}
 		c.change.done(stdout, name, done.Steps)
 		return nil

@@ -32,15 +32,15 @@ var clusterFlagNames = [...]string{"pool", "backend", "vni", "port", "direct-rou
 func (c *clusterFlags) flags(cmd *cobra.Command, a *app) {
 	f := cmd.Flags()
 	c.set = f
-	f.StringSliceVar(&c.pools, "pool", nil, "cluster: addresses that the hosts share, 10.80.0.0/16 or with the size of their blocks 10.80.0.0/16:26; may be repeated")
+	f.Var(listed{&c.pools}, "pool", "cluster: addresses that the hosts share, 10.80.0.0/16 or with the size of their blocks 10.80.0.0/16:26; may be repeated")
 	f.StringVar(&c.backend, "backend", "", "cluster: vxlan (in UDP, over any underlay) or host-gw (plain routes, hosts on one link)")
 	f.Uint32Var(&c.vni, "vni", 0, "cluster, vxlan: number of the network, 1 to 16777215 (default: the first free one)")
 	f.Uint16Var(&c.port, "port", 0, "cluster, vxlan: UDP port (default 8472)")
 	switchFlag(cmd, &c.direct, "direct-routing", "cluster, vxlan: no tunnel to hosts on a common link")
 	switchFlag(cmd, &c.checksum, "checksum", "cluster, vxlan: the outer UDP checksum, which some NICs spoil; on by default")
 	f.StringVar(&c.underlay, "underlay", "", "cluster: ipv4 or ipv6, by which of their addresses the hosts reach each other (default ipv4)")
-	f.StringSliceVar(&c.keep, "no-masquerade", nil, "cluster: prefix outside that sees the workloads' own addresses; may be repeated")
-	f.StringSliceVar(&c.nodes, "node", nil, "cluster: host that has the network, by name or ID; may be repeated (default: all)")
+	f.Var(listed{&c.keep}, "no-masquerade", "cluster: prefix outside that sees the workloads' own addresses; may be repeated")
+	f.Var(listed{&c.nodes}, "node", "cluster: host that has the network, by name or ID; may be repeated (default: all)")
 	_ = cmd.RegisterFlagCompletionFunc("backend", words("vxlan", "host-gw"))
 	_ = cmd.RegisterFlagCompletionFunc("underlay", words("ipv4", "ipv6"))
 	_ = cmd.RegisterFlagCompletionFunc("node", a.complete(hostNames))

@@ -240,7 +240,7 @@ func problemComments(err error) string {
 	var b, text bytes.Buffer
 	for _, p := range e.Problems {
 		p.File = ""
-		writeProblem(&text, "error", p)
+		p.Write(&text, "error")
 	}
 	for line := range strings.Lines(text.String()) {
 		b.WriteString("# " + line)

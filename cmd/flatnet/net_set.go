@@ -48,15 +48,15 @@ func newNetSet(a *app) *cobra.Command {
 	switchFlag(cmd, &c.masquerade, "masquerade", "routed: leave with the host's address; off: with their own")
 	switchFlag(cmd, &c.proxyARP, "proxy-arp", "routed: the host answers ARP for the subnet on the uplink's LAN; off: no more")
 	switchFlag(cmd, &c.hostAdapter, "host-adapter", "the host itself is on the network")
-	f.StringArrayVar(&c.subnets, "subnet", nil, "instead of those of its family: 10.9.0.0/24, auto, auto4 or auto6 (another one); may be repeated")
-	f.StringArrayVar(&c.gateways, "gateway", nil, "of the subnet that holds it; may be repeated")
-	f.StringArrayVar(&c.ranges, "ip-range", nil, "automatic addresses come from here, from now on: a prefix, or its first-last; may be repeated")
-	f.StringSliceVar(&c.reserved, "reserve", nil, "addresses never given automatically; cluster: all the blocks that no node gets, or BLOCK=NODE")
+	f.Var(listed{&c.subnets}, "subnet", "instead of those of its family: 10.9.0.0/24, auto, auto4 or auto6 (another one); may be repeated")
+	f.Var(listed{&c.gateways}, "gateway", "of the subnet that holds it; may be repeated")
+	f.Var(listed{&c.ranges}, "ip-range", "automatic addresses come from here, from now on: a prefix, or its first-last; may be repeated")
+	f.Var(listed{&c.reserved}, "reserve", "addresses never given automatically; cluster: all the blocks that no node gets, or BLOCK=NODE")
 	switchFlag(cmd, &c.ipv6, "ipv6", "with an IPv6 subnet, or without")
 	f.IntVar(&c.mtu, "mtu", 0, "bytes; 0 follows the uplink")
 	f.StringVar(&c.uplink, "uplink", "", "leave by this link only; bridged: the NIC that is put into the bridge")
-	f.StringSliceVar(&c.snat, "snat-ip", nil, "source address of what leaves; one for each family")
-	f.StringSliceVar(&c.dns, "dns", nil, "resolvers for the workloads")
+	f.Var(listed{&c.snat}, "snat-ip", "source address of what leaves; one for each family")
+	f.Var(listed{&c.dns}, "dns", "resolvers for the workloads")
 	f.StringArrayVar(&c.labels, "label", nil, "key=value, or key- to take it away; may be repeated")
 	f.StringVar(&c.bridge, "bridge", "", "name of the bridge link; bridged: an existing bridge")
 	switchFlag(cmd, &c.guard, "guard", "endpoints may use only their own addresses")
@@ -157,7 +157,7 @@ func unlessNone(s string) *string {
 }
 
 func listUnlessNone(list []string) []string {
-	if len(list) == 1 && (list[0] == none || list[0] == "") {
+	if len(list) == 1 && list[0] == none {
 		return []string{}
 	}
 	return list

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"strconv"
@@ -24,7 +25,7 @@ func (r *rate) Set(s string) error {
 	factor, known := map[string]float64{"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}[unit]
 	n, err := strconv.ParseFloat(number, 64)
 	if err != nil || !known || n <= 0 || n*factor > 1<<60 || math.IsNaN(n) {
-		return fmt.Errorf("%q is no rate: want bits per second, for example 10M, 10mbit or 10000000", s)
+		return errors.New("want bits per second, for example 10M, 10mbit or 10000000")
 	}
 	*r = rate(math.Round(n * factor))
 	return nil
@@ -75,7 +76,7 @@ func (l *limits) option(key, value string) error {
 		r = &l.egress
 	}
 	if err := r.Set(value); err != nil {
-		return fmt.Errorf("%s: %w", key, err)
+		return fmt.Errorf("%s=%q: %w", key, value, err)
 	}
 	return nil
 }

@@ -29,10 +29,7 @@ func newRoot(a *app) *cobra.Command {
 		if before := cmd.Flags().Args(); len(before) > 0 && wordOfOthers(cmd.Name(), before[0]) != "" {
 			return unknownCommand(cmd, before[0])
 		}
-		if cmd.Name() == "run" || cmd.Name() == "connect" {
-			err = explainFlag(err)
-		}
-		return usageError{cmd, err}
+		return usageError{cmd, explainFlag(cmd, err)}
 	})
 	root.AddGroup(&cobra.Group{ID: "look", Title: "look"}, &cobra.Group{ID: "net", Title: "networks"},
 		&cobra.Group{ID: "work", Title: "workloads"}, &cobra.Group{ID: "cluster", Title: "several hosts"}, &cobra.Group{ID: "files", Title: "files"}, &cobra.Group{ID: "host", Title: "this host"})
@@ -108,8 +105,8 @@ func unknownCommand(cmd *cobra.Command, name string) error {
 	err := fmt.Errorf("%s has no command %q", cmd.CommandPath(), name)
 	if hint := wordOfOthers(cmd.Name(), name); hint != "" {
 		err = fmt.Errorf("%w; here: %s", err, hint)
-	} else if near := cmd.SuggestionsFor(name); len(near) > 0 {
-		err = fmt.Errorf("%w; did you mean %q?", err, near[0])
+	} else if near, ok := meant(name, commandNames(cmd)); ok {
+		err = fmt.Errorf("%w; did you mean %q?", err, near)
 	}
 	return usageError{cmd, err}
 }

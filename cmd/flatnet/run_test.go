@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -90,9 +91,25 @@ func eventually(t *testing.T, what string, is func() bool) {
 	}
 }
 
+// ownMounts gives the test, and what it starts, mounts that others who mount meanwhile do not change. They are shared, as the machine's are: what
+// a child lets out is seen. The thread ends with the test.
+func ownMounts(t *testing.T) {
+	t.Helper()
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		t.Fatal(err)
+	}
+	for _, how := range []uintptr{unix.MS_PRIVATE, unix.MS_SHARED} {
+		if err := unix.Mount("", "/", "", unix.MS_REC|how, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestCommandSeesItsOwnNetworkAndFiles(t *testing.T) {
 	d, socket := hostFor(t)
-	before := read(t, "/proc/self/mountinfo")
+	ownMounts(t)
+	before := read(t, "/proc/thread-self/mountinfo")
 	cwd, _ := os.Getwd()
 	out, errs, code := flatnet(t, socket, "run", "--name", "cell", "--", "sh", "-c",
 		"ls /sys/class/net; cat /etc/resolv.conf /etc/hosts; pwd; ls -d /sys/fs/cgroup/*; readlink /proc/self/ns/net; exit 7")
@@ -103,7 +120,7 @@ func TestCommandSeesItsOwnNetworkAndFiles(t *testing.T) {
 	if host, _ := filepath.Glob("/sys/fs/cgroup/*"); len(host) > 0 && !strings.Contains(out, strings.Join(host, "\n")) {
 		t.Errorf("cgroups %v are not in\n%s", host, out)
 	}
-	if after := read(t, "/proc/self/mountinfo"); after != before {
+	if after := read(t, "/proc/thread-self/mountinfo"); after != before {
 		t.Errorf("mounts leaked: before\n%s\nafter\n%s", before, after)
 	}
 	if p := d.told(); len(p) != 2 || p[0].PID == 0 || p[0].Exited || !p[1].Exited || p[1].Code != 7 {

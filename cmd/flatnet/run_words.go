@@ -1,10 +1,5 @@
 package main
 
-import (
-	"errors"
-	"fmt"
-)
-
 // flagOfDocker says what stands here for a flag of docker run or docker network connect; nothing when none is known.
 func flagOfDocker(name string) string {
 	const (
@@ -25,16 +20,4 @@ func flagOfDocker(name string) string {
 		"w": directory, "workdir": directory, "privileged": rights, "cap-add": rights, "cap-drop": rights, "security-opt": rights,
 		"entrypoint": "the command is what stands behind --: flatnet run -- COMMAND", "pull": files, "platform": files,
 	}[name]
-}
-
-// explainFlag adds to the error of an unknown flag what the flag of another tool is here.
-func explainFlag(err error) error {
-	var unknown interface{ GetSpecifiedName() string } // the flag that the error is about
-	if !errors.As(err, &unknown) {
-		return err
-	}
-	if hint := flagOfDocker(unknown.GetSpecifiedName()); hint != "" {
-		return fmt.Errorf("%w; here: %s", err, hint)
-	}
-	return err
 }

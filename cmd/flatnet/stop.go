@@ -64,7 +64,7 @@ func (c *rm) run(ctx context.Context, args []string, stdout io.Writer) error {
 	return each(args, func(name string) error {
 		done, err := c.app.client().DeleteWorkload(ctx, name, c.change.options(how...)...)
 		if err != nil {
-			return err
+			return meantFile(name, err)
 		}
 		c.change.done(stdout, name, done.Steps)
 		return nil

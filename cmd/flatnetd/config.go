@@ -126,7 +126,17 @@ func readConfig(args []string, getenv func(string) string, readFile func(string)
 			return c, fmt.Errorf("%s: %w", from, err)
 		}
 	}
-	return c, nil
+	return c, c.check()
+}
+
+// check finds directories in each other's way: of the run directory all is flatnetd's own that it has a name for.
+func (c config) check() error {
+	for _, own := range []string{"netns", "workloads", "bpf"} {
+		if own = filepath.Join(c.RunDir, own); c.NetnsDir == own || strings.HasPrefix(c.NetnsDir, own+"/") {
+			return fmt.Errorf("--netns-dir %s: flatnetd keeps its own records in %s; take another directory, such as %s", c.NetnsDir, own, filepath.Join(c.RunDir, "namespaces"))
+		}
+	}
+	return nil
 }
 
 // parseFlags returns what was given by flags, and the name of the file.

@@ -102,6 +102,8 @@ func TestSettingsAreChecked(t *testing.T) {
 		"a relative path": {[]string{"--run-dir", "run"}, nil, none, `--run-dir: "run" is not an absolute path`},
 		"a level":         {nil, []string{"FLATNET_LOG_LEVEL=loud"}, none, `FLATNET_LOG_LEVEL: slog: level string "loud": unknown name`},
 		"a format":        {nil, nil, file(configFile, "logFormat: xml"), `/etc/flatnet/config.yaml: logFormat: "xml" is neither text nor json`},
+		"its own records": {[]string{"--run-dir", "/run/x", "--netns-dir", "/run/x/netns/"}, nil, none, `--netns-dir /run/x/netns: flatnetd keeps its own records in /run/x/netns; take another directory, such as /run/x/namespaces`},
+		"beside them":     {[]string{"--run-dir", "/run/x", "--netns-dir", "/run/x/netns2"}, nil, none, ""},
 		"an etcd":         {[]string{"--flannel-etcd", "192.0.2.1:2379"}, nil, none, `"192.0.2.1:2379" is no URL of etcd, like http://192.0.2.1:2379`},
 		"two etcds":       {[]string{"--flannel-etcd", "http://192.0.2.1:2379, https://192.0.2.2:2379"}, nil, none, ""},
 		"a bridge":        {[]string{"--flannel-bridge", "mine"}, nil, none, `"mine" is neither auto nor ours nor theirs`},

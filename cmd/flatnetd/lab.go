@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -14,11 +15,13 @@ import (
 	"github.com/flatnet/flatnet/internal/lab"
 	"github.com/flatnet/flatnet/internal/lab/probe"
 	"golang.org/x/sys/unix"
-	"sigs.k8s.io/yaml"
 )
 
 // wordLab is the first argument of `flatnetd lab`, which is what `flatnet lab` starts.
 const wordLab = "lab"
+
+// variableLab names the lab when no flag does.
+const variableLab = "FLATNET_LAB"
 
 // labCommand is one command of labs.
 type labCommand struct {
@@ -97,7 +100,7 @@ func (c labCommand) usage(format string, args ...any) error {
 
 // parse reads the flags and returns the other arguments.
 func (c *labCommand) parse(args []string, least, most int) ([]string, error) {
-	c.flags.StringVar(&c.name, "name", os.Getenv("FLATNET_LAB"), "the lab (default: the only one)")
+	c.flags.StringVar(&c.name, "name", "", "the lab ("+variableLab+"; default: the only one)")
 	var rest []string
 	for { // flags may stand between and after the others
 		if err := c.flags.Parse(args); errors.Is(err, flag.ErrHelp) {
@@ -118,42 +121,53 @@ func (c *labCommand) parse(args []string, least, most int) ([]string, error) {
 
 func (c labCommand) say(format string, args ...any) { fmt.Fprintf(c.stdout, format+"\n", args...) }
 
-func (c labCommand) open() (*lab.Lab, error) { return lab.Open("", c.name, c.say) }
+func (c labCommand) open() (*lab.Lab, error) {
+	return lab.Open("", cmp.Or(c.name, os.Getenv(variableLab)), c.say)
+}
 
 func (c labCommand) up(ctx context.Context, args []string) (int, error) {
-	var spec lab.Spec
+	spec, err := c.spec(args, os.Getenv)
+	if err != nil {
+		return 0, err
+	}
+	spec.Tell = c.say
+	_, err = lab.Up(ctx, spec)
+	return exitOK, err
+}
+
+// spec is what is asked for: by flags, else by the file, else by the environment.
+func (c labCommand) spec(args []string, getenv func(string) string) (spec lab.Spec, err error) {
 	file := c.flags.String("file", "", "a file that describes the lab")
-	hosts := c.flags.Int("hosts", 0, "how many hosts (default 2)")
+	hosts := c.flags.Int("hosts", 2, "how many hosts")
 	backend := c.flags.String("backend", "", "how packets get from host to host: vxlan, host-gw; static: routes by hand, no cluster; none")
 	routed := c.flags.Bool("routed-underlay", false, "two LANs with a router between them")
 	if _, err := c.parse(args, 0, 0); err != nil {
-		return 0, err
+		return spec, err
 	}
 	if *file != "" {
-		text, err := os.ReadFile(*file)
-		if err != nil {
-			return 0, err
-		}
-		if err := yaml.UnmarshalStrict(text, &spec); err != nil {
-			return 0, c.usage("%s: %v", *file, err)
+		if spec, err = lab.ReadSpec(*file); err != nil {
+			return spec, err
 		}
 	}
-	if *hosts < 0 || *hosts > lab.MaxHosts || *hosts > 0 && len(spec.Hosts) > 0 {
-		return 0, c.usage("--hosts %d: from 1 to %d, and not beside a file that lists hosts", *hosts, lab.MaxHosts)
-	}
-	if *hosts > 0 {
+	if c.given("hosts") {
+		switch {
+		case *hosts < 1 || *hosts > lab.MaxHosts:
+			return spec, lab.Refused("--hosts", *hosts, fmt.Sprintf("a lab has from 1 to %d hosts", lab.MaxHosts))
+		case len(spec.Hosts) > 0:
+			return spec, lab.Refused("--hosts", *hosts, *file+" lists the hosts")
+		}
 		spec.Hosts = lab.Hosts(*hosts)
 	}
-	if *backend != "" {
-		spec.Backend = *backend
-	}
-	if c.name != "" {
-		spec.Name = c.name
-	}
+	spec.Backend = cmp.Or(*backend, spec.Backend)
+	spec.Name = cmp.Or(c.name, spec.Name, getenv(variableLab))
 	spec.RoutedUnderlay = spec.RoutedUnderlay || *routed
-	spec.Tell = c.say
-	_, err := lab.Up(ctx, spec)
-	return exitOK, err
+	return spec, nil
+}
+
+// given reports whether a flag is on the command line.
+func (c labCommand) given(name string) (is bool) {
+	c.flags.Visit(func(f *flag.Flag) { is = is || f.Name == name })
+	return is
 }
 
 func (c labCommand) ls(_ context.Context, args []string) (int, error) {
@@ -199,6 +213,7 @@ func (c labCommand) exec(ctx context.Context, args []string) (int, error) {
 }
 
 func (c labCommand) backend(ctx context.Context, args []string) (int, error) {
+	force := c.flags.Bool("force", false, "also when hosts behind a router are cut off")
 	rest, err := c.parse(args, 1, 1)
 	if err != nil {
 		return 0, err
@@ -206,6 +221,9 @@ func (c labCommand) backend(ctx context.Context, args []string) (int, error) {
 	l, err := c.open()
 	if err != nil {
 		return 0, err
+	}
+	if *force {
+		return exitOK, l.Backend(ctx, rest[0], lab.Force)
 	}
 	return exitOK, l.Backend(ctx, rest[0])
 }
@@ -232,7 +250,7 @@ func (c labCommand) breakIt(ctx context.Context, args []string) (int, error) {
 		return 0, err
 	}
 	f, err := lab.FaultNamed(rest[0])
-	c.say("%s", f.Explain(done))
+	c.say("%s", l.Explain(f, done, rest[1:]...))
 	return exitOK, err
 }
 

@@ -120,8 +120,7 @@ func answerText(t *testing.T, name string, out *httptest.ResponseRecorder) []byt
 		if model.Titles()[p.Code] == "" {
 			t.Errorf("%s: code %q has no title", name, p.Code)
 		}
-		m := model.Problem{Code: p.Code, Path: p.Path, Reason: p.Reason, Owner: p.Owner, Fix: p.Fix, Example: p.Example}
-		fmt.Fprintln(&b, m.Text())
+		p.Write(&b, "error")
 	}
 	return b.Bytes()
 }

@@ -1,8 +1,10 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -11,9 +13,12 @@ import (
 
 // Command is one that is carried out in a machine of the lab, in words of ip and nft.
 type Command struct {
-	Where string // a host, or lan
+	Where string // a host, lan, or thisMachine
 	Line  string // for a shell
 }
+
+// thisMachine is where the power of hosts is cut: their first processes are seen only there.
+const thisMachine = "this machine"
 
 // String is the command as it would be typed there: h1# ip link set eth0 mtu 1400.
 func (c Command) String() string { return c.Where + "# " + c.Line }
@@ -30,11 +35,11 @@ type Fault struct {
 	Name string
 	Is   string // what is done
 	See  string // what one should then see
-	Hint string // a command that shows it
+	Hint string // a command that shows it: HOST is the broken one, WORKLOAD one on it, ELSEWHERE another host, OTHER a workload there
 
 	plan  func(ctx context.Context, l *Lab, hosts []*Host) (do, undo []Command, err error)
-	after func(ctx context.Context, l *Lab, hosts []*Host) error // what no command does
-	back  func(ctx context.Context, l *Lab, hosts []*Host) error
+	after func(ctx context.Context, l *Lab, hosts []*Host) ([]Command, error) // more than commands can do; it returns those that come to the same
+	back  func(ctx context.Context, l *Lab, hosts []*Host) ([]Command, error)
 	whole bool // without a host it is a fault of the LAN, or of all; else of the last host
 }
 
@@ -65,7 +70,7 @@ func (l *Lab) Break(ctx context.Context, fault string, hosts ...string) (done []
 	}
 	for _, b := range l.state.Broken {
 		if b.Fault == f.Name && slices.Equal(b.Hosts, hostNames(on)) {
-			return nil, model.Problem{Code: codeFault, Reason: fmt.Sprintf("%s is made already", describe(b)), Fix: "mend it first", Example: "flatnet lab fix " + f.Name}
+			return nil, model.Problem{Code: codeFault, Reason: fmt.Sprintf("%s is made already", describe(b)), Fix: "mend it first", Example: "flatnet lab fix " + l.flags() + f.Name}
 		}
 	}
 	return done, l.change(func() error {
@@ -91,7 +96,8 @@ func (l *Lab) breakIt(ctx context.Context, f Fault, on []*Host) ([]Command, erro
 		}
 	}
 	if f.after != nil {
-		return do, f.after(ctx, l, on)
+		more, err := f.after(ctx, l, on)
+		return append(do, more...), err
 	}
 	return do, nil
 }
@@ -169,7 +175,9 @@ func (l *Lab) fixIt(ctx context.Context, b Broken) (done []Command, err error) {
 		for _, name := range b.Hosts {
 			hosts = append(hosts, l.Host(name))
 		}
-		if err := f.back(ctx, l, hosts); err != nil {
+		more, err := f.back(ctx, l, hosts)
+		done = append(done, more...)
+		if err != nil {
 			return done, err
 		}
 	}
@@ -202,15 +210,37 @@ func (l *Lab) machine(name string) *Machine {
 	return nil
 }
 
-// Explain tells what was broken, what one should see and how to go on.
-func (f Fault) Explain(done []Command) string {
+// Explain tells what was broken on hosts, what one should see and how to go on.
+func (l *Lab) Explain(f Fault, done []Command, hosts ...string) string {
 	var b strings.Builder
 	for _, c := range done {
 		fmt.Fprintln(&b, c)
 	}
 	fmt.Fprintf(&b, "%s\n", f.See)
 	if f.Hint != "" {
-		fmt.Fprintf(&b, "look: %s\n", f.Hint)
+		fmt.Fprintf(&b, "look: %s\n", l.look(f.Hint, hosts))
 	}
 	return strings.TrimSpace(b.String())
 }
+
+// look puts hosts and workloads of the lab into a hint; a word that none stands for stays.
+func (l *Lab) look(hint string, broken []string) string {
+	if len(broken) == 0 {
+		broken = hostNames(l.hosts[len(l.hosts)-1:])
+	}
+	fill := map[string]string{"HOST": broken[0]}
+	for _, h := range slices.Backward(l.hosts) { // so that the first of each is what stays
+		host, workload := "ELSEWHERE", "OTHER"
+		if slices.Contains(broken, h.Name) {
+			host, workload = "HOST", "WORKLOAD"
+		}
+		fill[host] = h.Name
+		if len(h.Spec.Workloads) > 0 {
+			fill[workload] = h.Spec.Workloads[0]
+		}
+	}
+	hint = strings.Replace(hint, "flatnet lab exec ", "flatnet lab exec "+l.flags(), 1)
+	return placeholders.ReplaceAllStringFunc(hint, func(word string) string { return cmp.Or(fill[word], word) })
+}
+
+var placeholders = regexp.MustCompile(`\b(HOST|WORKLOAD|ELSEWHERE|OTHER)\b`)

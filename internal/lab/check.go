@@ -27,7 +27,7 @@ func (l *Lab) Pairs(ctx context.Context) ([]Pair, error) {
 	for _, w := range workloads {
 		a, err := w.Address(ctx)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", w.Host().Name, err)
+			return nil, fmt.Errorf("%s: %w", w.host.Name, w.host.told(err))
 		}
 		addresses[w.Name] = a
 	}
@@ -111,6 +111,15 @@ func (l *Lab) answer(ctx context.Context) error {
 	}
 	l.tell("  %-72s ok %s", fmt.Sprintf("%s  all %d directed pairs answer", l.overlay(ctx), pairs), ran(since))
 	return nil
+}
+
+// count tells how many pairs do not answer, where some need not.
+func (l *Lab) count(ctx context.Context) error {
+	pairs, err := l.Pairs(ctx)
+	if err == nil {
+		l.tell("  %s  %d of %d directed pairs do not answer", l.overlay(ctx), len(Deaf(pairs)), len(pairs))
+	}
+	return err
 }
 
 // overlay is the backend in a few words.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -76,7 +77,7 @@ func (h *Host) invite(ctx context.Context, command []string, hosts int) ([]strin
 	defer client.Close()
 	token, err := client.CreateToken(ctx, api.TokenSpec{Uses: hosts})
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", h.Name, err)
+		return nil, fmt.Errorf("%s: %w", h.Name, h.told(err))
 	}
 	return strings.Fields(strings.TrimPrefix(token.Join, "sudo ")), nil
 }
@@ -90,11 +91,12 @@ func (l *Lab) raiseBackend(ctx context.Context) error {
 }
 
 // setBackend is flatnet net set cluster --backend.
-func (l *Lab) setBackend(ctx context.Context, backend string) error {
-	client := l.hosts[0].Client()
+func (l *Lab) setBackend(ctx context.Context, backend string, how ...api.Option) error {
+	first := l.hosts[0]
+	client := first.Client()
 	defer client.Close()
-	_, err := client.EditNetwork(ctx, clusterNetwork, api.NetworkEdit{Cluster: &api.ClusterEdit{Backend: &backend}})
-	return err
+	_, err := client.EditNetwork(ctx, clusterNetwork, api.NetworkEdit{Cluster: &api.ClusterEdit{Backend: &backend}}, how...)
+	return first.told(err)
 }
 
 // connectByHand makes a network on each host, and routes between them.
@@ -140,11 +142,20 @@ func (l *Lab) staticRoutes(of *Host) []string {
 	return lines
 }
 
-// Backend changes how packets get from host to host, while everything runs, and tells what a ping lost meanwhile.
-func (l *Lab) Backend(ctx context.Context, backend string) error {
+// Force is the option of net set that takes a backend also when it cuts off what runs behind a router.
+const Force = api.Force
+
+// Backend changes how packets get from host to host, while everything runs, and tells what a ping lost meanwhile. All pairs are
+// to answer afterwards; with Force it is only told how many do not.
+func (l *Lab) Backend(ctx context.Context, backend string, how ...api.Option) error {
 	if !l.clustered() || backend == Static || backend == None {
 		return model.Problem{Code: codeSpec, Path: "backend", Reason: "static and none are no backends: such a lab has no cluster",
 			Example: "flatnet lab up --backend " + backend}
+	}
+	for _, h := range l.hosts {
+		if err := h.must(); err != nil {
+			return err
+		}
 	}
 	return l.change(func() error {
 		traffic, about, err := l.startTraffic(ctx)
@@ -152,17 +163,23 @@ func (l *Lab) Backend(ctx context.Context, backend string) error {
 			return err
 		}
 		time.Sleep(trafficBefore)
-		err = l.setBackend(ctx, backend)
+		err = l.setBackend(ctx, backend, how...)
 		if err == nil {
 			err = l.record(func(s *state) { s.Spec.Backend = backend })
 		}
-		if err == nil {
+		switch {
+		case err != nil:
+		case slices.Contains(how, Force):
+			err = l.count(ctx)
+		default:
 			err = l.answer(ctx)
 		}
 		if traffic == nil {
 			return err
 		}
-		time.Sleep(trafficAfter)
+		if err == nil {
+			time.Sleep(trafficAfter)
+		}
 		if result := traffic.Stop(); err == nil {
 			l.tell("  ping %s, every %v meanwhile: %s", about, trafficPace, result)
 		}
@@ -186,7 +203,7 @@ func (l *Lab) startTraffic(ctx context.Context) (traffic *probe.Traffic, about s
 	from, to := workloads[0], workloads[len(workloads)-1]
 	addr, err := to.Address(ctx)
 	if err != nil {
-		return nil, "", fmt.Errorf("%s: %w", to.host.Name, err)
+		return nil, "", fmt.Errorf("%s: %w", to.host.Name, to.host.told(err))
 	}
 	err = netns.Do(from.Netns(), func() (err error) {
 		traffic, err = probe.StartTraffic(addr, trafficPace)

@@ -12,6 +12,9 @@ import (
 	"github.com/flatnet/flatnet/internal/model"
 )
 
+// faultHostDown is the fault that others are explained by.
+const faultHostDown = "host-down"
+
 // lowMTU is what a path is narrowed to: less than a full packet, more than most small ones.
 const lowMTU = 1400
 
@@ -24,7 +27,7 @@ func Faults() []Fault {
 		{Name: "blocked-port", Is: "the LAN drops the tunnel's UDP port", whole: true, plan: planBlockedPort,
 			See: "hosts reach each other, workloads of different hosts don't (host-gw has no port, and goes on)"},
 		{Name: "bad-checksums", Is: "a host's NIC spoils the checksums of what comes to it in a tunnel", plan: planChecksums,
-			See: "pings between hosts answer, TCP hangs; doctor on other hosts says so", Hint: "flatnet lab exec WORKLOAD -- curl -m3 http://OTHER:8080/"},
+			See: "pings between hosts answer, TCP hangs; doctor on other hosts says so", Hint: "flatnet lab exec WORKLOAD -- fetch http://OTHER/"},
 		{Name: "lost-route", Is: "the routes to other hosts' workloads are deleted", plan: planRoutes,
 			See: "flatnetd puts them back before a person can look", Hint: "flatnet lab exec HOST -- flatnet events"},
 		{Name: "lost-fdb", Is: "the tunnel forgets behind which host a MAC is", plan: planFDB,
@@ -37,14 +40,14 @@ func Faults() []Fault {
 			See: "flatnetd puts its own back before a person can look", Hint: "flatnet lab exec HOST -- flatnet show nft"},
 		{Name: "forward-drop", Is: "another tool's firewall drops what is forwarded", plan: planForwardDrop,
 			See: "workloads of this host and of others don't reach each other; doctor names the table", Hint: "flatnet lab exec HOST -- flatnet doctor"},
-		{Name: "host-down", Is: "the host's power is cut; fixed, it boots with its old disk and starts its workloads", plan: planHostDown,
+		{Name: faultHostDown, Is: "the host's power is cut; fixed, it boots with its old disk and starts its workloads", plan: planHostDown,
 			after: powerOff, back: powerOn, See: "its workloads are gone, the others go on"},
 		{Name: "partition", Is: "the hosts named can't reach the others, nor the others them; each side reaches the router", plan: planPartition,
 			See: "workloads reach those on their own side only"},
 		{Name: "etcd-down", Is: "the etcd of a host, or of all, is stopped where it stands", whole: true, plan: planEtcd,
 			See: "traffic goes on; what needs the cluster waits", Hint: "flatnet lab exec HOST -- flatnet status"},
 		{Name: "changed-address", Is: "the host's underlay addresses change", plan: planChangedAddress,
-			after: moveTo(true), back: moveTo(false), See: "a cluster follows within a moment; routes by hand don't", Hint: "flatnet lab exec HOST -- ip route"},
+			after: moveTo(true), back: moveTo(false), See: "a cluster follows within a moment; routes by hand don't", Hint: "flatnet lab exec ELSEWHERE -- ip route"},
 	}
 }
 
@@ -276,57 +279,72 @@ func planNeighbours(ctx context.Context, _ *Lab, hosts []*Host) (do, undo []Comm
 	})
 }
 
-func planHostDown(_ context.Context, _ *Lab, hosts []*Host) (do, undo []Command, err error) {
+func planHostDown(_ context.Context, l *Lab, hosts []*Host) (do, undo []Command, err error) {
 	for _, h := range hosts {
 		if !h.Running() {
-			return nil, nil, model.Problem{Code: codeFault, Reason: fmt.Sprintf("%s is down already", h.Name), Fix: "start it again first", Example: "flatnet lab fix host-down"}
+			return nil, nil, model.Problem{Code: codeFault, Reason: fmt.Sprintf("%s is down already", h.Name), Fix: "start it again first", Example: "flatnet lab fix " + l.flags() + faultHostDown}
 		}
 	}
 	return nil, nil, nil
 }
 
-func powerOff(ctx context.Context, _ *Lab, hosts []*Host) error {
+// powerOff returns what comes to the same in words of a shell.
+func powerOff(ctx context.Context, _ *Lab, hosts []*Host) (done []Command, err error) {
 	for _, h := range hosts {
 		if err := h.PowerOff(ctx); err != nil {
-			return err
+			return done, err
 		}
+		done = append(done, Command{lanName, "ip link del " + h.port()}, Command{thisMachine, fmt.Sprintf("kill -KILL %d", h.Holder.PID)})
 	}
-	return nil
+	return done, nil
 }
 
 // powerOn boots hosts, also one that was half down.
-func powerOn(ctx context.Context, l *Lab, hosts []*Host) error {
+func powerOn(ctx context.Context, l *Lab, hosts []*Host) (done []Command, err error) {
 	for _, h := range hosts {
 		if err := h.PowerOff(ctx); err != nil {
-			return err
+			return done, err
 		}
 		if err := h.boot(ctx); err != nil {
-			return err
+			return done, err
 		}
+		done = append(done, Command{lanName, "ip " + h.cable()}, Command{h.Name, "flatnetd"})
 		if err := l.rejoin(ctx, h); err != nil {
-			return err
+			return done, err
 		}
 		if err := h.runAll(ctx); err != nil {
-			return err
+			return done, err
+		}
+		for _, w := range h.Spec.Workloads {
+			done = append(done, Command{h.Name, "flatnet " + strings.Join(h.runArgs(w, l.network()), " ")})
 		}
 	}
-	return l.teachNames(ctx)
+	return done, l.teachNames(ctx)
 }
 
 // etcd is the name of the program that flatnetd starts on a server of a cluster; the kernel keeps 15 characters of it.
 const etcd = "flatnet-etcd"
 
-func planEtcd(ctx context.Context, l *Lab, hosts []*Host) (do, undo []Command, err error) {
-	if len(hosts) == 0 {
-		hosts = l.hosts
-	}
-	for _, h := range hosts {
-		for _, pid := range h.processes(etcd) {
-			do = append(do, Command{h.Name, fmt.Sprintf("kill -STOP %d", pid)})
-			undo = append(undo, Command{h.Name, fmt.Sprintf("kill -CONT %d", pid)})
+func planEtcd(_ context.Context, l *Lab, hosts []*Host) (do, undo []Command, err error) {
+	var running []*Host
+	for _, h := range l.hosts {
+		pids := h.processes(etcd)
+		if len(pids) > 0 {
+			running = append(running, h)
+		}
+		for _, pid := range pids {
+			if len(hosts) == 0 || slices.Contains(hosts, h) {
+				do = append(do, Command{h.Name, fmt.Sprintf("kill -STOP %d", pid)})
+				undo = append(undo, Command{h.Name, fmt.Sprintf("kill -CONT %d", pid)})
+			}
 		}
 	}
-	return do, undo, some(do, "no host runs an etcd", "leave the host out, and that which runs it is found; a lab with --backend static has none")
+	if len(do) == 0 && len(running) > 0 {
+		named, servers := strings.Join(hostNames(hosts), ", "), strings.Join(hostNames(running), " ")
+		return nil, nil, model.Problem{Code: codeFault, Reason: "the fault cannot be made here: there is no etcd on " + named, Fix: "there is one on " + servers,
+			Example: "flatnet lab break " + l.flags() + "etcd-down " + servers}
+	}
+	return do, undo, some(do, "no host runs an etcd", "a lab that is a cluster has one on its first host; one with --backend static or none has no cluster")
 }
 
 func planChangedAddress(_ context.Context, _ *Lab, hosts []*Host) (do, undo []Command, err error) {
@@ -342,8 +360,8 @@ func planChangedAddress(_ context.Context, _ *Lab, hosts []*Host) (do, undo []Co
 func (h *Host) otherPlace() int { return MaxHosts + h.Number }
 
 // moveTo notes where hosts are.
-func moveTo(changed bool) func(context.Context, *Lab, []*Host) error {
-	return func(ctx context.Context, l *Lab, hosts []*Host) error {
+func moveTo(changed bool) func(context.Context, *Lab, []*Host) ([]Command, error) {
+	return func(ctx context.Context, l *Lab, hosts []*Host) ([]Command, error) {
 		err := l.record(func(*state) {
 			for _, h := range hosts {
 				if h.Place = h.Number; changed {
@@ -357,9 +375,9 @@ func moveTo(changed bool) func(context.Context, *Lab, []*Host) error {
 			}
 		}
 		if err != nil || slices.ContainsFunc(l.hosts, func(h *Host) bool { return !h.Running() }) {
-			return err
+			return nil, err
 		}
-		return l.teachNames(ctx)
+		return nil, l.teachNames(ctx)
 	}
 }
 

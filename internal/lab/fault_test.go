@@ -87,7 +87,7 @@ func TestFaultsBreakAndAreFixed(t *testing.T) {
 				t.Fatal(lab.Text(err))
 			}
 			f, _ := lab.FaultNamed(d.fault)
-			t.Log(f.Explain(done))
+			t.Log(l.Explain(f, done, d.hosts...))
 			if !d.heals {
 				eventually(t, "it is there", func() bool { return d.seen(t, l) })
 			}
@@ -142,6 +142,22 @@ func TestFaultsThatCannotBe(t *testing.T) {
 		if _, err := l.Break(t.Context(), c[0], c[1:]...); err == nil || !strings.Contains(err.Error(), "FN600") {
 			t.Errorf("%v: got %v, want a problem", c, err)
 		}
+	}
+	if len(l.Broken()) > 0 {
+		t.Errorf("on record: %v", l.Broken())
+	}
+}
+
+// A host without an etcd is told from a lab without one.
+func TestAnEtcdIsElsewhere(t *testing.T) {
+	l := up(t, lab.Spec{})
+	somethingNamedEtcd(t, l)
+	_, err := l.Break(t.Context(), "etcd-down", "h2")
+	want := `error FN6005: the fault cannot be made here: there is no etcd on h2
+  there is one on h1      retry: flatnet lab break etcd-down h1
+  more: flatnet help FN6005                                                        (exit 5)`
+	if got := lab.Text(err); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 	if len(l.Broken()) > 0 {
 		t.Errorf("on record: %v", l.Broken())

@@ -269,7 +269,7 @@ func TestUpThatFailsLeavesNothing(t *testing.T) {
 func TestTwoLabs(t *testing.T) {
 	one := up(t, lab.Spec{Name: "one"})
 	two := up(t, lab.Spec{Name: "two"})
-	if _, err := lab.Up(t.Context(), lab.Spec{Name: "two", Backend: lab.Static, Bin: bin(t)}); lab.Exit(err) != 7 {
+	if _, err := lab.Up(t.Context(), lab.Spec{Name: "two", Backend: lab.Static, Bin: bin(t)}); lab.Exit(err) != 7 || !strings.Contains(lab.Text(err), "retry: flatnet lab down --name two\n") {
 		t.Errorf("a lab was made over another: %v", err)
 	}
 	if _, err := lab.Open("", "", nil); err == nil || !strings.Contains(err.Error(), "one, two") {

@@ -54,13 +54,6 @@ func (m *Machine) Do(f func() error) error {
 	return netns.Do(m.Netns(), f)
 }
 
-func (m *Machine) must() error {
-	if !m.Running() {
-		return fmt.Errorf("%s does not run", m.Name)
-	}
-	return nil
-}
-
 // Start starts a command in the machine: in all of its namespaces and in its cgroup. Its Env, when there is none, is that of
 // the machine's shell.
 func (m *Machine) Start(cmd *exec.Cmd) error {

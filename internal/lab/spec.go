@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 
+	"github.com/flatnet/flatnet/api"
 	"github.com/flatnet/flatnet/internal/model"
 )
 
@@ -58,6 +59,12 @@ func Hosts(n int) []HostSpec {
 			Workloads: []string{fmt.Sprintf("%s%d", role, 2*round+1), fmt.Sprintf("%s%d", role, 2*round+2)}}
 	}
 	return hosts
+}
+
+// ReadSpec reads what a file of YAML says of a lab.
+func ReadSpec(file string) (s Spec, err error) {
+	err = api.ReadYAML(file, &s)
+	return s, err
 }
 
 // defaultName is a lab's name by the number of its hosts.
@@ -116,34 +123,35 @@ var labNames = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$`)
 
 func (s Spec) validate() error {
 	if !labNames.MatchString(s.Name) {
-		return invalid("name", s.Name, "a lab's name has at most 32 small letters, digits and dashes")
+		return Refused("name", s.Name, "a lab's name has at most 32 small letters, digits and dashes")
 	}
 	if len(s.Hosts) > MaxHosts {
-		return invalid("hosts", len(s.Hosts), fmt.Sprintf("a lab has at most %d hosts", MaxHosts))
+		return Refused("hosts", len(s.Hosts), fmt.Sprintf("a lab has at most %d hosts", MaxHosts))
 	}
 	if s.RoutedUnderlay && s.Backend == "host-gw" && !s.Deaf {
-		return invalid("backend", s.Backend, "its routes lead to hosts on the same LAN, and with a routed underlay there are two")
+		return Refused("backend", s.Backend, "its routes lead to hosts on the same LAN, and with a routed underlay there are two")
 	}
 	seen := map[string]bool{lanName: true}
 	for i, h := range s.Hosts {
 		at := fmt.Sprintf("hosts[%d]", i)
 		for _, name := range append([]string{h.Name}, h.Workloads...) {
 			if !names.MatchString(name) {
-				return invalid(at, name, "names of hosts and workloads begin with a letter and have at most 11 small letters, digits and dashes")
+				return Refused(at, name, "names of hosts and workloads begin with a letter and have at most 11 small letters, digits and dashes")
 			}
 			if seen[name] {
-				return invalid(at, name, "each name is given once")
+				return Refused(at, name, "each name is given once")
 			}
 			seen[name] = true
 		}
 		if h.LAN != 1 && h.LAN != 2 {
-			return invalid(at+".lan", h.LAN, "with a routed underlay there are LAN 1 and LAN 2")
+			return Refused(at+".lan", h.LAN, "with a routed underlay there are LAN 1 and LAN 2")
 		}
 	}
 	return nil
 }
 
-func invalid(path string, got any, rule string) error {
+// Refused is the error for what a lab cannot be.
+func Refused(path string, got any, rule string) error {
 	return model.Problem{Code: codeSpec, Path: path, Reason: fmt.Sprintf("%v cannot be: %s", got, rule)}
 }
 

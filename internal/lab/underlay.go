@@ -38,8 +38,7 @@ func (h *Host) plugIn(ctx context.Context) error {
 	if err := h.Sysctl("net/ipv6/conf/all/accept_dad=0", "net/ipv6/conf/default/accept_dad=0"); err != nil {
 		return err
 	}
-	err := lan.IP(ctx,
-		fmt.Sprintf("link add %s mtu %d type veth peer name eth0 address %s mtu %d netns %d", h.port(), mtu, h.mac(), mtu, h.Holder.PID),
+	err := lan.IP(ctx, h.cable(),
 		fmt.Sprintf("link set %s %s", h.port(), h.lab.alias()),
 		fmt.Sprintf("link set %s master %s up", h.port(), h.bridge()))
 	if err != nil {
@@ -50,6 +49,11 @@ func (h *Host) plugIn(ctx context.Context) error {
 		lines = append(lines, fmt.Sprintf("address add %s dev eth0 nodad", a))
 	}
 	return h.IP(ctx, append(lines, h.defaultRoutes()...)...)
+}
+
+// cable makes both ends. Its other end is said by a process of this machine's.
+func (h *Host) cable() string {
+	return fmt.Sprintf("link add %s mtu %d type veth peer name eth0 address %s mtu %d netns %d", h.port(), mtu, h.mac(), mtu, h.Holder.PID)
 }
 
 // mac is that of the host's eth0: a booted host has the same card.

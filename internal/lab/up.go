@@ -165,16 +165,12 @@ func (l *Lab) hints() {
 		return
 	}
 	first, last := workloads[0].Name, workloads[len(workloads)-1].Name
-	more := ""
-	if others, err := Names(filepath.Dir(l.dir)); err == nil && len(others) > 1 {
-		more = " --name " + l.Name()
-	}
-	l.tell("try:   flatnet lab exec%s %s -- ping -c3 %s", more, first, last)
+	l.tell("try:   flatnet lab exec %s%s -- ping -c3 %s", l.flags(), first, last)
 	if l.BackendName() == "vxlan" && len(l.hosts) > 1 && l.state.Spec.lans() == 1 {
-		l.tell("       %-36s  the same picture with another backend", "flatnet lab backend host-gw"+more)
+		l.tell("       %-36s  the same picture with another backend", "flatnet lab backend "+l.flags()+"host-gw")
 	}
-	l.tell("       %-36s  what may go wrong", "flatnet lab break"+more)
-	l.tell("       stop: flatnet lab down%s", more)
+	l.tell("       %-36s  what may go wrong", strings.TrimSpace("flatnet lab break "+l.flags()))
+	l.tell("       stop: %s", strings.TrimSpace("flatnet lab down "+l.flags()))
 }
 
 func count(n int, what string) string {

@@ -69,9 +69,12 @@ func (w *Workload) Start(cmd *exec.Cmd) error {
 
 // run starts a workload on a network.
 func (h *Host) run(ctx context.Context, name, network string) error {
-	_, err := h.Flatnet(ctx, "run", "-d", "--name", name, "--network", network, "--",
-		h.lab.program("flatnetd"), "lab", WordWorkload)
+	_, err := h.Flatnet(ctx, h.runArgs(name, network)...)
 	return err
+}
+
+func (h *Host) runArgs(name, network string) []string {
+	return []string{"run", "-d", "--name", name, "--network", network, "--", h.lab.program("flatnetd"), "lab", WordWorkload}
 }
 
 // Serve is the command of a workload: it lays the lab's names over the file that flatnetd writes, in the workload's own mount
@@ -95,7 +98,7 @@ func (l *Lab) teachNames(ctx context.Context) error {
 	for _, w := range l.Workloads() {
 		shown, err := w.Show(ctx)
 		if err != nil {
-			return fmt.Errorf("%s: %w", w.host.Name, err)
+			return fmt.Errorf("%s: %w", w.host.Name, w.host.told(err))
 		}
 		for _, e := range shown.Endpoints {
 			for _, ip := range e.IPs {

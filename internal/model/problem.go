@@ -33,26 +33,6 @@ func (p Problem) Error() string {
 	return b.String()
 }
 
-// Text is the problem as a terminal shows it: several lines without a final newline.
-func (p Problem) Text() string {
-	lines := []string{"error " + p.Code + ": " + p.Reason}
-	add := func(label, s string) {
-		if s != "" {
-			lines = append(lines, "  "+label+s)
-		}
-	}
-	add("", p.Owner)
-	add("field: ", p.Path)
-	add("", p.Fix)
-	if strings.HasPrefix(p.Example, "flatnet ") {
-		add("retry: ", p.Example)
-	} else {
-		add("example: ", p.Example)
-	}
-	add("more: flatnet help ", p.Code)
-	return strings.Join(lines, "\n")
-}
-
 // Conflict reports whether the request is well-formed but collides with what exists already: the tool's exit code 7.
 func (p Problem) Conflict() bool { return strings.HasPrefix(p.Code, "FN2") }
 
@@ -68,10 +48,13 @@ func (ps Problems) Err() error {
 }
 
 // Error has one line for each problem.
-func (ps Problems) Error() string { return ps.join(Problem.Error, "\n") }
-
-// Text is for a terminal: the problems in full, one after the other.
-func (ps Problems) Text() string { return ps.join(Problem.Text, "\n\n") }
+func (ps Problems) Error() string {
+	lines := make([]string, len(ps))
+	for i, p := range ps {
+		lines[i] = p.Error()
+	}
+	return strings.Join(lines, "\n")
+}
 
 // Unwrap lets errors.As find a Problem.
 func (ps Problems) Unwrap() []error {
@@ -96,14 +79,6 @@ func (ps Problems) Under(prefix string) Problems {
 		}
 	}
 	return out
-}
-
-func (ps Problems) join(text func(Problem) string, sep string) string {
-	out := make([]string, len(ps))
-	for i, p := range ps {
-		out[i] = text(p)
-	}
-	return strings.Join(out, sep)
 }
 
 // The codes. The thousands say the kind: 1 the input, 2 a conflict with something that exists, 3 the daemon, 4 permission,

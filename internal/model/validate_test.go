@@ -312,12 +312,36 @@ func texts(ps Problems) string {
 	if ps.Err() == nil {
 		return "ok\n"
 	}
-	return ps.Text() + "\n"
+	var all []string
+	for _, p := range ps {
+		all = append(all, inFull(p))
+	}
+	return strings.Join(all, "\n\n") + "\n"
+}
+
+// inFull is all that a problem says, a line each.
+func inFull(p Problem) string {
+	lines := []string{"error " + p.Code + ": " + p.Reason}
+	add := func(label, s string) {
+		if s != "" {
+			lines = append(lines, "  "+label+s)
+		}
+	}
+	add("", p.Owner)
+	add("field: ", p.Path)
+	add("", p.Fix)
+	if strings.HasPrefix(p.Example, "flatnet ") {
+		add("retry: ", p.Example)
+	} else {
+		add("example: ", p.Example)
+	}
+	add("more: flatnet help ", p.Code)
+	return strings.Join(lines, "\n")
 }
 
 func golden(t *testing.T, file string, names []string, got map[string]string) {
 	t.Helper()
-	ar := &txtar.Archive{Comment: []byte("What a terminal shows for each way to get it wrong. Written by go test -update.\n")}
+	ar := &txtar.Archive{Comment: []byte("All that is said of each way to get it wrong. Written by go test -update.\n")}
 	for _, name := range names {
 		ar.Files = append(ar.Files, txtar.File{Name: name, Data: []byte(got[name])})
 	}

@@ -41,8 +41,11 @@ func (s *server) answer(ctx context.Context, of call) (attach.Reply, error) {
 }
 
 // command carries out a command. Those that take away need no more of a configuration than its name: what became bad since the ADD can still be
-// removed.
+// removed. A whole list names no socket, so another daemon's would be told that nothing is left: it is refused for these, too.
 func (s *server) command(ctx context.Context, of call, version string, keys map[string]json.RawMessage) ([]byte, error) {
+	if err := checkOne(keys); err != nil {
+		return nil, err
+	}
 	if err := of.checkVariables(); err != nil {
 		return nil, err
 	}

@@ -97,6 +97,15 @@ func keysOf(config []byte) (map[string]json.RawMessage, error) {
 	return nil, unknownToo(config, api.Strict(config, &keys)).Err() // it says more, and takes longer
 }
 
+// checkOne refuses a whole list of plugins: somebody started the plugin by hand with the runtime's file.
+func checkOne(keys map[string]json.RawMessage) error {
+	if keys["plugins"] == nil {
+		return nil
+	}
+	return model.Problem{Code: codeUnknownKey, Path: "plugins", Reason: "this is a list of plugins (a .conflist), and a plugin is given one item of it",
+		Fix: "runtimes take the item out; by hand: cnitool, or the item with the list's cniVersion and name beside its keys", Example: `{"cniVersion": "1.0.0", "name": "pods", "type": "flatnet"}`}
+}
+
 // textOf is the text that a value is; "" when it is something else.
 func textOf(value json.RawMessage) string {
 	var s string

@@ -370,3 +370,32 @@ func TestStrangersAreLetGo(t *testing.T) {
 		t.Errorf("the daemon was asked %q", got)
 	}
 }
+
+// Where no daemon is, the plugin says of what is no configuration for it what a daemon says.
+func TestThePluginSaysTheSameAsTheDaemon(t *testing.T) {
+	s := newSite(t)
+	said := func(stdin string) string {
+		cmd, stdout := s.command("ADD", "c1")
+		cmd.Stdin = strings.NewReader(stdin)
+		if err := cmd.Run(); err == nil {
+			t.Errorf("%q is taken", stdin)
+		}
+		return stdout.String()
+	}
+	inputs := []string{``, `{"cniVersion":"1.0.0","name":"x","plugins":[{"type":"flatnet","socket":"/run/x/attach.sock"}]}`}
+	var daemons []string
+	for _, stdin := range inputs {
+		daemons = append(daemons, said(stdin))
+	}
+	s.stop()
+	for i, stdin := range inputs {
+		if got := said(stdin); !sameJSON(got, daemons[i]) {
+			t.Errorf("with %q the plugin says\n%s\nthe daemon\n%s", stdin, got, daemons[i])
+		}
+	}
+}
+
+func sameJSON(a, b string) bool {
+	var x, y failure
+	return json.Unmarshal([]byte(a), &x) == nil && json.Unmarshal([]byte(b), &y) == nil && x == y
+}
