@@ -39,8 +39,7 @@ type Agent struct {
 	past   past                   // the host's default routes before the last change
 	place  *membership.Membership // this host's place in a cluster; nil: it can have none
 
-	hostLocal  *hostLocal
-	processors processors
+	hostLocal *hostLocal
 
 	op       chan struct{} // holds one token: who has it may change things
 	restored string        // why files could not be put back last time
@@ -49,7 +48,7 @@ type Agent struct {
 	state     *state
 	sticky    sticky
 	conflicts map[string]string          // networks that something on the host overlaps, with what
-	broken    map[string]string          // networks that could not be rendered, with the reason
+	broken    map[string]string          // networks, and parts of other kinds, that could not be rendered, with the reason
 	namespace map[string]string          // identities of the foreign workloads' namespaces, by workload
 	fabric    *member                    // this host's part in a cluster; nil: none
 	unfit     map[string]string          // networks of the cluster that cannot run on this host, with the reason
@@ -78,10 +77,13 @@ func New(c Config, d Deps) *Agent {
 	if d.Log == nil {
 		d.Log = slog.New(slog.DiscardHandler)
 	}
+	if d.processors == nil {
+		d.processors = new(processors)
+	}
 	a := &Agent{
 		config: c, deps: d, events: newEvents(), since: d.Now(), ready: make(chan struct{}), leave: make(chan struct{}),
 		op: make(chan struct{}, 1), state: newState(), sticky: newSticky(),
-		conflicts: map[string]string{}, namespace: map[string]string{}, late: map[string]int{}, again: make(chan struct{}, 1),
+		conflicts: map[string]string{}, broken: map[string]string{}, namespace: map[string]string{}, late: map[string]int{}, again: make(chan struct{}, 1),
 	}
 	a.rec = reconcile.New(d.Kernel, reconcile.Deps{Log: d.Log, Repaired: a.repaired})
 	a.place = a.newPlace()
@@ -208,9 +210,7 @@ func (a *Agent) commit(ctx context.Context, e edit, dryRun bool) ([]api.Step, er
 	}
 	a.count.refused.Add(1)
 	refused := kernelProblem(err)
-	if onlyRemoves(e) {
-		// What is to go stays struck out; the loop goes on trying.
-		a.rec.Kick()
+	if onlyRemoves(e) { // what is to go stays struck out, and the reconciler goes on trying
 		return did(changes), refused
 	}
 	if err := a.revert(ctx, inverse); err != nil {
@@ -224,8 +224,8 @@ func (a *Agent) apply(e edit) (inverse edit, parts map[string]dataplane.Host, er
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	inverse = a.state.apply(e)
-	parts, err = a.state.touched(inverse)
-	if err != nil {
+	parts, errs := a.state.touched(inverse)
+	if err = errors.Join(errs...); err != nil {
 		a.state.apply(inverse)
 	}
 	return inverse, parts, err
@@ -234,10 +234,10 @@ func (a *Agent) apply(e edit) (inverse edit, parts map[string]dataplane.Host, er
 func (a *Agent) preview(e edit) ([]api.Step, error) {
 	a.mu.Lock()
 	inverse := a.state.apply(e)
-	parts, err := a.state.touched(inverse)
+	parts, errs := a.state.touched(inverse)
 	a.state.apply(inverse)
 	a.mu.Unlock()
-	if err != nil {
+	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
 	changes, err := a.rec.Preview(parts, false)

@@ -6,14 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/flatnet/flatnet/internal/agent/fabric"
-	"github.com/flatnet/flatnet/internal/ipam"
 	"github.com/flatnet/flatnet/internal/join"
 	"github.com/flatnet/flatnet/internal/model"
 	"github.com/flatnet/flatnet/internal/store"
@@ -51,7 +49,7 @@ func (a *Agent) enter(c store.Cluster, self string, describe Description) {
 			member.Uses = uses
 			return member, err
 		},
-		Used: a.usedOf, Unfit: a.isUnfit, Show: func(p fabric.Picture) { a.adopt(m, p) }, Cache: a.cache(),
+		Used: a.usedOf, Here: a.here, Unfit: a.isUnfit, Show: func(p fabric.Picture) { a.adopt(m, p) }, Cache: a.cache(),
 	})
 	a.mu.Lock()
 	a.fabric = m
@@ -140,7 +138,7 @@ func (a *Agent) takeOver(m *member, p fabric.Picture) {
 	many := len(e.cluster.ids)+len(e.cluster.keys) > manyParts
 	if many {
 		lavish()
-		defer a.processors.another()()
+		defer a.deps.processors.another()()
 	}
 	defer func() {
 		if many {
@@ -157,12 +155,9 @@ func (a *Agent) takeOver(m *member, p fabric.Picture) {
 		return
 	}
 	a.mu.Lock()
-	parts, err := a.state.touched(inverse)
+	parts, errs := a.state.touched(inverse)
 	a.mu.Unlock()
-	if err != nil {
-		a.deps.Log.Error("follow the cluster", "err", err)
-		return
-	}
+	a.noteAgain(parts, errs) // what cannot be made keeps nothing else from it
 	many = many || len(parts) > manyParts
 	settling := a.settling(e, inverse)
 	if err := a.persist(ctx, e, inverse, settling); err != nil {
@@ -171,7 +166,6 @@ func (a *Agent) takeOver(m *member, p fabric.Picture) {
 	changes, err := a.rec.Put(ctx, parts)
 	if err != nil {
 		a.event("error", "node", "follow the cluster: "+err.Error())
-		a.rec.Kick()
 	} else {
 		a.settled(settling)
 	}
@@ -241,6 +235,7 @@ func (a *Agent) take(m *member, p fabric.Picture) (e, inverse edit) {
 	v := a.state.view
 	a.state.view.Self = p.Self
 	e = edit{networks: a.networksOf(p)}
+	e.workloads = reisolated(v, e.networks)
 	e.cluster = &common{members: p.Members, leases: p.Leases}
 	e.cluster.ids, e.cluster.keys = p.Changed(v.Members, v.Leases)
 	inverse = a.state.apply(e)
@@ -253,6 +248,26 @@ func (a *Agent) take(m *member, p fabric.Picture) (e, inverse edit) {
 		m.away = a.deps.Now()
 	}
 	return e, inverse
+}
+
+// reisolated are the workloads that follow the isolation of networks that change.
+func reisolated(v model.View, networks map[string]*model.Network) map[string]*model.Workload {
+	change := map[string]*model.Workload{}
+	for name, is := range networks {
+		was, there := v.Networks[name]
+		if is == nil || !there || was.IsolatePorts == is.IsolatePorts {
+			continue
+		}
+		for _, on := range attached(v, name) {
+			if change[on] == nil {
+				w := v.Workloads[on]
+				w.Endpoints = slices.Clone(w.Endpoints)
+				change[on] = &w
+			}
+			isolate(change[on], was, *is)
+		}
+	}
+	return change
 }
 
 // networksOf are the networks of the cluster that change on this host: each as it is here, with the host's own blocks as subnets. One
@@ -333,147 +348,4 @@ func (a *Agent) isUnfit(network string) bool {
 	defer a.mu.RUnlock()
 	n, there := a.state.view.Networks[network]
 	return there && !n.Active
-}
-
-// usedOf counts what is in use of a block of this host's own.
-func (a *Agent) usedOf(network string, block netip.Prefix) ipam.HeldBlock {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	n := a.state.view.Networks[network].At([]netip.Prefix{block})
-	h := ipam.HeldBlock{Block: block, Size: ipam.Size(n.Subnets[0])}
-	for addr := range a.state.used[network] {
-		if block.Contains(addr) {
-			h.Used++
-		}
-	}
-	if h.Used > 0 {
-		delete(a.emptied, block)
-		return h
-	}
-	if a.emptied == nil {
-		a.emptied = map[netip.Prefix]time.Time{}
-	}
-	if _, known := a.emptied[block]; !known {
-		a.emptied[block] = a.deps.Now()
-	}
-	h.Empty = a.deps.Now().Sub(a.emptied[block])
-	return h
-}
-
-// grow waits for one block more of the cluster networks that a request for a workload found full, and reports whether it should be tried
-// again. The caller has the token, which is given back meanwhile.
-func (a *Agent) grow(ctx context.Context, err error, w model.Workload) bool {
-	var ps model.Problems
-	var p model.Problem
-	full := errors.As(err, &p) && lacksBlock(p) ||
-		errors.As(err, &ps) && slices.ContainsFunc(ps, lacksBlock)
-	m := a.fabric
-	if !full || m == nil {
-		return false
-	}
-	found := map[string][]netip.Prefix{} // before the token is given back: what comes in between is what was waited for
-	for _, e := range w.Endpoints {
-		if blocks, cluster := a.blocksOf(e.Network); cluster {
-			found[e.Network] = blocks
-		}
-	}
-	grown := false
-	_ = a.away(func() error {
-		ctx, cancel := context.WithTimeout(ctx, growTime)
-		defer cancel()
-		for network, blocks := range found {
-			grown = a.growNetwork(ctx, m, network, blocks) || grown
-		}
-		return nil
-	})
-	return grown
-}
-
-// lacksBlock knows the problems that one block more would solve.
-func lacksBlock(p model.Problem) bool {
-	return p.Code == model.CodeExhausted || p.Code == model.CodeNoBlock
-}
-
-// allocateBlock finds an address of each family that a cluster network has, in whichever of the host's blocks one is free.
-func (a *Agent) allocateBlock(workload string, n model.Network, e *model.Endpoint) error {
-	for _, v6 := range []bool{false, true} {
-		pools := slices.ContainsFunc(n.Cluster.Pools, func(p model.BlockPool) bool { return p.Prefix.Addr().Is6() == v6 })
-		if !pools || slices.ContainsFunc(e.Addrs, func(addr netip.Addr) bool { return addr.Is6() == v6 }) {
-			continue
-		}
-		var err error = a.noBlock(n.Name)
-		for _, s := range n.Subnets {
-			if s.Prefix.Addr().Is6() != v6 {
-				continue
-			}
-			var addr netip.Addr
-			if addr, err = a.freeAddr(*e, s, workload); err == nil {
-				e.Addrs = append(e.Addrs, addr)
-				break
-			}
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (a *Agent) noBlock(network string) error {
-	p := model.Problem{Code: model.CodeNoBlock, Reason: fmt.Sprintf("this host holds no block of network %q yet", network), Fix: "it asks for one as long as it has none; `flatnet net inspect` says how that goes"}
-	if a.fabric != nil {
-		if why := a.fabric.Why(network); why != "" {
-			p.Owner = why
-		}
-	}
-	return p
-}
-
-// growNetwork waits until a block more than those found full is there to be used.
-func (a *Agent) growNetwork(ctx context.Context, m *member, network string, full []netip.Prefix) bool {
-	if m.Grow(ctx, network, full) != nil {
-		return false
-	}
-	held := m.Last().Blocks(network)
-	for {
-		if blocks, cluster := a.blocksOf(network); !cluster {
-			return false
-		} else if !slices.ContainsFunc(held, func(b netip.Prefix) bool { return !slices.Contains(blocks, b) }) {
-			return true
-		}
-		select {
-		case <-ctx.Done():
-			return false
-		case <-time.After(time.Millisecond):
-		}
-	}
-}
-
-// blocksOf are the blocks of an active network of the cluster that are in use on this host.
-func (a *Agent) blocksOf(network string) (blocks []netip.Prefix, cluster bool) {
-	a.mu.RLock()
-	defer a.mu.RUnlock()
-	n := a.state.view.Networks[network]
-	for _, s := range n.Subnets {
-		blocks = append(blocks, s.Prefix)
-	}
-	return blocks, n.Mode == model.Cluster && n.Active
-}
-
-// growTime is how long a request waits for a block more.
-const growTime = 5 * time.Second
-
-// used tells the cluster's part that addresses came into use or went out of it.
-func (a *Agent) used() {
-	a.mu.RLock()
-	m, uses := a.fabric, a.state.uses()
-	said := m != nil && m.uses == uses
-	a.mu.RUnlock()
-	if m == nil {
-		return
-	}
-	m.Used()
-	if !said {
-		m.Described()
-	}
 }

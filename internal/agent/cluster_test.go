@@ -35,18 +35,36 @@ func pods() api.Manifest {
 	return m
 }
 
-// routes are the routes of a host that lead to blocks of others.
-func (w *world) routes() string {
+// all are the steps that would make what a host has.
+func (w *world) all() dataplane.Plan {
 	w.t.Helper()
 	state, err := w.kernel.Observe(context.Background(), dataplane.HostNetns)
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	return dataplane.Diff(state, nil)
+}
+
+// routes are the routes of a host that lead to blocks of others.
+func (w *world) routes() string {
+	w.t.Helper()
 	var lines []string
-	for _, s := range dataplane.Diff(state, nil) {
+	for _, s := range w.all() {
 		switch s.Object.(type) {
 		case dataplane.Route, dataplane.FDB, dataplane.Neighbour:
 			lines = append(lines, s.Object.String())
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+// sets are the elements of a set of a host.
+func (w *world) sets(name string) string {
+	w.t.Helper()
+	var lines []string
+	for _, s := range w.all() {
+		if e, is := s.Object.(dataplane.Element); is && e.Set().Name == name {
+			lines = append(lines, e.String())
 		}
 	}
 	return strings.Join(lines, "\n")
@@ -115,6 +133,36 @@ route 10.244.0.0/24 via 10.244.0.0 dev fx-pods onlink src 10.244.1.1`
 	})
 	w1.host.events <- Event{Foreign: true}
 	w2.eventually("the second host follows", strings.ReplaceAll(want2, "dst 192.0.2.1", "dst 192.0.2.11"))
+
+	t.Log("another VNI: the tunnel is made anew, with all that is on it")
+	vni := uint32(9)
+	changed, err = d1.EditNetwork(ctx, "pods", api.NetworkEdit{Cluster: &api.ClusterEdit{VNI: &vni}}, consent{}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var did []string
+	for _, step := range changed.Steps {
+		did = append(did, step.Command)
+	}
+	for _, part := range []string{"ip link del dev fx-pods && ip link add name fx-pods type vxlan id 9 ", "sysctl -qw net/ipv4/conf/fx-pods/forwarding=1",
+		"ip address replace 10.244.0.0/32 dev fx-pods", "ip neigh replace 10.244.1.0 dev fx-pods ", "bridge fdb replace ", "ip route replace 10.244.1.0/24 "} {
+		if !strings.Contains(strings.Join(did, "\n"), part) {
+			t.Errorf("what was done lacks %q:\n%s", part, strings.Join(did, "\n"))
+		}
+	}
+	w2.eventually("the second host's ways are on its new tunnel", strings.ReplaceAll(want2, "dst 192.0.2.1", "dst 192.0.2.11"))
+
+	t.Log("the network's ports are isolated: the second host's workloads too")
+	on, isolated := true, func() bool { return strings.Contains(w2.sets("isolated4"), "10.244.1.2") }
+	if _, err := d1.EditNetwork(ctx, "pods", api.NetworkEdit{IsolatePorts: &on}, consent{}, false); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the second host's workloads are isolated", isolated)
+	on = false
+	if _, err := d1.EditNetwork(ctx, "pods", api.NetworkEdit{IsolatePorts: &on}, consent{}, false); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "they are not any more", func() bool { return !isolated() })
 
 	t.Log("another backend")
 	hostGW := "host-gw"

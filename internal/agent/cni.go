@@ -409,7 +409,7 @@ func (a *Agent) Check(ctx context.Context, id model.Attachment, ns *os.File) (ap
 		return api.Workload{}, err
 	}
 	if len(drift) > 0 {
-		return api.Workload{}, model.Problem{Code: model.CodeDrifted, Reason: fmt.Sprintf("workload %q is not as it was made: to do would be\n%s", name, stepLines(steps(drift))), Fix: "attach it anew: DEL, then ADD"}
+		return api.Workload{}, model.Problem{Code: model.CodeDrifted, Reason: fmt.Sprintf("workload %q is not as it was made; what would mend it:\n%s", name, commandLines(steps(drift))), Fix: "attach it anew: DEL, then ADD"}
 	}
 	a.mu.RLock()
 	defer a.mu.RUnlock()
@@ -486,10 +486,10 @@ func (a *Agent) serves(name string) (err error) {
 }
 
 // stepLines are steps as one would read them, one a line.
-func stepLines(list []api.Step) string {
+func commandLines(list []api.Step) string {
 	lines := make([]string, len(list))
 	for i, s := range list {
-		lines[i] = strings.TrimSpace(s.Netns + " " + s.Text)
+		lines[i] = s.Command
 	}
 	return strings.Join(lines, "\n")
 }

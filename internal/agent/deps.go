@@ -43,6 +43,8 @@ type Deps struct {
 	Remove     func() error    // ends an uninstall: the files of store, journal and kernel go
 	Log        *slog.Logger
 	Now        func() time.Time
+
+	processors *processors
 }
 
 // Kept is a file, or several, that can be written anew from memory.

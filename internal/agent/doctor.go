@@ -74,7 +74,7 @@ func (a *Agent) Repair(ctx context.Context, dryRun bool) ([]api.Step, error) {
 
 // Doctor looks for what is wrong, or might be in the way.
 func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) {
-	defer a.processors.another()()
+	defer a.deps.processors.another()()
 	asked := make(chan []api.Finding, 1)
 	go func() { asked <- a.wayFindings(ctx) }()
 	seen := a.look(ctx, true)
@@ -103,7 +103,7 @@ func (a *Agent) known() []api.Finding {
 // look reads kernel and rules, and says what is wrong there; inside asks for a look beyond drift into the workloads' namespaces
 // too.
 func (a *Agent) look(ctx context.Context, inside bool) look {
-	defer a.processors.another()()
+	defer a.deps.processors.another()()
 	at := a.deps.Now()
 	a.mu.RLock()
 	v := a.state.snapshot()

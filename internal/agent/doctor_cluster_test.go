@@ -119,3 +119,24 @@ func TestNobodyIsBlamedForOurOwnLeaving(t *testing.T) {
 		t.Errorf("not told of what others did: %v", list)
 	}
 }
+
+// Somebody takes a tunnel's way away, then the rules, then the way once more within a second of that: three steps at two moments.
+func TestHowOftenOthersChangedWhatIsOurs(t *testing.T) {
+	d := newWorld(t).start()
+	began := d.deps.Now()
+	for _, x := range []struct {
+		after time.Duration
+		steps []string
+	}{{-3 * time.Minute, []string{"add fdb b", "add fdb a"}}, {-time.Minute, []string{"add route"}}, {-time.Minute + 200*time.Millisecond, []string{"add rule", "add fdb a"}}} {
+		ev := api.Event{Time: began.Add(x.after), Type: eventRepaired, Object: "node"}
+		for _, s := range x.steps {
+			ev.Steps = append(ev.Steps, api.Step{Text: s})
+		}
+		d.events.add(ev)
+	}
+	found := d.putBackFindings(nil)
+	want := "somebody changed what is flatnet's 2 times in the last 15 minutes, last at 03:03:05 UTC, 1 min ago, and it was put back at once: add rule; add fdb a; add route; and 1 more, see flatnet events"
+	if len(found) != 1 || found[0].What != want {
+		t.Errorf("got %+v\nwant %s", found, want)
+	}
+}

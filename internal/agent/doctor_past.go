@@ -159,10 +159,13 @@ const putBackFor = 15 * time.Minute
 // putBack is a step that was carried out once or more to undo what somebody did.
 type putBack struct {
 	step  string
-	times int
 	last  time.Time
 	place int // among those of the last time
+	moments
 }
+
+// moments are seconds, ascending: what was put back within one was changed at once.
+type moments []time.Time
 
 // putBacks are the lately repaired steps on the host, those that were last come first. What differs now was not put back.
 func (a *Agent) putBacks(differs []reconcile.Change) []*putBack {
@@ -187,7 +190,7 @@ func (a *Agent) putBacks(differs []reconcile.Change) []*putBack {
 				known[s.Text] = &putBack{step: s.Text}
 				list = append(list, known[s.Text])
 			}
-			known[s.Text].times++
+			known[s.Text].add(ev.Time.Truncate(time.Second))
 			known[s.Text].last, known[s.Text].place = ev.Time, i
 		}
 	}
@@ -200,7 +203,7 @@ func (a *Agent) putBacks(differs []reconcile.Change) []*putBack {
 func (a *Agent) putBackFindings(differs []reconcile.Change) []api.Finding {
 	var list []api.Finding
 	var switches, files, rest []string
-	var hosts, all putBack
+	var hosts, all moments
 	back := a.putBacks(differs)
 	for _, r := range back {
 		if name, ok := forwardSwitch(r.step); ok {
@@ -208,13 +211,13 @@ func (a *Agent) putBackFindings(differs []reconcile.Change) []api.Finding {
 			if text := checkup.SettingText(sysctlSettings("/"), name); text != "" {
 				files = append(files, text)
 			}
-			hosts.add(*r)
+			hosts.add(r.moments...)
 		}
 	}
 	for _, r := range back {
 		if _, ok := forwardSwitch(r.step); !ok && (len(switches) == 0 || !strings.Contains(r.step, "/forwarding=")) {
 			rest = append(rest, r.step)
-			all.add(*r)
+			all.add(r.moments...)
 		}
 	}
 	now := a.deps.Now()
@@ -236,12 +239,10 @@ func (a *Agent) putBackFindings(differs []reconcile.Change) []api.Finding {
 	return append(list, found)
 }
 
-// add takes another step in.
-func (p *putBack) add(r putBack) {
-	p.times = max(p.times, r.times)
-	if r.last.After(p.last) {
-		p.last = r.last
-	}
+func (m *moments) add(at ...time.Time) {
+	all := append(*m, at...)
+	slices.SortFunc(all, time.Time.Compare)
+	*m = slices.CompactFunc(all, time.Time.Equal)
 }
 
 // fewOf is the beginning of a list that `flatnet events` has in full.
@@ -254,12 +255,13 @@ func fewOf(lines []string) string {
 }
 
 // often says how often and when last.
-func often(r putBack, now time.Time) string {
-	at := r.last.UTC().Format(time.TimeOnly) + " UTC, " + ago(now.Sub(r.last))
-	if r.times == 1 {
+func often(m moments, now time.Time) string {
+	last := m[len(m)-1]
+	at := last.UTC().Format(time.TimeOnly) + " UTC, " + ago(now.Sub(last))
+	if len(m) == 1 {
 		return "at " + at
 	}
-	return fmt.Sprintf("%d times in the last %d minutes, last at %s", r.times, int(putBackFor.Minutes()), at)
+	return fmt.Sprintf("%d times in the last %d minutes, last at %s", len(m), int(putBackFor.Minutes()), at)
 }
 
 func ago(d time.Duration) string {

@@ -143,3 +143,17 @@ func TestConnectIsRefused(t *testing.T) {
 	d.lookForLost(ctx, resync().Hint)
 	refused(t, connect("theirs", api.EndpointSpec{Network: "lab"}), model.CodeNotRunning, "lost")
 }
+
+// A namespace that ends while its network is stopped ends without an event, as it has no link; it is not in the way when the network starts.
+func TestANetworkStartsOverAnEndedNamespace(t *testing.T) {
+	w := newWorld(t)
+	w.kernel.AddNetns("/run/netns/theirs")
+	d := w.start()
+	ctx := context.Background()
+	mustNetwork(t, d, "lab", api.NetworkSpec{Subnets: []api.SubnetSpec{{Subnet: "10.8.0.0/24"}}})
+	mustWorkload(t, d, api.WorkloadSpec{Name: "theirs", Netns: "/run/netns/theirs", Endpoints: on("lab")})
+	must[api.Changed[api.Network]](t)(d.StopNetwork(ctx, "lab", false))
+	w.kernel.RemoveNetns("/run/netns/theirs")
+	must[api.Changed[api.Network]](t)(d.StartNetwork(ctx, "lab", false))
+	w.checkConverged(d)
+}

@@ -241,7 +241,7 @@ func startKilled(dir, after string) (*killed, error) {
 	if err != nil {
 		return nil, err
 	}
-	if k.host, err = openHost(o); err != nil {
+	if k.host, err = openHost(o, new(processors)); err != nil {
 		return nil, err
 	}
 	watcher, err := process.NewWatcher()

@@ -78,14 +78,18 @@ func (c *change) rewire(v model.View) model.Problems {
 		return nil
 	}
 	for _, name := range names {
-		w := v.Workloads[name]
-		for i, e := range w.Endpoints {
-			if e.Network == c.net.Name && e.Isolated == c.old.IsolatePorts {
-				c.workload(w).Endpoints[i].Isolated = c.net.IsolatePorts
-			}
-		}
+		isolate(c.workload(v.Workloads[name]), c.old, c.net)
 	}
 	return nil
+}
+
+// isolate lets a workload's endpoint follow its network's isolation, if it was as the network said before.
+func isolate(w *model.Workload, was, is model.Network) {
+	for i, e := range w.Endpoints {
+		if e.Network == is.Name && e.Isolated == was.IsolatePorts {
+			w.Endpoints[i].Isolated = is.IsolatePorts
+		}
+	}
 }
 
 // dropForwards takes away the forwards that the network cannot have any more.

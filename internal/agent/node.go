@@ -161,7 +161,6 @@ func (a *Agent) rerender(ctx context.Context) {
 	changes, err := a.rec.Set(ctx, parts)
 	if err != nil {
 		a.deps.Log.Warn("follow the host", "err", err)
-		a.rec.Kick()
 	}
 	if len(changes) > 0 {
 		a.event("followed", "node", "links or routes of the host changed", did(changes)...)
@@ -299,8 +298,9 @@ func (a *Agent) lose(ctx context.Context, name, reason string) {
 	a.mu.Lock()
 	a.state.lost[name] = reason
 	w := a.state.view.Workloads[name]
-	parts, err := a.state.touched(edit{workloads: map[string]*model.Workload{name: &w}})
+	parts, errs := a.state.touched(edit{workloads: map[string]*model.Workload{name: &w}})
 	a.mu.Unlock()
+	err := errors.Join(errs...)
 	if err == nil {
 		ctx, cancel := detached(ctx)
 		defer cancel()

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/flatnet/flatnet/api"
@@ -35,8 +36,16 @@ func (s crashStory) refusedAt(t *testing.T, fail int) bool {
 	w := newWorld(t)
 	w.kernel.AddNetns("/run/netns/theirs")
 	w.bridgeable()
+	var mu sync.Mutex // what was refused is tried again beside this
 	armed, left, refused := false, fail, ""
+	arm := func(on bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		armed = on
+	}
 	w.kernel.BeforeStep = func(_ int, netns string, step dataplane.Step) error {
+		mu.Lock()
+		defer mu.Unlock()
 		if !armed || step.Op == dataplane.Del {
 			return nil
 		}
@@ -49,9 +58,9 @@ func (s crashStory) refusedAt(t *testing.T, fail int) bool {
 	d := w.start()
 	s.before(t, w, d)
 	networks, workloads, forwards := d.Networks(), d.Workloads(), d.Forwards()
-	armed = true
+	arm(true)
 	err := s.change(d)
-	armed = false
+	arm(false)
 	if refused == "" {
 		if err != nil {
 			t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/flatnet/flatnet/api"
+	"github.com/flatnet/flatnet/internal/dataplane"
 	"github.com/flatnet/flatnet/internal/model"
 	"github.com/flatnet/flatnet/internal/reconcile"
 	"github.com/flatnet/flatnet/internal/render"
@@ -212,6 +213,20 @@ func (a *Agent) note(errs []error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.broken = map[string]string{}
+	a.noteBroken(errs)
+}
+
+// noteAgain is note for some parts: those that could be rendered are not broken any more.
+func (a *Agent) noteAgain(parts map[string]dataplane.Host, errs []error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for part := range parts {
+		delete(a.broken, strings.TrimPrefix(part, render.NetworkPart("")))
+	}
+	a.noteBroken(errs)
+}
+
+func (a *Agent) noteBroken(errs []error) {
 	for _, err := range errs {
 		a.deps.Log.Error("render", "err", err)
 		var p *partError

@@ -281,7 +281,7 @@ func (e *partError) Error() string { return e.part + ": " + e.err.Error() }
 func (e *partError) Unwrap() error { return e.err }
 
 // touched renders what an edit that was applied changed, and no more; inverse is what apply returned.
-func (s *state) touched(inverse edit) (map[string]dataplane.Host, error) {
+func (s *state) touched(inverse edit) (map[string]dataplane.Host, []error) {
 	t := touching{state: s}
 	if c := inverse.cluster; c != nil {
 		t.parts = make(map[string]dataplane.Host, len(c.ids)+len(c.keys)) // at the start, thousands
@@ -300,20 +300,25 @@ func (s *state) touched(inverse edit) (map[string]dataplane.Host, error) {
 	if inverse.cluster != nil {
 		t.common(*inverse.cluster)
 	}
-	return t.parts, t.err
+	return t.parts, t.errs
 }
 
 type touching struct {
 	*state
 	parts map[string]dataplane.Host
-	err   error
+	errs  []error
 }
 
 func (t *touching) add(part string, render func() (dataplane.Host, error)) {
-	if _, done := t.parts[part]; done || t.err != nil {
+	if _, done := t.parts[part]; done {
 		return
 	}
-	t.parts[part], t.err = render()
+	host, err := render()
+	if err != nil {
+		t.errs = append(t.errs, &partError{part, err})
+		return
+	}
+	t.parts[part] = host
 }
 
 // network touches its own part, the node's, and those of all that is attached.

@@ -86,7 +86,7 @@ func Serve(ctx context.Context, o Options) (err error) {
 	}
 	takeBallast()
 	if o.OneProcessor {
-		a.processors.keepOne()
+		d.processors.keepOne()
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/", a.Handler())
@@ -126,6 +126,8 @@ type doors struct {
 	listener *socket.Listener
 	attach   *socket.Listener // nil: nobody serves it
 	host     *host
+
+	processors processors
 
 	closers []func() error
 }
@@ -177,7 +179,7 @@ func (d *doors) open(ctx context.Context, o Options) (err error) {
 			return err
 		}
 	}
-	if d.host, err = openHost(o); err != nil {
+	if d.host, err = openHost(o, &d.processors); err != nil {
 		return err
 	}
 	d.closing(d.host.Close)
@@ -207,7 +209,7 @@ func (d *doors) agent(o Options) (*Agent, error) {
 	}
 	return New(Config{RunDir: o.RunDir, NetnsDir: o.NetnsDir, BootID: d.boot, Version: o.Version, ClusterDir: o.clusterDir(), HostLocalDir: o.HostLocalDir, Elsewhere: o.Elsewhere}, Deps{
 		Store: d.store, Journal: d.journal, Kernel: d.host.Kernel, Host: d.host, Namespaces: namespaces{d.host.Kernel}, Processes: processes{watcher},
-		Kept: kept, Foreign: rules{}, Surveyor: d.host.Kernel, Log: o.Log, Remove: func() error {
+		Kept: kept, Foreign: rules{}, Surveyor: d.host.Kernel, Log: o.Log, processors: &d.processors, Remove: func() error {
 			return errors.Join(d.host.Leave(), removeCluster(o.clusterDir()), removeFiles(o))
 		},
 	}), nil
@@ -240,13 +242,13 @@ type host struct {
 
 // openHost opens the kernel's sockets in the namespace that the daemon runs in. What the kernel lacks of BPF is a feature less,
 // and no error.
-func openHost(o Options) (*host, error) {
+func openHost(o Options, p *processors) (*host, error) {
 	h := &host{features: map[string]string{}}
 	ruleset, err := nft.New(nft.Config{})
 	if err != nil {
 		return nil, err
 	}
-	c := kernel.Config{RunDir: o.RunDir, Nft: ruleset, TakeOver: o.Elsewhere != nil}
+	c := kernel.Config{RunDir: o.RunDir, Nft: ruleset, TakeOver: o.Elsewhere != nil, Another: p.another}
 	programs, err := bpf.New(bpf.Config{RunDir: o.RunDir})
 	var lacks *bpf.Unsupported
 	switch {

@@ -18,24 +18,25 @@ type BlockAsk struct {
 	Node     string                  // member ID
 	Taken    func(netip.Prefix) bool // held by anybody, also by the node itself
 	Reserved map[netip.Prefix]string // block → the node that alone may have it; "" for nobody
+	Here     []netip.Prefix          // blocks that workloads of the node have addresses in, and that it does not hold
 	Last     []netip.Prefix          // blocks that the node has held, the latest first
 	Lost     int                     // races lost since the last success: how often others were faster
 }
 
-// NextBlock returns the block to claim: one reserved for the node, else one that it has held, else a free one of the
+// NextBlock returns the block to claim: one that its workloads are in, else one reserved for the node, else one that it has held, else a free one of the
 // pools in order. While others are not in the way that is the lowest; a node that has lost a race begins elsewhere, at a
 // place that follows from its id, so that many nodes which start at once do not chase each other from block to block.
 //
 // The error is a *NoBlockError.
 func NextBlock(ask BlockAsk) (netip.Prefix, error) {
 	for _, b := range ask.former() {
-		if ask.free(b) {
+		if ask.Free(b) {
 			return b, nil
 		}
 	}
 	for _, p := range ask.Pools {
 		for b := range p.Blocks(ask.start(p)) {
-			if ask.free(b) {
+			if ask.Free(b) {
 				return b, nil
 			}
 		}
@@ -43,7 +44,8 @@ func NextBlock(ask BlockAsk) (netip.Prefix, error) {
 	return netip.Prefix{}, &NoBlockError{Network: ask.Network, Pools: ask.Pools, Reserved: len(ask.Reserved)}
 }
 
-// former are the blocks that the node has a reason to come back to: its reservations, lowest first, and its last ones.
+// former are the blocks that the node has a reason to come back to: those that its workloads have addresses in, its reservations, lowest first,
+// and its last ones.
 func (ask BlockAsk) former() []netip.Prefix {
 	var own []netip.Prefix
 	for b, node := range ask.Reserved {
@@ -54,10 +56,11 @@ func (ask BlockAsk) former() []netip.Prefix {
 	slices.SortFunc(own, func(a, b netip.Prefix) int {
 		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 	})
-	return append(own, ask.Last...)
+	return slices.Concat(ask.Here, own, ask.Last)
 }
 
-func (ask BlockAsk) free(b netip.Prefix) bool {
+// Free reports whether the node may claim a block.
+func (ask BlockAsk) Free(b netip.Prefix) bool {
 	if node, reserved := ask.Reserved[b]; reserved && (node == "" || node != ask.Node) {
 		return false
 	}

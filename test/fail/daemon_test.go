@@ -11,6 +11,7 @@ func TestLivesThrough(t *testing.T) {
 	s := newSite(t, lab.Spec{Hosts: hosts(3)})
 	s.part("kill -9 of flatnetd", (*site).daemonsKilled)
 	s.part("deleted by hand", (*site).takenAway)
+	s.part("much at once", (*site).muchAtOnce)
 	s.part("addresses change", (*site).addressesChange)
 	s.part("the backend changes", (*site).backendChanges)
 	s.part("fields of later versions", (*site).laterFields)

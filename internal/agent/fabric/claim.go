@@ -324,8 +324,23 @@ func (f *Fabric) dueOf(b books, n model.Network, v6 bool) (ask ipam.BlockAsk, wa
 	for _, block := range ipam.Releases(held, emptyFor) {
 		away = append(away, model.Lease{Network: n.Name, Block: block, Node: f.deps.Self})
 	}
+	ask.Here = here(ask.Pools, f.deps.Here(n.Name), blocks)
 	waited := slices.ContainsFunc(b.waited[n.Name], func(full []netip.Prefix) bool { return lacks(n, full, blocks, v6) })
-	return ask, len(away) == 0 && (ipam.Grows(held) || waited), away
+	return ask, len(away) == 0 && (ipam.Grows(held) || waited || slices.ContainsFunc(ask.Here, ask.Free)), away
+}
+
+// here are the blocks that addresses are in, without those that are held.
+func here(pools []model.BlockPool, addrs []netip.Addr, held []netip.Prefix) []netip.Prefix {
+	var blocks []netip.Prefix
+	for _, p := range pools {
+		for _, a := range addrs {
+			if b, ok := p.BlockOf(a); ok && !slices.Contains(held, b) {
+				blocks = append(blocks, b)
+			}
+		}
+	}
+	slices.SortFunc(blocks, netip.Prefix.Compare)
+	return slices.Compact(blocks)
 }
 
 // taken knows which blocks are held, also those that the node has claimed and not heard of yet.

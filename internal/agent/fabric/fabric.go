@@ -24,6 +24,8 @@ type Deps struct {
 	Member func() (model.Member, error)
 	// Used says how much of a block of the node's own is in use, and for how long none of it was.
 	Used func(network string, block netip.Prefix) ipam.HeldBlock
+	// Here are the addresses that the node's workloads have on a network: after a leave and a join they are of blocks that the node holds no more.
+	Here func(network string) []netip.Addr
 	// Unfit reports whether a network cannot be on this node: no block of it is claimed.
 	Unfit func(network string) bool
 	// Show hears each new picture, one call at a time.
@@ -93,6 +95,9 @@ func New(d Deps) *Fabric {
 	}
 	if d.Unfit == nil {
 		d.Unfit = func(string) bool { return false }
+	}
+	if d.Here == nil {
+		d.Here = func(string) []netip.Addr { return nil }
 	}
 	if d.Used == nil {
 		d.Used = func(_ string, b netip.Prefix) ipam.HeldBlock { return ipam.HeldBlock{Block: b, Size: 1, Used: 0} }

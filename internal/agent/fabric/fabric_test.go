@@ -45,6 +45,7 @@ type world struct {
 	clock *clock // of the hub
 	wall  time.Time
 	dir   string
+	here  []netip.Addr // of the nodes' workloads
 }
 
 func newWorld(t *testing.T, pool string) *world {
@@ -87,6 +88,7 @@ func (w *world) startAt(n, at int, boot string, away bool, c *clock) *node {
 	member := model.Member{ID: x.id, Name: x.id, Underlay4: netip.AddrFrom4([4]byte{192, 0, 2, byte(at)}), MTU: 1500, Schema: 1}
 	x.Fabric = fabric.New(fabric.Deps{
 		Cluster: x.client, Self: x.id, Now: c.Now, Member: func() (model.Member, error) { return member, nil },
+		Here: func(string) []netip.Addr { return w.here },
 		Show: func(p fabric.Picture) {
 			x.mu.Lock()
 			defer x.mu.Unlock()
@@ -270,6 +272,28 @@ func TestLostClaims(t *testing.T) {
 	w.eventually("the block is given up, and another one taken", func() bool {
 		return x.heard("node n-2 holds it now") && len(x.uses()) == 1 && x.uses()[0] != block
 	})
+}
+
+// A node that has left and joins again takes the blocks that its workloads, which ran on, have addresses in; one that somebody else has by
+// then it takes as soon as it is free.
+func TestANodeComesBackToWhereItsWorkloadsAre(t *testing.T) {
+	w := newWorld(t, "10.244.0.0/16")
+	stranger := w.hub.Client()
+	other := model.Lease{Network: "pods", Block: netip.MustParsePrefix("10.244.9.0/24"), Node: "n-9"}
+	if _, err := stranger.Claim(t.Context(), other); err != nil {
+		t.Fatal(err)
+	}
+	w.here = []netip.Addr{netip.MustParseAddr("10.244.7.3"), netip.MustParseAddr("10.244.9.3"), netip.MustParseAddr("10.244.7.4"), netip.MustParseAddr("10.244.5.3")}
+	x := w.start(1, "1", false, &clock{now: time.Hour})
+	has := func(want string) {
+		t.Helper()
+		w.eventually("it has "+want, func() bool { return fmt.Sprint(x.uses()) == want })
+	}
+	has("[10.244.5.0/24 10.244.7.0/24]")
+	if err := stranger.Release(t.Context(), other); err != nil {
+		t.Fatal(err)
+	}
+	has("[10.244.5.0/24 10.244.7.0/24 10.244.9.0/24]")
 }
 
 // Who asks for a block while the node's first one is on its way gets that one, and not another; who found it full gets one more, and so do

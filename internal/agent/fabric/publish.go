@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
-	"github.com/flatnet/flatnet/internal/model"
 	"github.com/flatnet/flatnet/internal/store"
 )
 
@@ -86,16 +86,16 @@ func (f *Fabric) publish(ctx context.Context) error {
 	f.mu.Lock()
 	f.wrote = m
 	f.mu.Unlock()
-	if there && elsewhere(was, m) {
+	if !there {
+		return nil
+	}
+	if !slices.Equal(was.Underlays(), m.Underlays()) {
 		f.deps.Tell("moved", "node", fmt.Sprintf("the other nodes reach this one at %v now, before at %v", m.Underlays(), was.Underlays()))
 	}
+	if was.MTU != m.MTU {
+		f.deps.Tell("changed", "node", fmt.Sprintf("the link to the other nodes has an MTU of %d now, before %d", m.MTU, was.MTU))
+	}
 	return nil
-}
-
-// elsewhere reports whether the others do something else because of a description.
-func elsewhere(was, now model.Member) bool {
-	was.Uses, now.Uses = "", ""
-	return was != now
 }
 
 const (

@@ -139,11 +139,11 @@ func (w Way) insist(ctx context.Context, a *Answer) {
 		all.Go(func() { bareOutcome, _ = bare.again(ctx) })
 	}
 	all.Wait()
-	if a.Inner.Answered || !bareOutcome.Answered {
+	if a.Inner.Answered || !bareOutcome.Answered && !a.Underlay.Answered {
 		return
 	}
 	pause(ctx, refill) // what was answered may have been the last word for a second
-	if a.Inner, a.RTT = w.small().send(ctx, once); a.Inner.Answered {
+	if a.Inner, a.RTT = w.small().send(ctx, once); a.Inner.Answered || !bareOutcome.Answered {
 		return
 	}
 	bareOutcome, _ = bare.send(ctx, once)
@@ -163,13 +163,22 @@ func (w Way) askLarge(ctx context.Context, a *Answer) {
 			return
 		}
 	}
-	for range 2 {
-		if a.Large, a.Fits = w.compare(ctx, large, a.Size); a.Large.Answered || a.Fits > 0 {
+	const comparisons, agreed = 4, 2 // others may ask the other host meanwhile, and what its kernel can say then goes to them
+	for seen, i := 0, 0; i < comparisons; i++ {
+		pause(ctx, refill) // so that the large one comes first to what can be said again
+		outcome, fits := w.compare(ctx, large, a.Size)
+		if outcome.Answered {
+			break
+		}
+		if fits > 0 {
+			seen++
+		}
+		if a.Fits = max(a.Fits, fits); seen == agreed {
+			a.Large = outcome
 			return
 		}
-		pause(ctx, refill)
 	}
-	a.Large = Outcome{Answered: true} // nothing is answered any more, so nothing is known
+	a.Large, a.Fits = Outcome{Answered: true}, 0 // or too little is answered, so nothing is known
 }
 
 // compare sends the large packet once more, and then smaller ones.
