@@ -20,7 +20,7 @@ type netCreate struct {
 	mode, uplink, bridge, driver             string
 	subnets, gateways, ranges, reserved, aux []string
 	snat, dns, labels, opts                  []string
-	mtu                                      int
+	mtu                                      mtu
 	intern, attachable                       bool
 	hostAdapter, ipv6, guard                 onOff
 	isolate, masquerade, proxyARP            onOff
@@ -54,7 +54,7 @@ func (c *netCreate) flags(cmd *cobra.Command) {
 	f.Var(listed{&c.gateways}, "gateway", "the host's address in the subnet that holds it; may be repeated")
 	f.Var(listed{&c.ranges}, "ip-range", "automatic addresses come from here: a prefix, or its first-last; may be repeated")
 	f.Var(listed{&c.reserved}, "reserve", "addresses never given automatically; cluster: a block that no node gets, or BLOCK=NODE")
-	f.IntVar(&c.mtu, "mtu", 0, "bytes; 0 follows the uplink")
+	f.Var(&c.mtu, "mtu", mtuUsage)
 	f.StringVar(&c.uplink, "uplink", "", "leave by this link only; bridged: the NIC that is put into the bridge")
 	switchFlag(cmd, &c.masquerade, "masquerade", "routed: leave with the host's address")
 	switchFlag(cmd, &c.proxyARP, "proxy-arp", "routed: the subnet is a part of the uplink's LAN, where the host answers ARP for it")
@@ -124,7 +124,7 @@ func createdLine(n api.Network, steps int) string {
 
 // manifest says with the flags what a file would say.
 func (c *netCreate) manifest(name string) (api.Manifest, error) {
-	spec := &api.NetworkSpec{Mode: c.mode, Bridge: c.bridge, Uplink: c.uplink, SNATIPs: c.snat, MTU: c.mtu, DNS: c.dns,
+	spec := &api.NetworkSpec{Mode: c.mode, Bridge: c.bridge, Uplink: c.uplink, SNATIPs: c.snat, MTU: int(c.mtu), DNS: c.dns,
 		Masquerade: c.masquerade.isOn(), ProxyARP: c.proxyARP.isOn(), IsolatePorts: c.isolate.isOn(), Inactive: c.define}
 	m := api.Manifest{APIVersion: api.APIVersion, Kind: api.KindNetwork, Metadata: api.Metadata{Name: name}, Network: spec}
 	spec.HostAdapter, spec.IPv6, spec.Guard = unlessOn(c.hostAdapter), unlessOn(c.ipv6), unlessOn(c.guard)
@@ -385,10 +385,5 @@ func setGatewayMode(s *api.NetworkSpec, v string) error {
 }
 
 func setMTU(s *api.NetworkSpec, v string) error {
-	n := 0
-	if _, err := fmt.Sscanf(v, "%d", &n); err != nil || fmt.Sprint(n) != v {
-		return fmt.Errorf("want bytes")
-	}
-	s.MTU = n
-	return nil
+	return (*mtu)(&s.MTU).Set(v)
 }

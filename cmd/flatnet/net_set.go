@@ -21,7 +21,7 @@ type netSet struct {
 	mode, uplink, bridge                              string
 	subnets, gateways, ranges, reserved               []string
 	snat, dns, labels                                 []string
-	mtu                                               int
+	mtu                                               mtu
 	intern                                            bool
 	masquerade, proxyARP                              onOff
 	nat, hostAdapter, guard, isolate, ipv6, autostart onOff
@@ -53,7 +53,7 @@ func newNetSet(a *app) *cobra.Command {
 	f.Var(listed{&c.ranges}, "ip-range", "automatic addresses come from here, from now on: a prefix, or its first-last; may be repeated")
 	f.Var(listed{&c.reserved}, "reserve", "addresses never given automatically; cluster: all the blocks that no node gets, or BLOCK=NODE")
 	switchFlag(cmd, &c.ipv6, "ipv6", "with an IPv6 subnet, or without")
-	f.IntVar(&c.mtu, "mtu", 0, "bytes; 0 follows the uplink")
+	f.Var(&c.mtu, "mtu", mtuUsage)
 	f.StringVar(&c.uplink, "uplink", "", "leave by this link only; bridged: the NIC that is put into the bridge")
 	f.Var(listed{&c.snat}, "snat-ip", "source address of what leaves; one for each family")
 	f.Var(listed{&c.dns}, "dns", "resolvers for the workloads")
@@ -111,7 +111,7 @@ func (c *netSet) edit(old api.Network) (api.NetworkEdit, error) {
 	if c.given("mode") || c.intern {
 		e.Mode = &c.mode
 	}
-	given("mtu", func() { e.MTU = &c.mtu })
+	given("mtu", func() { e.MTU = (*int)(&c.mtu) })
 	given("uplink", func() { e.Uplink = unlessNone(c.uplink) })
 	given("bridge", func() { e.Bridge = unlessNone(c.bridge) })
 	given("snat-ip", func() { e.SNATIPs = listUnlessNone(c.snat) })

@@ -12,6 +12,7 @@ import (
 
 	"github.com/flatnet/flatnet/api"
 	"github.com/flatnet/flatnet/internal/dataplane"
+	"github.com/flatnet/flatnet/internal/model"
 	"github.com/flatnet/flatnet/internal/store"
 )
 
@@ -164,11 +165,25 @@ route 10.244.0.0/24 via 10.244.0.0 dev fx-pods onlink src 10.244.1.1`
 	}
 	eventually(t, "they are not any more", func() bool { return !isolated() })
 
-	t.Log("another backend")
-	hostGW := "host-gw"
-	if _, err := d1.EditNetwork(ctx, "pods", api.NetworkEdit{Cluster: &api.ClusterEdit{Backend: &hostGW}}, consent{}, false); err != nil {
-		t.Fatal(err)
+	t.Log("another backend, and back, and again: the end of the first change is not that of the last")
+	changes, now := []store.Version{}, func() (model.Backend, store.Version) {
+		d1.mu.RLock()
+		defer d1.mu.RUnlock()
+		return d1.fabric.seen.Networks["pods"].Cluster.Also, d1.fabric.seen.Version("pods")
 	}
+	for _, backend := range []string{"host-gw", "vxlan", "host-gw"} {
+		if _, err := d1.EditNetwork(ctx, "pods", api.NetworkEdit{Cluster: &api.ClusterEdit{Backend: &backend}}, consent{}, false); err != nil {
+			t.Fatal(err)
+		}
+		_, written := now()
+		changes = append(changes, written)
+	}
+	d1.finish("pods", changes[0])
+	if also, written := now(); also != model.VXLAN || written != changes[2] {
+		t.Errorf("the end of an earlier change ended the last: beside it %q", also)
+	}
+	d1.finish("pods", changes[2])
+	eventually(t, "the last change ends", func() bool { also, _ := now(); return also == "" })
 	w2.eventually("the second host changes its ways too", "route 10.244.0.0/24 via 192.0.2.11 dev eth0 src 10.244.1.1")
 
 	t.Log("the first host leaves, with a container on the network")

@@ -81,7 +81,7 @@ func poolWords(o model.Overlay) []string {
 // writeNetwork writes a network and waits until it has come round. A backend that needs a device gets it on every node before the first
 // of them sends by it.
 func (a *Agent) writeNetwork(ctx context.Context, m *member, n model.Network) error {
-	put := func(n model.Network) error {
+	put := func(n model.Network) (store.Version, error) {
 		a.mu.RLock()
 		base := m.seen.Version(n.Name)
 		a.mu.RUnlock()
@@ -93,14 +93,14 @@ func (a *Agent) writeNetwork(ctx context.Context, m *member, n model.Network) er
 	if exists && old.Cluster.Backend != n.Cluster.Backend && n.Cluster.Backend == model.VXLAN && !old.Cluster.Uses(model.VXLAN) {
 		ready := n
 		ready.Cluster.Backend, ready.Cluster.Also = old.Cluster.Backend, n.Cluster.Backend
-		if err := put(ready); err != nil {
+		if _, err := put(ready); err != nil {
 			return err
 		}
 		pause(ctx, readyTime)
 	}
-	err := put(n)
+	written, err := put(n)
 	if err == nil && n.Cluster.Also != "" {
-		time.AfterFunc(alsoTime, func() { a.finish(m, n) })
+		time.AfterFunc(alsoTime, func() { a.finish(n.Name, written) })
 	}
 	return err
 }
@@ -112,7 +112,11 @@ const (
 
 // finishes ends changes of a backend whose authors did not come to it: whoever may write will do.
 func (a *Agent) finishes(ctx context.Context) error {
-	since := map[string]time.Time{} // by network and version
+	type change struct {
+		network string
+		written store.Version
+	}
+	since := map[change]time.Time{}
 	for {
 		pause(ctx, alsoTime)
 		if ctx.Err() != nil {
@@ -120,42 +124,42 @@ func (a *Agent) finishes(ctx context.Context) error {
 		}
 		a.mu.RLock()
 		m, old := a.fabric, since
-		since = map[string]time.Time{}
-		var late []model.Network
+		since = map[change]time.Time{}
 		if m != nil {
 			for name, n := range m.seen.Networks {
 				if n.Cluster.Also == "" {
 					continue
 				}
-				key := name + " " + string(m.seen.Version(name))
-				if since[key] = old[key]; since[key].IsZero() {
-					since[key] = time.Now()
-				}
-				if time.Since(since[key]) > 4*alsoTime {
-					late = append(late, n)
+				c := change{name, m.seen.Version(name)}
+				if since[c] = old[c]; since[c].IsZero() {
+					since[c] = time.Now()
 				}
 			}
 		}
 		a.mu.RUnlock()
-		for _, n := range late {
-			a.finish(m, n)
+		for c, begin := range since {
+			if time.Since(begin) > 4*alsoTime {
+				a.finish(c.network, c.written)
+			}
 		}
 	}
 }
 
-// finish ends a change of the backend, unless there was another one since.
-func (a *Agent) finish(m *member, n model.Network) {
+// finish ends a change of the backend, unless the network was written again since.
+func (a *Agent) finish(name string, written store.Version) {
 	a.mu.RLock()
-	now, base := m.seen.Networks[n.Name], m.seen.Version(n.Name)
-	a.mu.RUnlock()
-	if !sameNetwork(now, n) {
+	m := a.fabric
+	if m == nil || m.seen.Version(name) != written {
+		a.mu.RUnlock()
 		return
 	}
+	n := m.seen.Networks[name]
+	a.mu.RUnlock()
 	n.Cluster.Also = ""
 	ctx, cancel := context.WithTimeout(context.Background(), clusterTime)
 	defer cancel()
-	if _, err := m.cluster.Write(ctx, store.PutNetwork(n, base)); err != nil {
-		a.deps.Log.Warn("end a change of the backend", "network", n.Name, "err", err)
+	if _, err := m.cluster.Write(ctx, store.PutNetwork(n, written)); err != nil {
+		a.deps.Log.Warn("end a change of the backend", "network", name, "err", err)
 	}
 }
 
@@ -167,12 +171,13 @@ func (a *Agent) dropCluster(ctx context.Context, name string) error {
 	}
 	base := m.seen.Version(name)
 	return a.away(func() error {
-		return m.write(ctx, store.Delete(store.Network, name, base), func() bool {
+		_, err := m.write(ctx, store.Delete(store.Network, name, base), func() bool {
 			a.mu.RLock()
 			defer a.mu.RUnlock()
 			_, there := m.seen.Networks[name]
 			return !there
 		})
+		return err
 	})
 }
 
@@ -204,20 +209,21 @@ func (a *Agent) nameServers(err error) error {
 }
 
 // write changes what the cluster has in common and waits until that has come round to this host.
-func (m *member) write(ctx context.Context, c store.Change, arrived func() bool) error {
+func (m *member) write(ctx context.Context, c store.Change, arrived func() bool) (store.Version, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), clusterTime)
 	defer cancel()
-	if _, err := m.cluster.Write(ctx, c); err != nil {
-		return clusterProblem(err)
+	written, err := m.cluster.Write(ctx, c)
+	if err != nil {
+		return "", clusterProblem(err)
 	}
 	for !arrived() {
 		select {
 		case <-ctx.Done():
-			return model.Problem{Code: model.CodeClusterAway, Reason: "it is written down, but has not come back to this host yet", Fix: "it will; see `flatnet host ls`"}
+			return "", model.Problem{Code: model.CodeClusterAway, Reason: "it is written down, but has not come back to this host yet", Fix: "it will; see `flatnet host ls`"}
 		case <-time.After(2 * time.Millisecond):
 		}
 	}
-	return nil
+	return written[0].Version, nil
 }
 
 // clusterTime bounds a change of what the cluster has in common.
@@ -244,6 +250,8 @@ func clusterProblem(err error) error {
 		return model.Problem{Code: model.CodeVersion, Reason: "somebody else changed it at the same moment: " + err.Error(), Fix: "look at it again, and repeat the change"}
 	case errors.Is(err, store.ErrDenied):
 		return model.Problem{Code: model.CodeNotServer, Reason: "what all nodes have in common is changed on the cluster's servers", Fix: "run the command there"}
+	case errors.Is(err, store.ErrClosed):
+		return model.Problem{Code: model.CodeClusterAway, Reason: "the connection to the cluster's store ended meanwhile, as this host's address changed or flatnetd ends", Fix: "see whether it was done, and repeat it otherwise"}
 	case errors.Is(err, store.ErrAway), errors.Is(err, context.DeadlineExceeded):
 		return model.Problem{Code: model.CodeClusterAway, Reason: "the cluster's store does not answer", Owner: store.WhyAway(err), Fix: "what runs goes on; repeat the change when `flatnet host ls` shows the servers again"}
 	}

@@ -33,6 +33,7 @@ func (s *site) muchAtOnce() {
 	r, steps := rig.Walk(s.T, "MUCH", 20)
 	for range steps {
 		var did []string
+		killed := 0
 		var g sync.WaitGroup
 		for range 1 + r.IntN(5) {
 			m, n, late := much[r.IntN(len(much))], 1+r.IntN(len(s.Hosts())), time.Duration(r.IntN(30))*time.Millisecond
@@ -43,19 +44,27 @@ func (s *site) muchAtOnce() {
 				_, _ = s.h(n).Exec(s.Context(), "sh", "-c", line) // what it is about may be gone
 			})
 		}
+		var refused error
 		if set := []string{"", "", "--backend=host-gw", "--backend=vxlan", "--mtu=1400", "--mtu=auto"}[r.IntN(6)]; set != "" {
-			n := 1 + r.IntN(len(s.Hosts()))
-			did = append(did, fmt.Sprintf("h%d: net set %s", n, set))
-			g.Go(func() { _, _ = s.h(n).Flatnet(s.Context(), "net", "set", "cluster", set) })
+			did = append(did, "net set "+set)
+			g.Go(func() {
+				if out, err := s.h(1).Flatnet(s.Context(), "net", "set", "cluster", set); err != nil {
+					refused = fmt.Errorf("net set %s: %w\n%s", set, err, out)
+				}
+			})
 		}
 		if r.IntN(3) == 0 {
 			n := 1 + r.IntN(len(s.Hosts()))
 			did = append(did, fmt.Sprintf("h%d: kill -9", n))
 			s.must(s.h(n).Kill9())
 			s.must(s.h(n).Start(s.Context()))
+			killed = n
 		}
 		g.Wait()
 		s.Logf("%s", strings.Join(did, ", "))
+		if refused != nil && killed != 1 && !strings.Contains(refused.Error(), "FN1604") && !strings.Contains(refused.Error(), "FN3011") {
+			s.Error(refused) // but for hosts that are not reached just now, and a store that is not
+		}
 		for n := range s.Hosts() {
 			s.settled(n + 1)
 		}
@@ -67,7 +76,7 @@ func (s *site) muchAtOnce() {
 			f.stop()
 		}
 		if s.Failed() {
-			return
+			break
 		}
 	}
 	s.flatnet(1, "net", "set", "cluster", "--backend=vxlan", "--mtu=auto") // as it was
