@@ -274,7 +274,7 @@ func (a *Agent) cameToBe(ctx context.Context, w, added model.Workload, identity 
 	a.forgetFormer(ctx, added)
 	a.mu.Lock()
 	a.state.gave(added)
-	a.namespace[w.Name] = identity
+	a.isNamespace(w, identity)
 	a.mu.Unlock()
 	if w.Managed {
 		a.writeFiles(w)
@@ -353,7 +353,7 @@ func (a *Agent) release(ctx context.Context, w model.Workload, why string) error
 		return fmt.Errorf("workload %q: %w", w.Name, err)
 	}
 	a.mu.Lock()
-	delete(a.namespace, w.Name)
+	a.isNamespace(w, "")
 	a.mu.Unlock()
 	a.wentAway(ctx, w)
 	a.event("detached", "workload/"+w.Name, why, steps...)

@@ -107,6 +107,8 @@ type Namespaces interface {
 	Identify(path string) (string, error)
 	// Lend makes an open namespace stand for its path until back is called, and tells its identity.
 	Lend(path string, ns *os.File) (identity string, back func(), err error)
+	// Expect has nothing done at a path but in the namespace of that identity; empty expects none.
+	Expect(path, identity string)
 	// Own is the identity of the host's own namespace.
 	Own() (string, error)
 }

@@ -341,13 +341,14 @@ func foreignRoutesKept() bool {
 
 // Counters are for metrics.
 func (a *Agent) Counters() Counters {
+	reconciled := a.rec.Stats() // which may wait for a pass, and keeps nobody from anything meanwhile
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	v := a.state.view
 	c := Counters{
 		Changes: a.count.changes.Load(), Refused: a.count.refused.Load(), Panics: a.count.panics.Load(), Events: a.count.events.Load(),
 		Networks: len(v.Networks), Workloads: len(v.Workloads), Forwards: len(v.AllForwards()), Conflicts: len(a.conflicts), Lost: len(a.state.lost),
-		Reconcile: a.rec.Stats(),
+		Reconcile: reconciled,
 	}
 	for _, w := range v.Workloads {
 		c.Endpoints += len(w.Endpoints)

@@ -47,12 +47,13 @@ func (a *Agent) Status(ctx context.Context) (api.Status, error) {
 	findings := slices.DeleteFunc(slices.Concat(a.known(), seen.findings), func(f api.Finding) bool {
 		return f.Level != levelWarning && f.Level != levelError
 	})
+	repairs := a.rec.Stats().Repairs
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	v := a.state.view
 	s := api.Status{
 		Version: a.config.Version, Since: a.since.UTC(), Networks: len(v.Networks), Workloads: len(v.Workloads), Forwards: len(v.AllForwards()),
-		Repairs: a.rec.Stats().Repairs, Looked: seen.at.UTC(), Findings: findings, Features: a.deps.Host.Features(),
+		Repairs: repairs, Looked: seen.at.UTC(), Findings: findings, Features: a.deps.Host.Features(),
 	}
 	s.Cluster = a.clusterHealth()
 	if s.Findings == nil {

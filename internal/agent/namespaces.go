@@ -33,6 +33,17 @@ func (n namespaces) Lend(path string, ns *os.File) (identity string, back func()
 	return id.String(), n.kernel.Lend(path, ns), nil
 }
 
+func (n namespaces) Expect(path, identity string) {
+	if identity == "" {
+		n.kernel.Expect(path, nil)
+		return
+	}
+	n.kernel.Expect(path, func(ns *os.File) bool {
+		id, err := netns.IdentityOf(ns)
+		return err == nil && sameNamespace(id.String(), identity)
+	})
+}
+
 func (n namespaces) Own() (string, error) { return n.Identify("/proc/self/ns/net") }
 
 func hintOf(ev kernel.Event) reconcile.Hint {

@@ -270,6 +270,19 @@ func (a *Agent) gone(ctx context.Context, w model.Workload, identity string) str
 	return ""
 }
 
+// isNamespace notes which namespace a workload is in that others made, or with an empty identity that there is no such workload any more. The
+// caller holds mu, or nobody else runs yet.
+func (a *Agent) isNamespace(w model.Workload, identity string) {
+	if identity == "" {
+		delete(a.namespace, w.Name)
+	} else {
+		a.namespace[w.Name] = identity
+	}
+	if w.Netns != "" && !w.Managed {
+		a.deps.Namespaces.Expect(w.Netns, identity)
+	}
+}
+
 // sameNamespace compares identities. One that an older flatnetd wrote down is the inode alone.
 func sameNamespace(now, was string) bool {
 	inode, _, _ := strings.Cut(now, ".")

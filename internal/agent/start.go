@@ -160,7 +160,7 @@ func (a *Agent) findNamespaces(ctx context.Context) error {
 		reason := a.gone(ctx, w, w.NetnsID)
 		switch {
 		case reason == "":
-			a.namespace[name] = w.NetnsID
+			a.isNamespace(w, w.NetnsID)
 		case w.ByRuntime() && len(a.state.joined[name]) == 0:
 			if err := a.deps.Journal.Delete(name); err != nil {
 				return err

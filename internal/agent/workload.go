@@ -70,7 +70,7 @@ func (a *Agent) attached(ctx context.Context, w model.Workload, identity string,
 	a.sticky.remember(w)
 	a.state.gave(w)
 	if identity != "" {
-		a.namespace[w.Name] = identity
+		a.isNamespace(w, identity)
 	}
 	a.mu.Unlock()
 	if w.Managed {
@@ -331,7 +331,7 @@ func (a *Agent) DeleteWorkload(ctx context.Context, name string, force, dryRun b
 	if !dryRun {
 		a.deps.Processes.Forget(name)
 		a.mu.Lock()
-		delete(a.namespace, name)
+		a.isNamespace(w, "")
 		a.mu.Unlock()
 		if w.Managed || w.Process != (model.Process{}) {
 			a.removeFiles(name)

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"sync"
 
@@ -9,10 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lent are namespaces that somebody else opened for us, by the paths that stand for them.
+// lent are namespaces that somebody else opened for us, and those that we are to find, by the paths that stand for them.
 type lent struct {
-	mu    sync.Mutex
-	files map[string]*os.File
+	mu       sync.Mutex
+	files    map[string]*os.File
+	expected map[string]func(ns *os.File) bool
 }
 
 // Lend makes an open namespace stand for its path until back is called: the path may lead nowhere in the daemon's own mount namespace.
@@ -33,13 +35,33 @@ func (k *Kernel) Lend(path string, ns *os.File) (back func()) {
 	}
 }
 
-// open is netns.Open, also for what was lent.
+// Expect has nothing done in a namespace at a path but in the one that is expected there: with any other the path counts as gone, as somebody
+// may have another one stand there before it is known that the first has ended. nil expects none. What is lent is not asked about.
+func (k *Kernel) Expect(path string, is func(ns *os.File) bool) {
+	k.lent.mu.Lock()
+	defer k.lent.mu.Unlock()
+	if is == nil {
+		delete(k.lent.expected, path)
+		return
+	}
+	if k.lent.expected == nil {
+		k.lent.expected = map[string]func(*os.File) bool{}
+	}
+	k.lent.expected[path] = is
+}
+
+// open is netns.Open, also for what was lent, and only for what is expected.
 func (k *Kernel) open(path string) (*os.File, error) {
 	k.lent.mu.Lock()
 	defer k.lent.mu.Unlock()
 	ns, ok := k.lent.files[path]
 	if !ok {
-		return netns.Open(path)
+		ns, err := netns.Open(path)
+		if is := k.lent.expected[path]; err == nil && is != nil && !is(ns) {
+			ns.Close()
+			return nil, fmt.Errorf("netns: another one stands there: %w", &os.PathError{Op: "open", Path: path, Err: fs.ErrNotExist})
+		}
+		return ns, err
 	}
 	fd, err := unix.FcntlInt(ns.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {

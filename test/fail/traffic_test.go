@@ -176,9 +176,20 @@ func (f *flow) stop() figures {
 	return all
 }
 
-// lossless ends flows, and wants at least so many pings and all of them answered.
+// sentBy is how many pings the flows have sent.
+func sentBy(flows []*flow) (sum int) {
+	for _, f := range flows {
+		f.mu.Lock()
+		sum += len(f.sent)
+		f.mu.Unlock()
+	}
+	return sum
+}
+
+// lossless ends flows when they have sent at least so many pings, and wants all of them answered.
 func (s *site) lossless(what string, least int, flows ...*flow) {
 	s.Helper()
+	s.eventually(fmt.Sprintf("%s: %d pings", what, least), func() bool { return sentBy(flows) >= least })
 	var sum figures
 	for _, f := range flows {
 		got := f.stop()
@@ -188,9 +199,6 @@ func (s *site) lossless(what string, least int, flows ...*flow) {
 		sum.sent, sum.lost, sum.gap = sum.sent+got.sent, sum.lost+got.lost, max(sum.gap, got.gap)
 	}
 	s.Logf("%s: %v, %d flows", what, sum, len(flows))
-	if sum.sent < least {
-		s.Errorf("%s: only %d pings", what, sum.sent)
-	}
 }
 
 // transfer is bytes on their way by TCP from one workload to another, each checked.
