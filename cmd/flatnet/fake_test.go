@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -76,8 +77,10 @@ func (d *fakeDaemon) handler() http.Handler {
 	on("DELETE /v1/workloads/{name}/endpoints/{network}", d.rewire)
 	on("POST /v1/workloads/{name}/stop", func(r *http.Request, _ []byte) any { return d.find(r.PathValue("name")) })
 	on("GET /v1/forwards", func(*http.Request, []byte) any { return fixedForwards() })
-	on("POST /v1/forwards", func(*http.Request, []byte) any {
-		return api.Changed[[]api.Forward]{Object: fixedForwards()[:1], Steps: fixedSteps()[2:]}
+	on("POST /v1/forwards", func(_ *http.Request, body []byte) any {
+		made := fixedForwards()[:1]
+		made[0].Active = bytes.Contains(body, []byte(`"workload":"web"`))
+		return api.Changed[[]api.Forward]{Object: made, Steps: fixedSteps()[2:]}
 	})
 	on("DELETE /v1/forwards", func(*http.Request, []byte) any { return api.Changed[[]api.Forward]{Steps: fixedSteps()[2:]} })
 	on("POST /v1/apply", applyAll)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/flatnet/flatnet/api"
 	"github.com/spf13/cobra"
@@ -50,7 +51,23 @@ func (c *forwardAdd) run(ctx context.Context, args []string, stdout io.Writer) e
 	for _, f := range done.Object {
 		fmt.Fprintln(stdout, f.Name)
 	}
+	if len(done.Object) > 0 && !done.Object[0].Active {
+		c.waits(ctx, args[0])
+	}
 	return nil
+}
+
+// waits tells of a workload that is not there yet: its name may be misspelt.
+func (c *forwardAdd) waits(ctx context.Context, workload string) {
+	names := workloadNames(ctx, c.app.client())
+	if slices.Contains(names, workload) {
+		return
+	}
+	text := fmt.Sprintf("note: there is no workload %q; what is published waits for it", workload)
+	if near, ok := meant(workload, names); ok {
+		text += fmt.Sprintf(", or did you mean %s?", near)
+	}
+	fmt.Fprintln(c.app.stderr, text)
 }
 
 // forwardRm takes published ports back.
