@@ -85,6 +85,7 @@ func (a *Agent) followHost(ctx context.Context, facts <-chan struct{}, lost <-ch
 			a.lookForLost(ctx, reconcile.Hint{Resync: true})
 		case <-look.C:
 			a.lookForLost(ctx, reconcile.Hint{Resync: true})
+			a.lookForFiles()
 		case <-facts:
 			pause(ctx, factsDelay)
 			a.refreshNode(ctx)
@@ -215,6 +216,24 @@ func (a *Agent) lookForLost(ctx context.Context, h reconcile.Hint) {
 		} else {
 			a.lose(ctx, name, reason)
 		}
+	}
+}
+
+// lookForFiles has the namespaces put back that flatnet made and somebody took the files of, which nothing tells of.
+func (a *Agent) lookForFiles() {
+	a.mu.RLock()
+	var paths []string
+	for _, w := range a.state.view.Workloads {
+		if w.Managed && w.Sharing == model.Own {
+			paths = append(paths, w.Netns)
+		}
+	}
+	a.mu.RUnlock()
+	if slices.ContainsFunc(paths, func(path string) bool {
+		_, err := a.deps.Namespaces.Identify(path)
+		return err != nil
+	}) {
+		a.rec.Kick()
 	}
 }
 

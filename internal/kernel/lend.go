@@ -50,6 +50,19 @@ func (k *Kernel) Expect(path string, is func(ns *os.File) bool) {
 	k.lent.expected[path] = is
 }
 
+// isExpected reports whether a namespace is the one that stands at a path by what is known. The caller holds lent's mu.
+func (k *Kernel) isExpected(path string, ns *os.File) bool {
+	if is := k.lent.expected[path]; is != nil {
+		return is(ns)
+	}
+	made, ours := k.owned.ID(path)
+	if !ours {
+		return true
+	}
+	id, err := netns.IdentityOf(ns)
+	return err == nil && id == made
+}
+
 // open is netns.Open, also for what was lent, and only for what is expected.
 func (k *Kernel) open(path string) (*os.File, error) {
 	k.lent.mu.Lock()
@@ -57,7 +70,7 @@ func (k *Kernel) open(path string) (*os.File, error) {
 	ns, ok := k.lent.files[path]
 	if !ok {
 		ns, err := netns.Open(path)
-		if is := k.lent.expected[path]; err == nil && is != nil && !is(ns) {
+		if err == nil && !k.isExpected(path, ns) {
 			ns.Close()
 			return nil, fmt.Errorf("netns: another one stands there: %w", &os.PathError{Op: "open", Path: path, Err: fs.ErrNotExist})
 		}

@@ -2,6 +2,7 @@ package story_test
 
 import (
 	"context"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -42,4 +43,58 @@ func TestTheNextNamespaceAtThePath(t *testing.T) {
 		h.Flatnet("rm", "w")
 		do(netns.Delete(path))
 	}
+}
+
+// ip netns del of a workload that flatnet made, under its running command: that goes on, and the file comes back, of the namespace that it is in.
+// Neither is anything of it put into one that somebody else has stand there.
+func TestTheFileOfANamespaceGoes(t *testing.T) {
+	d := newDesk(t)
+	path := filepath.Join(d.NetnsDir(), "a")
+	before, err := netns.Identify(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dead := range []bool{false, true} {
+		if dead {
+			d.Kill()
+		}
+		if err := netns.Delete(path); err != nil {
+			t.Fatal(err)
+		}
+		if dead {
+			d.Start()
+		} else {
+			d.host.IP("link set fv-b down") // something to look at all for, which else is done every 30 s
+		}
+		d.Eventually("the file is back", func() bool {
+			now, err := netns.Identify(path)
+			if err == nil && now != before {
+				t.Fatalf("flatnetd killed: %v: another namespace stands there", dead)
+			}
+			return err == nil
+		})
+		d.isAsBefore("ip netns del a")
+	}
+	if out := d.Flatnet("doctor"); strings.Contains(out, "FN5001") || strings.Contains(out, "FN5002") || strings.Contains(out, "FN5004") {
+		t.Errorf("doctor:\n%s", out)
+	}
+
+	if err := netns.Delete(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := netns.Create(path); err != nil { // it may be too late
+		t.Fatal(err)
+	}
+	if now, _ := netns.Identify(path); now != before {
+		_, _ = d.Try("doctor", "--fix", "FN5002", "-y")
+		time.Sleep(100 * time.Millisecond)
+		if out := kerneltest.At(t, "a", path).Run("ip", "-o", "link"); strings.Contains(out, "eth0") || strings.Contains(out, "LOOPBACK,UP") {
+			t.Errorf("in the namespace of somebody else:\n%s", out)
+		}
+		if err := netns.Delete(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.host.IP("link set fv-b down")
+	d.isAsBefore("another namespace came and went")
 }

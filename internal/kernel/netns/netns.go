@@ -48,8 +48,11 @@ func create(path string, making func(Dir) error, made func(ID) error) error {
 	return nil
 }
 
-// keep binds the calling thread's namespace onto a file. A file left by a crash between these two steps is used again.
-func keep(path string) error {
+// keep binds the calling thread's namespace onto a file.
+func keep(path string) error { return bind(self, path) }
+
+// bind keeps a namespace by a file. One left by a crash between these two steps is used again.
+func bind(ns, path string) error {
 	f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE, 0o444)
 	if err != nil {
 		return err
@@ -62,7 +65,7 @@ func keep(path string) error {
 	if !info.Mode().IsRegular() || info.Size() != 0 {
 		return errors.New("a file that is not a network namespace is there already")
 	}
-	if err := unix.Mount(self, path, "none", unix.MS_BIND, ""); err != nil {
+	if err := unix.Mount(ns, path, "none", unix.MS_BIND, ""); err != nil {
 		os.Remove(path)
 		return os.NewSyscallError("mount", err)
 	}

@@ -70,7 +70,7 @@ func (o *Owned) load(file string) error {
 		o.dirs[m.Path] = *m.Dir
 		return nil
 	}
-	if id, err := Identify(m.Path); err == nil && id == m.ID && m.Boot == o.boot {
+	if id, err := Identify(m.Path); m.Boot == o.boot && (err == nil && id == m.ID || err != nil && m.ID.lives()) {
 		o.ids[m.Path] = m.ID
 		return nil
 	}
@@ -108,13 +108,19 @@ func (o *Owned) Restore() error {
 	return errors.Join(errs...)
 }
 
-// Create makes a namespace of ours at path. One that is there and is not ours is an error.
+// Create makes a namespace of ours at path. One that is there and is not ours is an error. Where ours was, and lives on without its file, as
+// somebody removed that under the processes inside, it is that one again.
 func (o *Owned) Create(path string) error {
 	if o.has(path) {
 		return nil
 	}
 	if Exists(path) {
 		return fmt.Errorf("netns %q: exists and is not ours", path)
+	}
+	if id, known := o.ID(path); known {
+		if done, err := id.keepAt(path); done || err != nil {
+			return err
+		}
 	}
 	preparing := func(d Dir) error { return o.prepare(filepath.Dir(path), d) }
 	return create(path, preparing, func(id ID) error { return o.put(path, id) })
@@ -214,10 +220,16 @@ func (o *Owned) List() []string {
 	return paths
 }
 
-func (o *Owned) has(path string) bool {
+// ID is that of the namespace that we made at a path, whether or not it is there still.
+func (o *Owned) ID(path string) (id ID, ours bool) {
 	o.mu.Lock()
-	id, ok := o.ids[path]
-	o.mu.Unlock()
+	defer o.mu.Unlock()
+	id, ours = o.ids[path]
+	return id, ours
+}
+
+func (o *Owned) has(path string) bool {
+	id, ok := o.ID(path)
 	return ok && isThere(path, id)
 }
 
