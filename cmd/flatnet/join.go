@@ -22,6 +22,8 @@ func newJoin(a *app) *cobra.Command {
 	cmd.Long = "ADDRESS is that of a server of the cluster; `flatnet init` and `flatnet token create` print the whole command there.\n" +
 		"Ports, path MTU, clock and addresses are looked at before anything changes. It may be repeated until it has succeeded."
 	c.flags(cmd)
+	cmd.Flags().BoolP("yes", "y", false, "as of init and leave: nothing is asked here")
+	_ = cmd.Flags().MarkHidden("yes")
 	cmd.Flags().StringVar(&c.token, "token", "", "what lets this host in (FLATNET_TOKEN)")
 	return cmd
 }

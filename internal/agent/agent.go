@@ -209,14 +209,13 @@ func (a *Agent) commit(ctx context.Context, e edit, dryRun bool) ([]api.Step, er
 		return did(changes), nil
 	}
 	a.count.refused.Add(1)
-	refused := kernelProblem(err)
 	if onlyRemoves(e) { // what is to go stays struck out, and the reconciler goes on trying
-		return did(changes), refused
+		return did(changes), kernelProblem(err, "what is left is tried again; ")
 	}
 	if err := a.revert(ctx, inverse); err != nil {
 		a.deps.Log.Error("take back a change that the kernel refused", "err", err)
 	}
-	return nil, refused
+	return nil, kernelProblem(err, "it was taken back; ")
 }
 
 // apply makes the edit in memory and renders what it touches; an error leaves everything as it was.
@@ -412,7 +411,8 @@ func (a *Agent) event(typ, object, text string, did ...api.Step) {
 	a.deps.Log.Info("event", "type", typ, "object", object, "text", text, "steps", len(did))
 }
 
-func kernelProblem(err error) error {
+// kernelProblem words what the kernel refused, and what was done then.
+func kernelProblem(err error, then string) error {
 	var p model.Problem
 	var ps model.Problems
 	if errors.As(err, &p) || errors.As(err, &ps) {
@@ -422,5 +422,5 @@ func kernelProblem(err error) error {
 		return recordProblem(err)
 	}
 	return model.Problem{Code: model.CodeKernelRefused, Reason: "the kernel refused: " + err.Error(),
-		Fix: "nothing was changed; see `flatnet doctor` for what stands in the way"}
+		Fix: then + "see `flatnet doctor` for what stands in the way"}
 }

@@ -26,7 +26,8 @@ type member struct {
 	seen    fabric.Picture       // the last one that was taken over; guarded by Agent.mu
 	silent  map[string]time.Time // nodes without a sign of life, since when; zero: since before this host looked; guarded by Agent.mu
 	away    time.Time            // since when the store does not answer; zero: it does; guarded by Agent.mu
-	uses    string               // what this host last told of the networks that it uses; guarded by Agent.mu
+	entered time.Time
+	uses    string // what this host last told of the networks that it uses; guarded by Agent.mu
 }
 
 // Description is how this host wants to be known to the other nodes of its cluster, given its links and routes; an error says why it
@@ -37,7 +38,7 @@ type Description func(model.Node) (model.Member, error)
 // cluster holds at once.
 func (a *Agent) enter(c store.Cluster, self string, describe Description) {
 	defer a.past.moving(a.deps.Now)()
-	m := &member{cluster: c, done: make(chan struct{})}
+	m := &member{cluster: c, done: make(chan struct{}), entered: a.deps.Now()}
 	m.Fabric = fabric.New(fabric.Deps{
 		Cluster: c, Self: self, Log: a.deps.Log, Tell: func(typ, object, text string) { a.event(typ, object, text) },
 		Member: func() (model.Member, error) {

@@ -184,6 +184,22 @@ route 10.244.0.0/24 via 10.244.0.0 dev fx-pods onlink src 10.244.1.1`
 	}
 	d1.finish("pods", changes[2])
 	eventually(t, "the last change ends", func() bool { also, _ := now(); return also == "" })
+	t.Log("two changes at once: the one that was made of what was before is refused, and takes nothing back")
+	vxlan, mtu, slow := "vxlan", 1300, make(chan error, 1)
+	go func() {
+		_, err := d1.EditNetwork(ctx, "pods", api.NetworkEdit{Cluster: &api.ClusterEdit{Backend: &vxlan}}, consent{}, false)
+		slow <- err
+	}()
+	eventually(t, "the first change has begun", func() bool { also, _ := now(); return also == model.VXLAN })
+	if _, err := d1.EditNetwork(ctx, "pods", api.NetworkEdit{MTU: &mtu}, consent{}, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-slow; err == nil || !strings.Contains(err.Error(), model.CodeVersion) {
+		t.Errorf("a change of what is another network by now: %v", err)
+	}
+	if n, err := d1.Network("pods"); err != nil || n.Spec.MTU != mtu || n.Spec.Cluster.Backend != "host-gw" {
+		t.Errorf("the network is %+v (%v)", n.Spec, err)
+	}
 	w2.eventually("the second host changes its ways too", "route 10.244.0.0/24 via 192.0.2.11 dev eth0 src 10.244.1.1")
 
 	t.Log("the first host leaves, with a container on the network")

@@ -25,14 +25,15 @@ func (a *Agent) putCluster(ctx context.Context, n model.Network, dryRun bool, ev
 	if ps := a.keepsBlocks(n); len(ps) > 0 {
 		return changed, ps
 	}
-	what := inCommon(m.seen.Networks[n.Name], n)
+	old, base := m.seen.Networks[n.Name], m.seen.Version(n.Name) // what n was made of: who has written since is not written over
+	what := inCommon(old, n)
 	here := n.At(m.seen.Blocks(n.Name))
 	here.Active = n.Active && n.Cluster.On(m.seen.Members[m.seen.Self])
 	if changed.Steps, err = a.commit(ctx, putNetwork(here), true); err != nil {
 		return changed, fmt.Errorf("network %q: %w", n.Name, err)
 	}
 	if !dryRun {
-		if err := a.away(func() error { return a.writeNetwork(ctx, m, n) }); err != nil {
+		if err := a.away(func() error { return a.writeNetwork(ctx, m, old, base, n) }); err != nil {
 			return changed, fmt.Errorf("network %q: %w", n.Name, err)
 		}
 		a.event(event, "network/"+n.Name, "in the whole cluster"+what)
@@ -78,29 +79,24 @@ func poolWords(o model.Overlay) []string {
 	return all
 }
 
-// writeNetwork writes a network and waits until it has come round. A backend that needs a device gets it on every node before the first
-// of them sends by it.
-func (a *Agent) writeNetwork(ctx context.Context, m *member, n model.Network) error {
-	put := func(n model.Network) (store.Version, error) {
-		a.mu.RLock()
-		base := m.seen.Version(n.Name)
-		a.mu.RUnlock()
-		return m.write(ctx, store.PutNetwork(n, base), a.hasNetwork(m, n))
+// writeNetwork writes a network over what it was made of and waits until it has come round. A backend that needs a device gets it on every
+// node before the first of them sends by it.
+func (a *Agent) writeNetwork(ctx context.Context, m *member, old model.Network, base store.Version, n model.Network) error {
+	put := func(n model.Network) (err error) {
+		base, err = m.write(ctx, store.PutNetwork(n, base), a.hasNetwork(m, n.Name))
+		return err
 	}
-	a.mu.RLock()
-	old, exists := m.seen.Networks[n.Name]
-	a.mu.RUnlock()
-	if exists && old.Cluster.Backend != n.Cluster.Backend && n.Cluster.Backend == model.VXLAN && !old.Cluster.Uses(model.VXLAN) {
+	if old.Name != "" && old.Cluster.Backend != n.Cluster.Backend && n.Cluster.Backend == model.VXLAN && !old.Cluster.Uses(model.VXLAN) {
 		ready := n
 		ready.Cluster.Backend, ready.Cluster.Also = old.Cluster.Backend, n.Cluster.Backend
-		if _, err := put(ready); err != nil {
+		if err := put(ready); err != nil {
 			return err
 		}
-		pause(ctx, readyTime)
+		time.Sleep(readyTime) // also when nobody waits for the answer any more
 	}
-	written, err := put(n)
+	err := put(n)
 	if err == nil && n.Cluster.Also != "" {
-		time.AfterFunc(alsoTime, func() { a.finish(n.Name, written) })
+		time.AfterFunc(alsoTime, func() { a.finish(n.Name, base) })
 	}
 	return err
 }
@@ -171,7 +167,7 @@ func (a *Agent) dropCluster(ctx context.Context, name string) error {
 	}
 	base := m.seen.Version(name)
 	return a.away(func() error {
-		_, err := m.write(ctx, store.Delete(store.Network, name, base), func() bool {
+		_, err := m.write(ctx, store.Delete(store.Network, name, base), func(store.Version) bool {
 			a.mu.RLock()
 			defer a.mu.RUnlock()
 			_, there := m.seen.Networks[name]
@@ -209,14 +205,14 @@ func (a *Agent) nameServers(err error) error {
 }
 
 // write changes what the cluster has in common and waits until that has come round to this host.
-func (m *member) write(ctx context.Context, c store.Change, arrived func() bool) (store.Version, error) {
+func (m *member) write(ctx context.Context, c store.Change, arrived func(store.Version) bool) (store.Version, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), clusterTime)
 	defer cancel()
 	written, err := m.cluster.Write(ctx, c)
 	if err != nil {
 		return "", clusterProblem(err)
 	}
-	for !arrived() {
+	for !arrived(written[0].Version) {
 		select {
 		case <-ctx.Done():
 			return "", model.Problem{Code: model.CodeClusterAway, Reason: "it is written down, but has not come back to this host yet", Fix: "it will; see `flatnet host ls`"}
@@ -229,18 +225,18 @@ func (m *member) write(ctx context.Context, c store.Change, arrived func() bool)
 // clusterTime bounds a change of what the cluster has in common.
 const clusterTime = 10 * time.Second
 
-// hasNetwork reports whether a network is as it was written, and has its first blocks here: who asked for it may use it at once.
-func (a *Agent) hasNetwork(m *member, want model.Network) func() bool {
+// hasNetwork reports whether a network is as it was written, or as it was since, and has its first blocks here: who asked for it may use it at
+// once.
+func (a *Agent) hasNetwork(m *member, name string) func(store.Version) bool {
 	patience := time.Now().Add(clusterTime / 3)
-	return func() bool {
+	return func(written store.Version) bool {
 		a.mu.RLock()
 		defer a.mu.RUnlock()
-		n, there := m.seen.Networks[want.Name]
-		if !there || !sameNetwork(n.At(nil), want.At(nil)) {
+		if _, there := m.seen.Networks[name]; !there || m.seen.Version(name).Before(written) {
 			return false
 		}
-		here := a.state.view.Networks[want.Name]
-		return !here.Active || len(here.Subnets) > 0 || a.unfit[want.Name] != "" || m.Why(want.Name) != "" || time.Now().After(patience)
+		here := a.state.view.Networks[name]
+		return !here.Active || len(here.Subnets) > 0 || a.unfit[name] != "" || m.Why(name) != "" || time.Now().After(patience)
 	}
 }
 

@@ -83,6 +83,9 @@ func (a *Agent) attach(ctx context.Context, id model.Attachment, spec api.Worklo
 		return w, nil
 	}
 	if !known {
+		if err := a.notManaged(spec.Netns, identity); err != nil {
+			return model.Workload{}, err
+		}
 		w = model.Workload{Runtime: true, Name: a.containerName(spec.Name, id.Container), Netns: spec.Netns, NetnsID: identity, Labels: maps.Clone(spec.Labels), Created: a.deps.Now().UTC(),
 			Unseen: !a.sees(spec.Netns, identity)}
 	}

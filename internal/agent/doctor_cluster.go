@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -27,7 +28,10 @@ func (a *Agent) clusterFindings() []api.Finding {
 	}
 	seen := a.fabric.seen
 	c := checkup.Cluster{Away: a.fabric.away, Twin: seen.Twin, Self: seen.Self, Silent: a.silentNodes(), NotReached: map[string][]checkup.NotReached{}, Fenced: map[model.LeaseKey]string{}}
+	_, known := seen.Members[seen.Self]
+	c.Removed = !known && seen.Known && seen.Live && !seen.Twin && a.fabric.away.IsZero() && a.deps.Now().Sub(a.fabric.entered) > describeTime
 	for _, n := range a.unsoundNodes() {
+		c.Removed = c.Removed && !n.Self
 		c.NotReached[""] = append(c.NotReached[""], checkup.NotReached{Node: n.ID, Self: n.Self, Why: n.Problem})
 	}
 	for name, n := range a.state.view.Networks {
@@ -50,6 +54,9 @@ func (a *Agent) clusterFindings() []api.Finding {
 	}
 	return checkup.ClusterFindings(c)
 }
+
+// describeTime is in which a host that comes to a cluster has described itself there.
+const describeTime = 3 * time.Second
 
 func fencedBecause(is store.Tenure) string {
 	if is == store.Overdue {

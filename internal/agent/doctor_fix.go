@@ -54,7 +54,7 @@ func (a *Agent) repairInside(ctx context.Context, dryRun bool) ([]api.Step, erro
 	defer cancel()
 	defer a.looks.note(look{})
 	if err := a.rec.Complete(ctx, paths...); err != nil {
-		return nil, kernelProblem(err)
+		return nil, kernelProblem(err, "")
 	}
 	done := did(changes)
 	a.event(eventRepaired, "node", fmt.Sprintf("%d steps inside workloads, as asked", len(done)), done...)
@@ -90,7 +90,7 @@ func (a *Agent) restoreRoutes(ctx context.Context, dryRun bool) ([]api.Step, err
 	defer a.looks.note(look{})
 	for _, c := range changes {
 		if err := a.deps.Kernel.Apply(ctx, c.Netns, c.Plan); err != nil {
-			return nil, kernelProblem(err)
+			return nil, kernelProblem(err, "")
 		}
 	}
 	done := did(changes)

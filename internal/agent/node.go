@@ -137,8 +137,9 @@ func (a *Agent) learnNode(ctx context.Context, node model.Node) bool {
 }
 
 // judged does what hangs on the host as it is now. The facts that are known lag behind by a moment, in which a script has made the link
-// that it names next, or given the NIC an address: so the host is looked at once more.
+// that it names next, or given the NIC an address, or a container has ended: so the host is looked at once more.
 func judged[T any](ctx context.Context, a *Agent, judge func() (T, error)) (T, error) {
+	a.loseGone(ctx, a.suspects(reconcile.Hint{Resync: true}))
 	if node, err := a.deps.Host.Node(ctx); err == nil {
 		a.learnNode(ctx, node)
 	}
@@ -204,6 +205,11 @@ func (a *Agent) lookForLost(ctx context.Context, h reconcile.Hint) {
 		return
 	}
 	defer a.end()
+	a.loseGone(ctx, suspects)
+}
+
+// loseGone is lookForLost for who has the token.
+func (a *Agent) loseGone(ctx context.Context, suspects map[string]string) {
 	for name, identity := range suspects {
 		w, ok := a.view().Workloads[name]
 		if _, known := a.state.lost[name]; !ok || known {

@@ -60,7 +60,7 @@ func (a *Agent) finishUninstall(ctx context.Context) error {
 func (a *Agent) remove(ctx context.Context) ([]api.Step, error) {
 	changes, err := a.rec.Set(ctx, map[string]dataplane.Host{})
 	if err != nil {
-		return steps(changes), kernelProblem(err)
+		return steps(changes), kernelProblem(err, "")
 	}
 	a.hostLocal.sweep(nil)
 	err = os.RemoveAll(filepath.Join(a.config.RunDir, workloadsDir))

@@ -183,7 +183,22 @@ func (a *Agent) checkNamespace(w model.Workload) (identity string, err error) {
 				Owner: fmt.Sprintf("workload %q", name), Fix: "remove that workload first"}
 		}
 	}
-	return identity, nil
+	return identity, a.notManaged(w.Netns, identity)
+}
+
+// notManaged refuses a namespace that was made for a workload, by whatever path it is named: two that do not know of each other would take
+// each other's links for left over.
+func (a *Agent) notManaged(path, identity string) error {
+	for _, w := range a.view().Workloads {
+		if !w.Managed || w.Netns == "" {
+			continue
+		}
+		if id, err := a.deps.Namespaces.Identify(w.Netns); err == nil && sameNamespace(identity, id) {
+			return model.Problem{Code: model.CodeInUse, Path: "netns", Reason: fmt.Sprintf("namespace %s is a workload's already, by another path", path),
+				Owner: fmt.Sprintf("workload %q", w.Name), Fix: "connect that workload to the network", Example: "flatnet connect NETWORK " + w.Name}
+		}
+	}
+	return nil
 }
 
 // allocate fills in the addresses and MACs that nobody asked for.

@@ -225,23 +225,12 @@ func (c *networkCheck) adapter() {
 
 func (c *networkCheck) mtu() {
 	const (
-		min4 = 68    // RFC 791
-		min6 = 1280  // RFC 8200 section 5
-		most = 65535 // ETH_MAX_MTU
+		least = 1280  // RFC 8200 section 5; below it the kernel takes IPv6 off a link, and with it settings that are kept there (addrconf_notify)
+		most  = 65535 // ETH_MAX_MTU
 	)
-	least := min4
-	for _, s := range c.net.Subnets {
-		if s.Prefix.Addr().Is6() {
-			least = min6
-		}
-	}
 	if m := c.net.MTU; m != 0 && (m < least || m > most) {
-		p := Problem{Code: CodeMTU, Path: "spec.mtu", Reason: fmt.Sprintf("MTU %d is out of bounds", m),
-			Fix: fmt.Sprintf("%d to %d bytes, or 0 to follow the uplink", least, most), Example: "1450"}
-		if least == min6 {
-			p.Fix += "; IPv6 needs 1280"
-		}
-		c.add(p)
+		c.add(Problem{Code: CodeMTU, Path: "spec.mtu", Reason: fmt.Sprintf("MTU %d is out of bounds", m),
+			Fix: fmt.Sprintf("%d to %d bytes, or 0 (--mtu auto) to follow the uplink", least, most), Example: "1450"})
 	}
 }
 

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -71,8 +70,7 @@ func (s ClusterSnapshot) Version(kind Kind, name string) Version {
 // MemberBefore reports whether what one member says of itself was written before what another one says. The store counts
 // that, so nobody can say to have been first.
 func (s ClusterSnapshot) MemberBefore(a, b string) bool {
-	v, w := s.Version(Member, a), s.Version(Member, b)
-	return cmp.Or(cmp.Compare(len(v), len(w)), cmp.Compare(v, w)) < 0 // numbers, of which the shorter is the smaller
+	return s.Version(Member, a).Before(s.Version(Member, b))
 }
 
 // Held is a lease that a node holds.

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,6 +41,11 @@ const (
 
 // Version is one state of one object, opaque. As what a Change is based on, New and Any stand beside those read.
 type Version string
+
+// Before reports whether something was written before something else of the same cluster.
+func (v Version) Before(w Version) bool {
+	return cmp.Or(cmp.Compare(len(v), len(w)), cmp.Compare(v, w)) < 0 // numbers, of which the shorter is the smaller
+}
 
 // What a change may be based on beside a version that was read.
 const (

@@ -2,6 +2,7 @@ package story_test
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -53,6 +54,14 @@ func TestTheFileOfANamespaceGoes(t *testing.T) {
 	before, err := netns.Identify(path)
 	if err != nil {
 		t.Fatal(err)
+	}
+	a, err := d.Client().Workload(context.Background(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs := fmt.Sprintf("/proc/%d/ns/net", a.Process.PID)
+	if _, err := d.Client().CreateWorkload(context.Background(), api.WorkloadSpec{Name: "w", Netns: theirs, Endpoints: []api.EndpointSpec{{IfName: "eth5"}}}); err == nil || !strings.Contains(err.Error(), "FN2116") {
+		t.Errorf("a namespace that flatnet made, by another path: %v", err)
 	}
 	for _, dead := range []bool{false, true} {
 		if dead {

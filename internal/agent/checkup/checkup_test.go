@@ -378,6 +378,10 @@ var cases = []struct {
 		f.Cluster.Silent = []Silent{{Node: "h2", Since: noon}, {Node: "h3"}}
 	}},
 	{"another machine is this host", func(f *Facts) { f.Cluster.Self, f.Cluster.Twin = "n-1", true }},
+	{"this host was taken out of its cluster", func(f *Facts) {
+		f.Cluster.Self, f.Cluster.Removed = "n-1", true
+		f.Cluster.NotReached = map[string][]NotReached{"pods": {{Node: "h3", Why: "FN1604: this one has no underlay address"}}}
+	}},
 	{"nodes are not reached", func(f *Facts) {
 		f.Cluster.NotReached = map[string][]NotReached{
 			"":     {{Node: "n-9", Why: "FN2121: 192.0.2.3 is the underlay address of two nodes"}, {Node: "h1", Self: true, Why: "FN2121: 192.0.2.10 is the underlay address of two nodes"}},

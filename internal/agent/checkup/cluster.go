@@ -16,6 +16,7 @@ type Cluster struct {
 	Away       time.Time                 // since when the store does not answer; zero: it does, or there is none
 	Self       string                    // this host's member ID
 	Twin       bool                      // another machine has it too
+	Removed    bool                      // the cluster does not know of it any more
 	Silent     []Silent                  // hosts without a sign of life
 	NotReached map[string][]NotReached   // nodes by network; "" is all networks
 	Fenced     map[model.LeaseKey]string // blocks of this host that it must not use, with the reason
@@ -49,6 +50,10 @@ const mostNodes = 5
 
 // ClusterFindings are those that need no look at the kernel.
 func ClusterFindings(c Cluster) []api.Finding {
+	if c.Removed { // the rest follows from that
+		return []api.Finding{{Code: CodeRemoved, Level: failure, What: "this host is not in its cluster any more: it was taken out on a server, and has no blocks there", Owner: "host ID " + c.Self,
+			Fix: "join again: flatnet token create on a server, then here: flatnet join SERVER --token TOKEN; or flatnet leave"}}
+	}
 	return slices.Concat(storeAway(c), twin(c), silent(c), notReached(c), fenced(c))
 }
 

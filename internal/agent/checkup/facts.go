@@ -42,6 +42,7 @@ const (
 	CodeUnderlayMTU  = "FN5406" // other nodes send larger packets than the underlay's link takes
 	CodeSilent       = "FN5410" // a host of the cluster gives no sign of life
 	CodeTwin         = "FN5411" // another machine says that it is this host
+	CodeRemoved      = "FN5412" // this host was taken out of its cluster
 	CodeBadChecksum  = "FN5407" // packets come with a wrong UDP checksum
 )
 

@@ -279,3 +279,37 @@ func TestOwnedLeavesTheDirectory(t *testing.T) {
 		t.Errorf("marks left: %v", left)
 	}
 }
+
+// Somebody removes the marks one by one: that is noticed, they come back, and a namespace is as ours as before.
+func TestOwnedMissesEachMark(t *testing.T) {
+	dir, marks := filepath.Join(t.TempDir(), "netns"), t.TempDir()
+	o, err := netns.OpenOwned(marks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "web")
+	if err := o.Create(path); err != nil {
+		t.Fatal(err)
+	}
+	files, err := os.ReadDir(marks)
+	if err != nil || len(files) != 2 || o.Missing() {
+		t.Fatalf("marks of the directory and of the namespace: %v (%v)", files, err)
+	}
+	for _, f := range files {
+		if err := os.Remove(filepath.Join(marks, f.Name())); err != nil {
+			t.Fatal(err)
+		}
+		if !o.Missing() {
+			t.Errorf("%s is not missed", f.Name())
+		}
+		if err := o.Restore(); err != nil || o.Missing() {
+			t.Errorf("%s: %v", f.Name(), err)
+		}
+	}
+	if o, err = netns.OpenOwned(marks); err != nil || len(o.List()) != 1 {
+		t.Fatalf("ours after a restart: %v (%v)", o.List(), err)
+	}
+	if err := errors.Join(o.Delete(path), os.RemoveAll(marks), o.Leave()); err != nil {
+		t.Error(err)
+	}
+}

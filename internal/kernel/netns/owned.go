@@ -70,7 +70,7 @@ func (o *Owned) load(file string) error {
 		o.dirs[m.Path] = *m.Dir
 		return nil
 	}
-	if id, err := Identify(m.Path); m.Boot == o.boot && (err == nil && id == m.ID || err != nil && m.ID.lives()) {
+	if id, err := Identify(m.Path); m.Boot == o.boot && (err == nil && id == m.ID || m.ID.lives()) {
 		o.ids[m.Path] = m.ID
 		return nil
 	}
@@ -80,10 +80,21 @@ func (o *Owned) load(file string) error {
 	return os.Remove(file)
 }
 
-// Missing reports whether the directory is gone: somebody removed it.
+// Missing reports whether the directory is gone, or one of the files: somebody removed it.
 func (o *Owned) Missing() bool {
-	_, err := os.Stat(o.dir)
-	return errors.Is(err, fs.ErrNotExist)
+	o.mu.Lock()
+	files := []string{o.dir}
+	for path := range o.ids {
+		files = append(files, o.file(path))
+	}
+	for path := range o.dirs {
+		files = append(files, o.file(path))
+	}
+	o.mu.Unlock()
+	return slices.ContainsFunc(files, func(file string) bool {
+		_, err := os.Stat(file)
+		return errors.Is(err, fs.ErrNotExist)
+	})
 }
 
 // Restore writes the files anew that somebody removed.
@@ -174,7 +185,9 @@ func (o *Owned) Leave() error {
 			continue
 		}
 		delete(o.dirs, dir)
-		errs = append(errs, os.Remove(o.file(dir)))
+		if err := os.Remove(o.file(dir)); !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
 }
