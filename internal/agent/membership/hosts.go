@@ -104,7 +104,7 @@ func (m *Membership) RemoveHost(ctx context.Context, who string, force bool) (ap
 	case h.Self:
 		return h, model.Problem{Code: model.CodeInUse, Reason: "that is this host", Fix: "flatnet leave"}
 	case h.State == "alive" && !force:
-		return h, model.Problem{Code: model.CodeInUse, Reason: fmt.Sprintf("host %s gave a sign of life within the last 30 s", h.Name), Owner: "its workloads would lose their addresses", Fix: "flatnet leave there; one that has just gone for good: wait, or --force here"}
+		return h, model.Problem{Code: model.CodeInUse, Reason: fmt.Sprintf("host %s is alive, or was within the last 30 s", h.Name), Owner: "its workloads would lose their addresses", Fix: "flatnet leave there; one that has just gone for good: wait, or --force here"}
 	}
 	if err := errors.Join(s.admin.Dismiss(ctx, h.ID), join.Forget(ctx, s.admin, h.ID)); err != nil {
 		return h, explain(err)
