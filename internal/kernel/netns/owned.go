@@ -80,21 +80,18 @@ func (o *Owned) load(file string) error {
 	return os.Remove(file)
 }
 
-// Missing reports whether the directory is gone, or one of the files: somebody removed it.
+// Missing reports whether the directory is gone, or one of the files: somebody removed it. It is asked every other second, so the files are
+// counted: with more than there should be somebody has put some there, and a missing one is noticed when those are gone.
 func (o *Owned) Missing() bool {
 	o.mu.Lock()
-	files := []string{o.dir}
-	for path := range o.ids {
-		files = append(files, o.file(path))
-	}
-	for path := range o.dirs {
-		files = append(files, o.file(path))
-	}
-	o.mu.Unlock()
-	return slices.ContainsFunc(files, func(file string) bool {
-		_, err := os.Stat(file)
+	defer o.mu.Unlock()
+	dir, err := os.Open(o.dir)
+	if err != nil {
 		return errors.Is(err, fs.ErrNotExist)
-	})
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	return err == nil && len(names) < len(o.ids)+len(o.dirs)
 }
 
 // Restore writes the files anew that somebody removed.
@@ -209,11 +206,11 @@ func (o *Owned) Delete(path string) error {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return err
 	}
+	o.mu.Lock() // who asks whether a file is missing sees both or neither
+	defer o.mu.Unlock()
 	if err := os.Remove(o.file(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("netns %q: %w", path, err)
 	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
 	delete(o.ids, path)
 	return nil
 }
