@@ -26,8 +26,8 @@ type member struct {
 	seen    fabric.Picture       // the last one that was taken over; guarded by Agent.mu
 	silent  map[string]time.Time // nodes without a sign of life, since when; zero: since before this host looked; guarded by Agent.mu
 	away    time.Time            // since when the store does not answer; zero: it does; guarded by Agent.mu
-	entered time.Time
-	uses    string // what this host last told of the networks that it uses; guarded by Agent.mu
+	entered time.Time            // when this host came to the cluster, or flatnetd to it
+	uses    string               // what this host last told of the networks that it uses; guarded by Agent.mu
 }
 
 // Description is how this host wants to be known to the other nodes of its cluster, given its links and routes; an error says why it

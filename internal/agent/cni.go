@@ -488,7 +488,7 @@ func (a *Agent) serves(name string) (err error) {
 	return a.allocate(&probe)
 }
 
-// stepLines are steps as one would read them, one a line.
+// commandLines are steps as one would type them, one a line.
 func commandLines(list []api.Step) string {
 	lines := make([]string, len(list))
 	for i, s := range list {

@@ -10,7 +10,6 @@ import (
 
 	"github.com/flatnet/flatnet/api"
 	"github.com/flatnet/flatnet/internal/model"
-	"github.com/flatnet/flatnet/internal/reconcile"
 )
 
 // DefaultNetwork is the network that a fresh installation has, and that workloads are on when they name none.
@@ -161,7 +160,6 @@ func (a *Agent) putNetwork(ctx context.Context, n model.Network, dryRun bool, ev
 
 // StartNetwork makes an inactive network's kernel objects.
 func (a *Agent) StartNetwork(ctx context.Context, name string, dryRun bool) (api.Changed[api.Network], error) {
-	a.lookForLost(ctx, reconcile.Hint{Resync: true}) // without a link on them, they have ended without a word
 	return a.changeNetwork(ctx, name, dryRun, "started", func(n *model.Network) error {
 		if p, off := a.keptOff(a.view().Networks[name]); off {
 			return p
